@@ -1,0 +1,47 @@
+"""The handful of errors and warnings of our own; everything else is a built-in type.
+
+Each message says what happened, where, and what to do about it.
+"""
+
+__all__ = [
+    "DataError",
+    "ModelError",
+    "NiwakiError",
+    "NothingToPruneError",
+    "PropagationError",
+    "SoftmaxOutputError",
+    "SoftmaxOutputWarning",
+    "WeightsError",
+]
+
+
+class NiwakiError(ValueError):
+    """Base of every error that a wrong input can cause; the command line exits with code 2."""
+
+
+class ModelError(NiwakiError):
+    """A model that cannot be found, built, or used as it is (training mode, NaN weights)."""
+
+
+class WeightsError(ModelError):
+    """Weights that cannot be read safely or do not fit the network."""
+
+
+class DataError(NiwakiError):
+    """Images or labels that cannot be read or do not fit the network."""
+
+
+class PropagationError(NiwakiError):
+    """An operation that carries the signal and has no rule, or cannot be watched."""
+
+
+class SoftmaxOutputError(PropagationError):
+    """A network that ends in a softmax or sigmoid, whose relevance would be meaningless."""
+
+
+class NothingToPruneError(NiwakiError):
+    """A network without a unit that may be removed."""
+
+
+class SoftmaxOutputWarning(UserWarning):
+    """A derivative taken behind a softmax or sigmoid: it mixes the evidence of all classes."""

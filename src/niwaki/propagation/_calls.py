@@ -1,0 +1,161 @@
+"""A call to a torch function, and what is remembered of the tensors it made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from niwaki.errors import PropagationError
+from niwaki.propagation.operation import Operation
+
+__all__ = ["Call", "Tag", "Tags", "tensors_in"]
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in a value, also in (named) tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+
+
+@dataclass
+class Call:
+    """One call of a torch function.
+
+    Attributes
+    ----------
+    name : str
+        Without underscores: ``"add"`` for ``Tensor.add_``, ``"getitem"`` for ``__getitem__``.
+    inplace : bool
+        Whether it overwrites its first argument.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    name: str = ""
+    inplace: bool = False
+
+    def __post_init__(self) -> None:
+        name: str = getattr(self.function, "__name__", str(self.function))
+        dunder = name.startswith("__") and name.endswith("__")
+        self.inplace = (name.endswith("_") and not dunder) or bool(self.kwargs.get("inplace"))
+        self.name = name.strip("_")
+
+    def run(self) -> Any:
+        """Do what was called, as it was called."""
+        return self.function(*self.args, **self.kwargs)
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """Look up an argument that may be given by position or by name."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        return self.args[position] if position < len(self.args) else default
+
+    def on(self, *replacements: Any, names: tuple[str, ...] = ("input",)) -> Any:
+        """Run it, out of place, with its leading arguments (`names` if by name) replaced."""
+        kwargs = {k: v for k, v in self.kwargs.items() if k not in names and k != "inplace"}
+        positional = max(len(names) - sum(n in self.kwargs for n in names), 0)
+        return self.function(*replacements, *self.args[min(positional, len(self.args)) :], **kwargs)
+
+
+@dataclass
+class Tag:
+    """What is known of one tensor of the forward pass.
+
+    Attributes
+    ----------
+    signal : bool
+        Whether it depends on the input.
+    version, requires_grad : int, bool
+        The tensor's when tagged; a later difference shows that somebody changed it unseen.
+    nonnegative : bool
+        Whether it is known to have no value below zero.
+    gate : bool
+        Whether it is the output of a sigmoid and the like: a weight between 0 and 1.
+    ending : str
+        Name of the softmax or sigmoid that made it, else empty.
+    nearest : frozenset of Operation
+        The layers passed last on the ways from the input to here.
+    unit : Operation or None
+        The layer whose units' output this is, directly or behind its norm or activation.
+    raw : bool
+        Whether it is `unit`'s own output, that a batch norm may follow.
+    uses : int
+        How many operations have read it.
+    absorbed : bool
+        Whether a batch norm was absorbed on its account, so that nobody else may read it.
+    """
+
+    signal: bool
+    version: int = 0
+    requires_grad: bool = True
+    nonnegative: bool = False
+    gate: bool = False
+    ending: str = ""
+    nearest: frozenset[Operation] = frozenset()
+    unit: Operation | None = None
+    raw: bool = False
+    uses: int = 0
+    absorbed: bool = False
+
+    @property
+    def place(self) -> str:
+        """Name a place for messages: behind which layers."""
+        names = sorted(op.layer for op in self.nearest)
+        return "after " + " and ".join(names) if names else "at the input"
+
+
+class Tags:
+    """The tags of the tensors of one forward pass; forgets those that are gone."""
+
+    def __init__(self, constants: Iterator[Tensor]) -> None:
+        self._tags: Any = WeakTensorKeyDictionary()
+        # Tensors that the model holds from before cannot carry the signal.
+        self._constants = {id(t) for t in constants}
+
+    def __setitem__(self, tensor: Tensor, tag: Tag) -> None:
+        tag.version = tensor._version
+        tag.requires_grad = tensor.requires_grad
+        self._tags[tensor] = tag
+
+    def __getitem__(self, tensor: Tensor) -> Tag:
+        tag: Tag | None = self._tags.get(tensor)
+        if tag is None:
+            if tensor.requires_grad and not tensor.is_leaf and id(tensor) not in self._constants:
+                raise _unseen(tensor)
+            return Tag(signal=False)
+        if tag.requires_grad != tensor.requires_grad and tensor.requires_grad:
+            raise _unseen(tensor)
+        if tag.nonnegative and tag.version != tensor._version:  # changed through a view
+            tag.nonnegative = False
+        return tag
+
+    def note_constants(self, result: Any) -> None:
+        """Remember that what was made from constants is constant."""
+        for tensor in tensors_in(result):
+            if tensor.requires_grad and tensor not in self._tags:
+                self[tensor] = Tag(signal=False)
+
+
+def _unseen(tensor: Tensor) -> PropagationError:
+    made_by = tensor.grad_fn.name() if tensor.grad_fn is not None else "an unknown operation"
+    return PropagationError(
+        f"a tensor of shape {tuple(tensor.shape)} was made by {made_by}, which cannot be watched: "
+        "a scripted or compiled module, or a torch.autograd.Function of the model's own. Pass the "
+        "plain nn.Module, and write the operation with torch functions"
+    )
+
+
+def carries_gradient(result: Any) -> bool:
+    """Whether any tensor in a result is differentiable, so that a signal may be in it."""
+    return any(t.requires_grad and torch.is_floating_point(t) for t in tensors_in(result))

@@ -1,0 +1,330 @@
+"""The operations that niwaki knows, and what kind each one is.
+
+A handler takes the watch and a call, says what kind of operation it is and what its output is
+known to be, and lets the watch run it under its rule. To teach niwaki an operation, add it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from niwaki.errors import PropagationError
+from niwaki.propagation._calls import Call, Tag, tensors_in
+from niwaki.propagation.operation import Kind, Operation
+from niwaki.propagation.rules import Gradient, Pass
+
+if TYPE_CHECKING:
+    from niwaki.propagation.watch import Watch
+
+__all__ = ["HANDLERS"]
+
+Handler = Callable[["Watch", Call], Any]
+HANDLERS: dict[str, Handler] = {}
+
+
+def handles(names: str) -> Callable[[Handler], Handler]:
+    """Register the handler of the named functions (separated by spaces)."""
+
+    def register(handler: Handler) -> Handler:
+        HANDLERS.update(dict.fromkeys(names.split(), handler))
+        return handler
+
+    return register
+
+
+def _signals(watch: Watch, call: Call) -> list[Tensor]:
+    return [t for t in tensors_in((call.args, call.kwargs)) if watch.tags[t].signal]
+
+
+def _layer(watch: Watch, call: Call, operation: Operation, x: Tensor) -> Any:
+    """Run a convolution or linear layer and announce its units."""
+    known = {"nearest": frozenset([operation]), "unit": operation, "raw": True}
+    output = watch.apply(operation, call, [x], **known)
+    watch.announce(operation, output)
+    return output
+
+
+@handles("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear")
+def layer(watch: Watch, call: Call) -> Any:
+    """Convolutions and linear layers with a weight and perhaps a bias."""
+    names = ("input", "weight", "bias")
+    x, weight, bias = (call.argument(i, name) for i, name in enumerate(names))
+    transposed = call.name.startswith("conv_transpose")
+    if watch.tags[weight].signal:
+        raise watch.no_rule(
+            watch.operation(call, [x], kind="other", function=_identity),
+            "its weight depends on the input",
+        )
+    groups = 1
+    if call.name != "linear":
+        groups = call.argument(6, "groups", 1)
+    kind: Kind = "linear" if call.name == "linear" else "convolution"
+    operation = watch.operation(
+        call,
+        [x],
+        kind=kind,
+        layer=watch.layer_name(weight),
+        function=lambda xs, w, b: call.on(xs[0], w, b, names=names),
+        weight=weight,
+        bias=bias,
+        channel_dim=int(transposed),
+        groups=groups,
+    )
+    return _layer(watch, call, operation, x)
+
+
+@handles("matmul mm")
+def matrix_product(watch: Watch, call: Call) -> Any:
+    """Multiply by a constant matrix: a linear layer without a bias."""
+    a, b = call.argument(0, "input"), call.argument(1, "other", call.kwargs.get("mat2"))
+    signal_first = watch.tags[a].signal
+    x, weight = (a, b) if signal_first else (b, a)
+    if watch.tags[weight].signal:
+        raise watch.no_rule(
+            watch.operation(call, [a, b], kind="other", function=_identity),
+            "both factors depend on the input, as in attention",
+        )
+
+    def product(xs: tuple[Tensor, ...], w: Tensor | None, _: Tensor | None) -> Tensor:
+        assert w is not None
+        return torch.matmul(xs[0], w) if signal_first else torch.matmul(w, xs[0])
+
+    operation = watch.operation(
+        call, [x], kind="linear", layer=watch.layer_name(weight), function=product, weight=weight
+    )
+    known = {"nearest": frozenset([operation])}
+    return watch.apply(operation, call, [x], **known)
+
+
+@handles("batch_norm")
+def batch_norm(watch: Watch, call: Call) -> Any:
+    """Absorb it into the layer it follows, or treat it as a diagonal linear layer."""
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training")
+    x, mean, var, weight, bias, training = (call.argument(i, n) for i, n in enumerate(names))
+    tag = watch.tags[x]
+    if training or mean is None:
+        operation = watch.operation(call, [x], kind="other", function=_identity)
+        operation.rule = watch.composite.rule(operation)
+        if not isinstance(operation.rule, Gradient):
+            raise watch.no_rule(operation, "it normalises by the batch at hand; call model.eval()")
+        return watch.apply(operation, call, [x])
+    scale = torch.rsqrt(var.detach() + call.argument(7, "eps", 1e-5))
+    scale = scale if weight is None else scale * weight.detach()
+    shift = -mean.detach() * scale if bias is None else bias.detach() - mean.detach() * scale
+
+    unit = tag.unit if tag.raw and tag.uses == 1 else None
+    if unit is not None and unit.kind == "linear" and x.dim() != 2:
+        unit = None  # its units are in the last dimension, those of the norm in the second
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    operation = watch.operation(
+        call,
+        [x],
+        kind="batch_norm",
+        function=lambda xs, w, b: xs[0] * w if b is None else torch.addcmul(b, xs[0], w),
+        weight=scale.view(shape),
+        bias=shift.view(shape),
+    )
+    known: dict[str, Any] = {}
+    if unit is not None:
+        known = {"unit": unit, "nearest": tag.nearest}
+        if not isinstance(unit.rule, Gradient):
+            unit.absorb(scale, shift)
+            operation.rule = Pass()
+            tag.absorbed = True
+    output = watch.apply(operation, call, [x], **known)
+    if unit is not None:
+        watch.announce(unit, output)
+    return output
+
+
+@handles("add sub")
+def add(watch: Watch, call: Call) -> Any:
+    """Add signals, or shift one by a constant."""
+    a, b = call.argument(0, "input"), call.argument(1, "other")
+    factor = call.kwargs.get("alpha", 1) * (-1 if call.name == "sub" else 1)
+    signals = [t for t in (a, b) if isinstance(t, Tensor) and watch.tags[t].signal]
+    if len(signals) == 1:
+        return _constant(watch, call, signals[0])
+    saved = (a, b) if factor == 1 else (a, b.detach() * factor)
+    operation = watch.operation(call, signals, kind="sum", function=lambda xs, w, b: xs[0] + xs[1])
+    if factor < 0:
+        operation.nonnegative = False
+    return watch.apply(operation, call, [a, b], saved, nonnegative=operation.nonnegative)
+
+
+@handles("mul multiply")
+def multiply(watch: Watch, call: Call) -> Any:
+    """Multiply by a constant, or by a gate, which only lets through (Arras et al. 2017)."""
+    a, b = call.argument(0, "input"), call.argument(1, "other")
+    signals = [t for t in (a, b) if isinstance(t, Tensor) and watch.tags[t].signal]
+    if len(signals) == 1:
+        return _constant(watch, call, signals[0])
+    operation = watch.operation(call, signals, kind="product", function=_identity)
+    operation.rule = watch.composite.rule(operation)
+    if isinstance(operation.rule, Gradient):
+        return watch.apply(operation, call, signals)
+    gates = [t for t in signals if watch.tags[t].gate]
+    if len(gates) != 1:
+        raise watch.no_rule(operation, "both factors depend on the input and neither is a gate")
+    (signal,) = [t for t in signals if t is not gates[0]]
+    if call.inplace and signal is not a:
+        call = replace(call, function=torch.mul, args=(a, b), kwargs={})
+    nonnegative = watch.tags[signal].nonnegative and watch.tags[gates[0]].nonnegative
+    return watch.apply(operation, call, [signal], nonnegative=nonnegative)
+
+
+@handles("div divide true_divide")
+def divide(watch: Watch, call: Call) -> Any:
+    """Divide by a constant; dividing by a signal has no rule."""
+    divisor = call.argument(1, "other")
+    if isinstance(divisor, Tensor) and watch.tags[divisor].signal:
+        return watch.unknown(call, _signals(watch, call))
+    return _constant(watch, call, call.argument(0, "input"))
+
+
+@handles("neg negative rsub")
+def negate(watch: Watch, call: Call) -> Any:
+    """Turn the sign, perhaps after a shift."""
+    return _constant(watch, call, call.argument(0, "input"))
+
+
+def _constant(watch: Watch, call: Call, x: Tensor) -> Any:
+    """Scale or shift by a constant, element by element: the signal keeps all relevance."""
+    operation = watch.operation(call, [x], kind="scale", function=_identity)
+    if isinstance(watch.composite.rule(operation), Gradient):
+        return watch.apply(operation, call, [x])
+    if call.inplace and call.argument(0, "input") is not x:  # a buffer that the signal is added to
+        function = getattr(torch, call.name)
+        call = replace(call, function=function)
+        call.inplace = False
+    tag = watch.tags[x]
+    factor = call.argument(1, "other")
+    keeps_sign = call.name in ("mul", "div") and isinstance(factor, (int, float)) and factor >= 0
+    return watch.apply(operation, call, [x], nonnegative=tag.nonnegative and keeps_sign)
+
+
+@handles(
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
+    "mean sum interpolate upsample upsample_nearest upsample_bilinear"
+)
+def average(watch: Watch, call: Call) -> Any:
+    """Pool by averages, sum over dimensions, interpolate."""
+    (x,) = _signals(watch, call)
+    operation = watch.operation(call, [x], kind="average", function=lambda xs, w, b: call.on(xs[0]))
+    smooth = call.argument(3, "mode") == "bicubic"
+    return watch.apply(operation, call, [x], nonnegative=operation.nonnegative and not smooth)
+
+
+@handles(
+    "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "
+    "max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+    "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices "
+    "adaptive_max_pool3d_with_indices max amax maximum fmax"
+)
+def max_pool(watch: Watch, call: Call) -> Any:
+    """Let the winner take all: its derivative is the rule."""
+    signals = _signals(watch, call)
+    if call.argument(1, "other") is not None and call.name in ("max", "maximum", "fmax"):
+        other = call.argument(1, "other")
+        if isinstance(other, Tensor) and len(signals) == 1:
+            return watch.unknown(call, signals)  # a clamp by a constant tensor
+    return _plain(watch, call, "max_pool", signals)
+
+
+ACTIVATIONS = (
+    "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh tanh "
+    "hardtanh softplus softsign tanhshrink threshold clamp clamp_min clip logsigmoid "
+    "sigmoid hardsigmoid"
+)
+NONNEGATIVE = frozenset("relu relu6 softplus sigmoid hardsigmoid".split())
+
+
+@handles(ACTIVATIONS)
+def activation(watch: Watch, call: Call) -> Any:
+    """Non-linearities that act on each value alone."""
+    x = call.args[0] if call.args else call.kwargs["input"]
+    if not watch.tags[x].signal:
+        return watch.unknown(call, _signals(watch, call))
+    tag = watch.tags[x]
+    operation = watch.operation(
+        call, [x], kind="activation", function=lambda xs, w, b: call.on(xs[0])
+    )
+    clamps = call.name in ("hardtanh", "clamp", "clamp_min", "clip")
+    low = call.argument(1, "min_val" if call.name == "hardtanh" else "min")
+    above_zero = clamps and isinstance(low, (int, float)) and low >= 0
+    unit = tag.unit
+    output = watch.apply(
+        operation,
+        call,
+        [x],
+        nonnegative=call.name in NONNEGATIVE or above_zero,
+        gate=call.name in ("sigmoid", "hardsigmoid"),
+        ending="sigmoid" if call.name == "sigmoid" else "",
+        unit=unit,
+    )
+    if unit is not None:
+        watch.announce(unit, output, activation=True)
+    return output
+
+
+@handles("softmax log_softmax softmin")
+def softmax(watch: Watch, call: Call) -> Any:
+    """Fine as the last thing a network does, where it is reported; nowhere else."""
+    signals = _signals(watch, call)
+    operation = watch.operation(call, signals, kind="other", function=_identity)
+    operation.rule = watch.composite.rule(operation) or Gradient()
+    return watch.apply(operation, call, signals, ending=call.name)
+
+
+@handles(
+    "view view_as reshape reshape_as flatten unflatten permute transpose t swapaxes swapdims "
+    "movedim moveaxis squeeze unsqueeze ravel contiguous clone to type float double half bfloat16 "
+    "expand expand_as repeat repeat_interleave tile broadcast_to getitem get slice narrow select "
+    "index_select gather take_along_dim chunk split tensor_split unbind unsafe_chunk unsafe_split "
+    "cat concat concatenate stack hstack vstack flip roll rot90 pad channel_shuffle "
+    "native_channel_shuffle pixel_shuffle pixel_unshuffle identity requires_grad setitem "
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout "
+    "mT H unfold diagonal view_as_real atleast_1d atleast_2d masked_select positive"
+)
+def move(watch: Watch, call: Call) -> Any:
+    """Move values about without changing them: the derivative is the rule."""
+    if "dropout" in call.name and call.argument(2, "training", True):
+        raise PropagationError(
+            f"{call.name!r} is active in the forward pass: it was called with training=True (the "
+            "default of the function). Pass training=self.training"
+        )
+    return _plain(watch, call, "move", _signals(watch, call))
+
+
+def _plain(watch: Watch, call: Call, kind: Kind, signals: list[Tensor]) -> Any:
+    """Run an operation whose derivative is its rule, tags handed on."""
+    operation = watch.operation(call, signals, kind=kind, function=_identity)
+    rule = watch.composite.rule(operation)
+    if rule is None or not isinstance(rule, Gradient):
+        raise PropagationError(
+            f"{operation} is of the kind {kind!r}, whose only rule is Gradient, not {rule}"
+        )
+    before = [watch.tags[t] for t in signals]
+    result = call.run()
+    known: dict[str, Any] = {
+        "nonnegative": operation.nonnegative and call.name != "pad",
+        "nearest": frozenset[Operation]().union(*(tag.nearest for tag in before)),
+        "gate": all(tag.gate for tag in before),
+        "ending": before[0].ending if len(before) == 1 else "",
+    }
+    if call.name == "setitem":  # it returns nothing, and what it changed may be no signal yet
+        target: Tensor = call.args[0]
+        known["nonnegative"] = False
+        watch.tags[target] = Tag(signal=True, **known)
+        return result
+    watch.mark(result, **known)
+    return result
+
+
+def _identity(xs: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    return xs[0]

@@ -1,0 +1,113 @@
+"""What a rule knows about one operation of the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from niwaki.propagation.rules import Rule
+
+__all__ = ["KINDS", "Kind", "Operation"]
+
+Kind = Literal[
+    "convolution",  # conv1d ... conv_transpose3d
+    "linear",  # linear, and a matrix product with a constant
+    "batch_norm",  # one that stands alone; behind a layer it is absorbed
+    "sum",  # of several signals
+    "average",  # pooling, mean, sum over dimensions, interpolation: positive weights, no parameters
+    "max_pool",  # winner takes all
+    "activation",  # element by element, no parameters that mix units
+    "scale",  # times or plus a constant
+    "product",  # of a signal and a gate
+    "move",  # views, concatenation, slices, padding: values move and stay what they are
+    "other",  # anything else; it has no rule unless a composite gives it one
+]
+KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
+
+LinearMap = Callable[[tuple[Tensor, ...], "Tensor | None", "Tensor | None"], Tensor]
+
+
+@dataclass(eq=False)
+class Operation:
+    """One operation that carries the signal, as seen in a forward pass.
+
+    Attributes
+    ----------
+    kind : Kind
+        The family it belongs to; composites choose rules by it.
+    name : str
+        The function's name without underscores: ``"conv2d"``, ``"add"``.
+    layer : str
+        Name of the layer that owns the weight, or ``"after NAME"`` for an operation without one.
+    function : callable
+        The operation as a function of its signal inputs; for kinds that are linear
+        ``function(inputs, weight, bias)``, else ``function(inputs, None, None)``.
+    weight, bias : Tensor or None
+        The parameters the rule uses, those of an absorbed batch norm folded in.
+    channel_dim : int
+        Dimension of the output channels in `weight` (1 for transposed convolutions).
+    groups : int
+        Groups of the convolution, else 1.
+    first : bool
+        Whether no convolution or linear layer lies between the input and this one.
+    last : bool
+        Whether the output is reached without another convolution or linear layer.
+    nonnegative : bool
+        Whether all inputs are known to be non-negative (they come from a ReLU, say).
+    rule : Rule or None
+        The one it got.
+    lost : Tensor or float
+        How much relevance its stabilizer has kept back.
+    """
+
+    kind: Kind
+    name: str
+    layer: str
+    function: LinearMap
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    channel_dim: int = 0
+    groups: int = 1
+    first: bool = False
+    last: bool = False
+    nonnegative: bool = False
+    rule: Rule | None = None
+    lost: Tensor | float = 0.0
+    absorbed: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    handle: Any = field(default=None, repr=False)
+    edge: Any = field(default=None, repr=False)
+
+    def absorb(self, scale: Tensor, shift: Tensor) -> None:
+        """Take in the batch norm ``y = scale * x + shift`` that follows this layer."""
+        self.absorbed = (scale, shift)
+
+    def parameters(self) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias as the rule must use them: detached, the absorbed norm folded in."""
+        weight = None if self.weight is None else self.weight.detach()
+        bias = None if self.bias is None else self.bias.detach()
+        if self.absorbed is None or weight is None:
+            return weight, bias
+        scale, shift = self.absorbed
+        bias = shift if bias is None else bias * scale + shift
+        if self.channel_dim == 0:
+            return weight * scale.view(-1, *[1] * (weight.dim() - 1)), bias
+        # Transposed: the weight is (in, out / groups, ...), its input channels ordered by group.
+        per_group = weight.unflatten(0, (self.groups, -1))
+        per_group = per_group * scale.view(self.groups, 1, -1, *[1] * (weight.dim() - 2))
+        return per_group.flatten(0, 1), bias
+
+    def derivative(self, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, ...]:
+        """Vector-Jacobian product of the operation at `inputs`."""
+        weight, bias = self.parameters()
+        with torch.enable_grad():
+            leaves = tuple(x.detach().requires_grad_() for x in inputs)
+            output = self.function(leaves, weight, bias)
+        return torch.autograd.grad(output, leaves, gradient)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.layer})"
