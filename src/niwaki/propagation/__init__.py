@@ -23,6 +23,7 @@ from niwaki.propagation.rules import (
     ZBox,
     ZPlus,
 )
+from niwaki.propagation.trace import Layer, observe, trace, unit_dimension
 
 __all__ = [
     "KINDS",
@@ -35,6 +36,7 @@ __all__ = [
     "Gradient",
     "Guided",
     "Kind",
+    "Layer",
     "Maps",
     "Observer",
     "Operation",
@@ -47,5 +49,8 @@ __all__ = [
     "epsilon_plus",
     "epsilon_plus_flat",
     "gradient",
+    "observe",
     "propagate",
+    "trace",
+    "unit_dimension",
 ]

@@ -53,6 +53,8 @@ class Operation:
         Dimension of the output channels in `weight` (1 for transposed convolutions).
     groups : int
         Groups of the convolution, else 1.
+    input_shape : tuple of int
+        Of the first signal that went in.
     first : bool
         Whether no convolution or linear layer lies between the input and this one.
     last : bool
@@ -73,6 +75,7 @@ class Operation:
     bias: Tensor | None = None
     channel_dim: int = 0
     groups: int = 1
+    input_shape: tuple[int, ...] = ()
     first: bool = False
     last: bool = False
     nonnegative: bool = False

@@ -90,14 +90,14 @@ def propagate(
     SoftmaxOutputError
         If the network ends in a softmax or sigmoid and a rule is not the gradient.
     """
-    _check(model, inputs)
+    check_inputs(model, inputs)
     watch = Watch(model, composite, observers)
     with torch.enable_grad():
         leaf = inputs.detach().requires_grad_()
         signal = watch.begin(leaf.clone())  # a copy, so that the model may overwrite its input
         with watch:
             output = model(signal)
-        _check_output(model, output, watch)
+        check_output(model, output, watch)
         relevance = start(output.detach()).detach().to(output)
         if relevance.shape != output.shape:
             raise ValueError(
@@ -115,7 +115,7 @@ def propagate(
     return Propagated(output.detach(), result, watch.operations)
 
 
-def _check(model: nn.Module, inputs: Tensor) -> None:
+def check_inputs(model: nn.Module, inputs: Tensor) -> None:
     training = next((name for name, m in model.named_modules() if m.training), None)
     if training is not None:
         raise ModelError(
@@ -128,7 +128,7 @@ def _check(model: nn.Module, inputs: Tensor) -> None:
         raise DataError("the inputs hold NaN or infinite values")
 
 
-def _check_output(model: nn.Module, output: object, watch: Watch) -> None:
+def check_output(model: nn.Module, output: object, watch: Watch) -> None:
     if not isinstance(output, Tensor):
         raise ModelError(
             f"the network returns a {type(output).__name__}, not one tensor; wrap it in a module "

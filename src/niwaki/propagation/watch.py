@@ -120,6 +120,7 @@ class Watch(TorchFunctionMode):
         known.setdefault("layer", Tag(signal=True, nearest=nearest).place)
         return Operation(
             name=call.name,
+            input_shape=tuple(signals[0].shape),
             first=not nearest,
             nonnegative=all(tag.nonnegative for tag in tags),
             **known,

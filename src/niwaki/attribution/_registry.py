@@ -1,0 +1,67 @@
+"""The catalogue of methods: a decorator registers, a name creates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from torch import nn
+
+from niwaki.attribution._method import Method
+
+__all__ = ["create", "describe", "names", "register"]
+
+Factory = Callable[..., Method]
+F = TypeVar("F", bound=Factory)
+_CATALOGUE: dict[str, Factory] = {}
+
+
+def register(name: str) -> Callable[[F], F]:
+    """Register a class or function that makes a method from a model and options."""
+
+    def decorator(factory: F) -> F:
+        _CATALOGUE[name] = factory
+        return factory
+
+    return decorator
+
+
+def names() -> list[str]:
+    """Return the names of all methods, sorted."""
+    return sorted(_CATALOGUE)
+
+
+def describe(name: str) -> str:
+    """Return the first line of a method's documentation."""
+    return (_lookup(name).__doc__ or "").strip().splitlines()[0]
+
+
+def create(name: str, model: nn.Module, **options: Any) -> Method:
+    """Make the method of that name for a model.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    model : nn.Module
+        In evaluation mode. It is read, never changed.
+    **options
+        The method's own; see its documentation.
+
+    Raises
+    ------
+    ValueError
+        For a name that does not exist.
+    TypeError
+        For an option that the method does not have.
+    """
+    return _lookup(name)(model, **options)
+
+
+def _lookup(name: str) -> Factory:
+    if name not in _CATALOGUE:
+        close = get_close_matches(name, _CATALOGUE, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ValueError(f"there is no method {name!r}; {hint}All: {', '.join(names())}")
+    return _CATALOGUE[name]

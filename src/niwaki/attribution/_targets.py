@@ -1,0 +1,76 @@
+"""What is explained: the choice of outputs, and the relevance they start with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from niwaki.errors import DataError
+
+__all__ = ["Target", "select"]
+
+Target: TypeAlias = "int | Sequence[int] | Tensor | None"
+
+
+def select(output: Tensor, target: Target) -> Tensor:
+    """Turn a target into weights over the outputs.
+
+    Parameters
+    ----------
+    output : Tensor
+        Shape (N, classes) or (N, classes, ...).
+    target : None, int, sequence of int, or Tensor
+        None: each sample's largest output; an int: that class for all; integers, one per sample;
+        a floating-point tensor that broadcasts to the output's shape: the weights themselves.
+
+    Returns
+    -------
+    Tensor
+        Of the output's shape and type.
+
+    Raises
+    ------
+    DataError
+        For a class that does not exist, or a target that does not fit the output.
+    """
+    if output.dim() < 2:
+        raise DataError(f"the output has shape {tuple(output.shape)}; expected (N, classes)")
+    if isinstance(target, Tensor) and target.is_floating_point():
+        return _weights(output, target)
+    weights = torch.zeros_like(output)
+    if target is None:
+        flat = weights.view(len(output), -1)
+        return flat.scatter_(1, output.reshape(len(output), -1).argmax(1, keepdim=True), 1).view(
+            output.shape
+        )
+    index = torch.as_tensor(target, device=output.device)
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise DataError(f"a target must be integer class numbers, not {index.dtype}")
+    index = index.expand(len(output)) if index.dim() == 0 else index
+    if index.shape != (len(output),):
+        raise DataError(
+            f"{tuple(index.shape)} targets for {len(output)} samples: give one class for all, one "
+            "per sample, or a floating-point tensor over the outputs"
+        )
+    classes = output.shape[1]
+    wrong = index[(index < 0) | (index >= classes)]
+    if len(wrong):
+        raise DataError(
+            f"class {int(wrong[0])} does not exist: the network has {classes} outputs, 0 to "
+            f"{classes - 1}"
+        )
+    weights[torch.arange(len(output), device=output.device), index.long()] = 1
+    return weights
+
+
+def _weights(output: Tensor, target: Tensor) -> Tensor:
+    try:
+        return target.to(output).expand_as(output)
+    except RuntimeError:
+        raise DataError(
+            f"a target of shape {tuple(target.shape)} does not broadcast to the output's shape "
+            f"{tuple(output.shape)}"
+        ) from None

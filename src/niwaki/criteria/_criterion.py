@@ -1,0 +1,95 @@
+"""What every criterion is: sums over batches, and scores made of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from niwaki.accumulation import Totals
+from niwaki.propagation import Layer, Operation, unit_dimension
+
+__all__ = ["Criterion", "UnitSums", "per_unit"]
+
+
+class Criterion(ABC):
+    """How much each unit matters.
+
+    Attributes
+    ----------
+    name : str
+        In the catalogue.
+    normalise : str
+        How scores of different layers are made comparable, see `Scores.normalised`; each
+        criterion's default is the published one.
+    """
+
+    name: ClassVar[str]
+    default_normalise: ClassVar[str] = "none"
+    #: Whether it looks at data at all.
+    needs_data: ClassVar[bool] = True
+
+    def __init__(self, *, normalise: str | None = None) -> None:
+        self.normalise = self.default_normalise if normalise is None else normalise
+
+    def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+        """Compute a batch's own sums: layer name to a tensor of one value per unit.
+
+        Parameters
+        ----------
+        model : nn.Module
+            In evaluation mode; not changed.
+        inputs : Tensor
+            Shape (N, ...).
+        labels : Tensor
+            True classes, shape (N,).
+        """
+        raise TypeError(f"the criterion {self.name!r} does not look at data")
+
+    @abstractmethod
+    def scores(
+        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
+    ) -> dict[str, Tensor]:
+        """Compute the scores from the sums over all batches.
+
+        Parameters
+        ----------
+        totals : Totals
+            The sums of `batch`.
+        layers : sequence of Layer
+            The layers to score.
+        model : nn.Module
+            The network.
+        """
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(normalise={self.normalise!r})"
+
+
+def per_unit(operation: Operation, values: Tensor) -> Tensor:
+    """Sum a layer's values over everything but its units; shape (units,)."""
+    dimension = unit_dimension(operation) % values.dim()
+    return values.sum([d for d in range(values.dim()) if d != dimension])
+
+
+class UnitSums:
+    """Observer that sums one number per unit; the base of what criteria read in a pass."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, operation: Operation, values: Tensor) -> None:
+        """Add values of a layer, one per unit; a layer that is used twice gets the sum."""
+        before = self.sums.get(operation.layer)
+        self.sums[operation.layer] = values if before is None else before + values
+
+    def output(self, operation: Operation, output: Tensor) -> None:
+        """Nothing is read here."""
+
+    def activation(self, operation: Operation, output: Tensor) -> None:
+        """Nothing is read here."""
+
+    def relevance(self, operation: Operation, relevance: Tensor) -> None:
+        """Nothing is read here."""

@@ -1,0 +1,118 @@
+"""Relevance as a criterion: pruning by explaining (Yeom et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from niwaki.accumulation import Totals
+from niwaki.criteria._criterion import Criterion, UnitSums, per_unit
+from niwaki.criteria._registry import register
+from niwaki.propagation import (
+    Composite,
+    Layer,
+    Operation,
+    ZPlus,
+    epsilon_plus,
+    propagate,
+    unit_dimension,
+)
+
+__all__ = ["Relevance"]
+
+Reduce = Literal["absolute", "signed", "absolute_of_sum"]
+
+
+class _RelevanceSums(UnitSums):
+    """Observer that sums the relevance that reaches each unit."""
+
+    def __init__(self, reduce: Reduce) -> None:
+        super().__init__()
+        self.reduce = reduce
+
+    def relevance(self, operation: Operation, relevance: Tensor) -> None:
+        """Add what a layer receives."""
+        if self.reduce == "absolute":
+            self.add(operation, per_unit(operation, relevance.abs()))
+        elif self.reduce == "signed":
+            self.add(operation, per_unit(operation, relevance))
+        else:  # summed over space in each sample, then the absolute values over samples
+            dimension = unit_dimension(operation) % relevance.dim()
+            space = [d for d in range(1, relevance.dim()) if d != dimension]
+            self.add(operation, (relevance.sum(space) if space else relevance).abs().sum(0))
+
+
+@register("lrp")
+class Relevance(Criterion):
+    """Relevance that reaches a unit, summed over space and samples (Yeom et al. 2021, eq. 3).
+
+    The pass starts with 1 at the true class and uses z-plus in convolutions and at residual sums
+    (where the epsilon rule lets relevances of both signs grow without bound) and epsilon in linear
+    layers. Relevance is conserved from layer to layer, so that scores need no normalisation.
+
+    Parameters
+    ----------
+    composite : Composite, optional
+        Gives each operation its rule; default: `epsilon_plus` with z-plus at sums.
+    reduce : {"absolute", "signed", "absolute_of_sum"}
+        What is summed: absolute relevances (as the paper's released code does for residual
+        networks), relevances, or the absolute value of each sample's sum over space.
+    start : {"true", "predicted"}
+        The class that the relevance starts from.
+    normalise : str, optional
+        See `Scores.normalised`; default ``"none"``.
+    max_loss : float, optional
+        Share of the relevance that may get lost before it is an error; None: any. Much looser than
+        for heatmaps, as a ranking stands more.
+    """
+
+    default_normalise: ClassVar[str] = "none"
+
+    def __init__(
+        self,
+        *,
+        composite: Composite | None = None,
+        reduce: Reduce = "absolute",
+        start: Literal["true", "predicted"] = "true",
+        normalise: str | None = None,
+        max_loss: float | None = 0.5,
+    ) -> None:
+        super().__init__(normalise=normalise)
+        if reduce not in ("absolute", "signed", "absolute_of_sum"):
+            raise ValueError(
+                f"reduce {reduce!r} is not one of 'absolute', 'signed', 'absolute_of_sum'"
+            )
+        if start not in ("true", "predicted"):
+            raise ValueError(f"start {start!r} is neither 'true' nor 'predicted'")
+        self.composite = composite or epsilon_plus(sums=ZPlus())
+        self.reduce: Reduce = reduce
+        self.start = start
+        self.max_loss = max_loss
+
+    def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+        """See `Criterion.batch`."""
+
+        def start(output: Tensor) -> Tensor:
+            classes = labels if self.start == "true" else output.argmax(1)
+            return torch.zeros_like(output).scatter_(1, classes[:, None], 1)
+
+        sums = _RelevanceSums(self.reduce)
+        propagate(
+            model, inputs, self.composite, start, [sums], to_input=False, max_loss=self.max_loss
+        )
+        return sums.sums
+
+    def scores(
+        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
+    ) -> dict[str, Tensor]:
+        """See `Criterion.scores`."""
+        return {layer.name: totals.sums[layer.name] for layer in layers}
+
+    def __repr__(self) -> str:
+        return (
+            f"Relevance({self.composite.name}, reduce={self.reduce!r}, start={self.start!r}, "
+            f"normalise={self.normalise!r})"
+        )

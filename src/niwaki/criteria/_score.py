@@ -1,0 +1,120 @@
+"""One loop over the reference samples, for every criterion."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from niwaki.accumulation import Totals
+from niwaki.criteria._criterion import Criterion
+from niwaki.criteria._registry import create
+from niwaki.criteria._scores import Scores
+from niwaki.data import batches, check_labels
+from niwaki.errors import ModelError, NothingToPruneError
+from niwaki.propagation import Layer, trace
+
+__all__ = ["fingerprint", "hidden_layers", "score"]
+
+
+def score(
+    model: nn.Module,
+    data: Any,
+    criterion: str | Criterion = "lrp",
+    *,
+    batch_size: int = 32,
+    normalise: str | None = None,
+    **options: Any,
+) -> Scores:
+    """Score every filter and every neuron of hidden linear layers.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, returning one tensor of shape (N, classes). Never changed.
+    data : DataLoader, Dataset or pair of tensors
+        The reference samples with their labels.
+    criterion : str or Criterion
+        One of `niwaki.criteria.names`, or one that is made already.
+    batch_size : int
+        For a data set or tensors; a loader has its own.
+    normalise : str, optional
+        How layers are made comparable, see `Scores.normalised`; default: the criterion's own.
+    **options
+        The criterion's own.
+
+    Returns
+    -------
+    Scores
+        Layer name to one value per unit. The layers whose units are the network's outputs are left
+        out.
+
+    Raises
+    ------
+    ModelError, DataError, NothingToPruneError
+        For a network or data that cannot be scored.
+    """
+    made = create(criterion, **options)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    totals, layers = Totals(), None
+    for inputs, labels in batches(data, batch_size, device, f"scoring by {made.name}"):
+        if layers is None:
+            layers = hidden_layers(model, inputs[:1])
+        if not made.needs_data:
+            break
+        check_labels(labels, _outputs(model, inputs[:1]))
+        totals = totals.update(made.batch(model, inputs, labels), len(inputs))
+    assert layers is not None  # `batches` refuses empty data
+    values = made.scores(totals, layers, model)
+    _check_finite(values, made)
+    scores = Scores(
+        {name: value.detach().double().cpu() for name, value in values.items()},
+        made.name,
+        totals.samples,
+        fingerprint(model),
+    )
+    return scores.normalised(made.normalise if normalise is None else normalise)
+
+
+def hidden_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
+    """List the layers whose units are not the network's outputs.
+
+    Raises
+    ------
+    NothingToPruneError
+        If there is none.
+    """
+    layers = [layer for layer in trace(model, inputs) if not layer.last]
+    if not layers:
+        raise NothingToPruneError(
+            f"{type(model).__name__} has no hidden convolution or linear layer: there is nothing "
+            "to score or prune"
+        )
+    return layers
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Short hash of the names, shapes and values of a network's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _outputs(model: nn.Module, inputs: Tensor) -> int:
+    with torch.no_grad():
+        output = model(inputs)
+    if output.dim() != 2:
+        raise ModelError(
+            f"the network's output has shape {tuple(output.shape)}; criteria need (N, classes)"
+        )
+    return int(output.shape[1])
+
+
+def _check_finite(values: dict[str, Tensor], criterion: Criterion) -> None:
+    for layer, value in values.items():
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{criterion} gives NaN or infinite scores in layer {layer!r}")

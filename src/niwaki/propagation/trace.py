@@ -1,0 +1,127 @@
+"""A forward pass alone: which layers there are, in the order in which the signal meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from niwaki.propagation.composites import gradient
+from niwaki.propagation.observers import Observer
+from niwaki.propagation.operation import Operation
+from niwaki.propagation.propagate import check_inputs, check_output
+from niwaki.propagation.watch import Watch
+
+__all__ = ["Layer", "observe", "trace", "unit_dimension"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer of a network.
+
+    Attributes
+    ----------
+    name : str
+        As in `nn.Module.named_modules`.
+    kind : str
+        ``"convolution"`` or ``"linear"``.
+    units : int
+        Number of filters or neurons.
+    positions : int
+        How often its weights are applied to one sample, all uses together: its number of
+        multiply-accumulate operations is this times its number of weights.
+    last : bool
+        Whether the output is reached from here without another layer, so that its units are the
+        network's outputs.
+    operation : Operation
+        Its (latest) use, with its weight.
+    """
+
+    name: str
+    kind: str
+    units: int
+    positions: int
+    last: bool
+    operation: Operation = field(repr=False)
+
+
+class _Positions:
+    """Observer of how many positions each layer's output has for one sample."""
+
+    def __init__(self) -> None:
+        self.seen: dict[Operation, tuple[int, int]] = {}
+
+    def output(self, operation: Operation, output: Tensor) -> None:
+        if operation not in self.seen:  # a norm may follow
+            units = output.shape[unit_dimension(operation)]
+            positions = prod(output.shape[1:]) // units
+            if operation.name.startswith("conv_transpose"):  # there, inputs meet the weights
+                positions = prod(operation.input_shape[2:])
+            self.seen[operation] = units, positions
+
+    def activation(self, operation: Operation, output: Tensor) -> None:
+        pass
+
+    def relevance(self, operation: Operation, relevance: Tensor) -> None:
+        pass
+
+
+def unit_dimension(operation: Operation) -> int:
+    """Dimension of a layer's output in which its units lie."""
+    return -1 if operation.kind == "linear" else 1
+
+
+def observe(model: nn.Module, inputs: Tensor, observers: Sequence[Observer]) -> None:
+    """Run the forward pass alone and let `observers` read outputs and activations.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode; not changed.
+    inputs : Tensor
+        Batch of shape (N, ...).
+    observers : sequence of Observer
+        Told about each layer.
+
+    Raises
+    ------
+    ModelError, DataError, PropagationError
+        As `propagate` does.
+    """
+    check_inputs(model, inputs)
+    watch = Watch(model, gradient(), observers)
+    with torch.enable_grad():
+        signal = watch.begin(inputs.detach().requires_grad_().clone())
+        with watch:
+            output = model(signal)
+        check_output(model, output, watch)
+
+
+def trace(model: nn.Module, inputs: Tensor) -> list[Layer]:
+    """List the layers that the signal passes.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode; not changed.
+    inputs : Tensor
+        Batch of shape (N, ...); one sample is enough.
+    """
+    positions = _Positions()
+    observe(model, inputs, [positions])
+    layers: dict[str, Layer] = {}
+    for operation, (units, count) in positions.seen.items():
+        name = operation.layer
+        before = layers.get(name)
+        layers[name] = Layer(
+            name,
+            operation.kind,
+            units,
+            count + (before.positions if before else 0),
+            operation.last or bool(before and before.last),
+            operation,
+        )
+    return list(layers.values())
