@@ -1,0 +1,164 @@
+"""The one loop over data, which checks what it hands on."""
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from niwaki.errors import DataError
+from niwaki.progress import track
+
+__all__ = ["Data", "as_dataset", "batches", "check_labels", "count"]
+
+Data: TypeAlias = DataLoader[Any] | Dataset[Any] | tuple[Tensor, Tensor]
+
+
+def batches(
+    data: Data,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    description: str | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go once through data, in its own order, batch by batch.
+
+    Parameters
+    ----------
+    data
+        A DataLoader, which is iterated as it is; a Dataset of pairs (input, label); or a pair of
+        tensors, inputs of shape (N, ...) and labels of shape (N,).
+    batch_size
+        Samples in a batch; a DataLoader has its own.
+    device
+        Where the batches go; None leaves them where they are.
+    description
+        Title of a progress bar; None shows none.
+
+    Yields
+    ------
+    inputs : Tensor
+        Shape (B, ...), floating point, finite.
+    labels : Tensor
+        Shape (B,), int64.
+
+    Raises
+    ------
+    DataError
+        No data, no pairs, inputs and labels of different length, inputs that are not finite
+        floating-point numbers, labels that are not integers.
+    """
+    if batch_size < 1:
+        raise DataError(f"batch_size={batch_size}; it must be at least 1")
+    loader: DataLoader[Any]
+    if isinstance(data, DataLoader):
+        loader = data
+    else:
+        dataset = as_dataset(data)
+        if isinstance(dataset, Sized) and len(dataset) == 0:
+            raise DataError("there are no data: the length is 0")
+        loader = DataLoader(dataset, batch_size=batch_size)
+    return _checked(_shown(loader, description), device)
+
+
+def count(data: Data) -> int | None:
+    """Return the number of samples that `batches` yields, or None where it cannot be known."""
+    if not isinstance(data, DataLoader):
+        dataset = as_dataset(data)
+        return len(dataset) if isinstance(dataset, Sized) else None
+    # Without a batch size the loader's batch sampler decides, which counts batches only.
+    if data.batch_size is None or not isinstance(data.sampler, Sized):
+        return None
+    samples = len(data.sampler)
+    return samples - samples % data.batch_size if data.drop_last else samples
+
+
+def check_labels(labels: Tensor, outputs: int) -> None:
+    """Raise a DataError for the first label that is no index of one of `outputs` outputs."""
+    wrong = ((labels < 0) | (labels >= outputs)).nonzero()
+    if len(wrong) == 0:
+        return
+    position = int(wrong[0, 0])
+    label = int(labels[position])
+    hint = "map the classes to the right outputs"
+    if label == -1:  # what images without labels have
+        hint = "these data have no labels, give some"
+    raise DataError(
+        f"label {label} (sample {position} of the batch) is no output of the network, which has "
+        f"{outputs}: 0 to {outputs - 1}; {hint}"
+    )
+
+
+def as_dataset(data: Dataset[Any] | tuple[Tensor, Tensor]) -> Dataset[Any]:
+    """Return a Dataset for a Dataset or a pair of tensors (inputs, labels)."""
+    if isinstance(data, Dataset):
+        return data
+    if not _is_pair(data) or not all(isinstance(part, Tensor) for part in data):
+        raise DataError(
+            f"{type(data).__name__} is no data; pass a DataLoader, a Dataset, or a pair of tensors "
+            "(inputs, labels)"
+        )
+    inputs, labels = data
+    _check_pair(inputs, labels)
+    return TensorDataset(inputs, labels)
+
+
+def _shown(loader: DataLoader[Any], description: str | None) -> Iterable[Any]:
+    if description is None:
+        return loader
+    try:
+        total = len(loader)
+    except TypeError:  # an IterableDataset without a length
+        total = None
+    return track(loader, description, total)
+
+
+def _checked(
+    loader: Iterable[Any], device: torch.device | str | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    seen = 0
+    for batch in loader:
+        if not _is_pair(batch) or not isinstance(batch[0], Tensor):
+            raise DataError(
+                f"a batch is {_describe(batch)}; it must be a pair of tensors (inputs, labels)"
+            )
+        inputs, labels = batch[0], torch.as_tensor(batch[1])
+        _check_pair(inputs, labels)
+        _check_inputs(inputs, seen)
+        seen += len(inputs)
+        yield inputs.to(device), labels.to(device=device, dtype=torch.int64)
+    if seen == 0:
+        raise DataError("there are no data: not one batch came")
+
+
+def _check_pair(inputs: Tensor, labels: Tensor) -> None:
+    integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if not integer or labels.ndim != 1:
+        raise DataError(
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)}; they must be integers of "
+            "shape (N,), the index of a class for each input"
+        )
+    if inputs.ndim == 0 or len(inputs) != len(labels):
+        raise DataError(
+            f"inputs of shape {tuple(inputs.shape)} and {len(labels)} labels do not match; there "
+            "must be one label for each input"
+        )
+
+
+def _check_inputs(inputs: Tensor, before: int) -> None:
+    if not inputs.is_floating_point():
+        raise DataError(f"inputs are {inputs.dtype}; convert and normalise them to floats")
+    finite = inputs.isfinite().flatten(1).all(1) if inputs.ndim > 1 else inputs.isfinite()
+    if not bool(finite.all()):
+        position = before + int((~finite).nonzero()[0, 0])
+        raise DataError(f"input {position} has NaN or infinite values; check its preprocessing")
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2
+
+
+def _describe(batch: object) -> str:
+    if isinstance(batch, (tuple, list)):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return f"a {type(batch).__name__}"

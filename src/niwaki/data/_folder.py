@@ -1,0 +1,87 @@
+"""Images from files: a folder for each class, a folder of images, or one image."""
+
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from niwaki.data._images import Images, read_image
+from niwaki.data._preprocessing import Preprocessing
+from niwaki.errors import DataError
+
+__all__ = ["open_path"]
+
+_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_SPLITS = ("train", "test", "val")
+
+
+def open_path(path: Path, preprocessing: Preprocessing, split: str) -> Images:
+    """Open a folder for each class, a folder of images, or a single image file.
+
+    As in torchvision's `ImageFolder`, classes are in the order of their folders' names, their
+    images may lie deeper, and images that lie beside the class folders are not read.
+
+    Raises
+    ------
+    DataError
+        Nothing there, no image in it, a class without images, or no such split.
+    """
+    if path.is_file():
+        return _unlabelled([path], preprocessing)
+    folder = _split_folder(path, split)
+    files = {sub.name: _images_below(sub) for sub in _subfolders(folder)}
+    if any(files.values()):
+        return _labelled(folder, files, preprocessing)
+    loose = [file for file in sorted(folder.iterdir()) if _is_image(file)]
+    if not loose:
+        raise DataError(
+            f"no image in {folder}; images end in {', '.join(_SUFFIXES)} and lie in a "
+            "folder for each class"
+        )
+    return _unlabelled(loose, preprocessing)
+
+
+def _labelled(folder: Path, files: dict[str, list[Path]], preprocessing: Preprocessing) -> Images:
+    if empty := [name for name, found in files.items() if not found]:
+        raise DataError(
+            f"{len(empty)} of {len(files)} class folders in {folder} have no image, the first is "
+            f"{empty[0]!r}; fill them or take them away"
+        )
+    paths = [path for found in files.values() for path in found]
+    targets = [index for index, found in enumerate(files.values()) for _ in found]
+    read = partial(_read_nth, paths)
+    return Images(read, targets, list(files), preprocessing, paths=paths)
+
+
+def _unlabelled(paths: list[Path], preprocessing: Preprocessing) -> Images:
+    read = partial(_read_nth, paths)
+    return Images(read, None, [], preprocessing, paths=paths, count=len(paths))
+
+
+def _read_nth(paths: list[Path], index: int) -> Image.Image:
+    return read_image(paths[index])
+
+
+def _split_folder(path: Path, split: str) -> Path:
+    present = [name for name in _SPLITS if (path / name).is_dir()]
+    if not present:
+        return path
+    # Data sets name the part that is held back "test" or "val"; either serves for the other.
+    fallback = {"test": "val", "val": "test"}.get(split, split)
+    for name in (split, fallback):
+        if (path / name).is_dir():
+            return path / name
+    raise DataError(f"{path} has no split {split!r}; it has {', '.join(present)}")
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith("."))
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if _is_image(file))
+
+
+def _is_image(file: Path) -> bool:
+    # Hidden files are leftovers of editors and file managers, such as "._photo.jpg".
+    return file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()

@@ -1,0 +1,138 @@
+"""The data set of labelled images that every kind of source becomes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from niwaki.data._preprocessing import Preprocessing
+from niwaki.errors import DataError
+
+__all__ = ["Images", "read_image"]
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Images in a fixed order, each with a label, as inputs of a network.
+
+    Parameters
+    ----------
+    read
+        Gives the i-th image. A function that can be pickled, not a lambda: a DataLoader's
+        workers get it.
+    targets
+        For each image the index of its class; None when `count` images have no labels, and
+        then every label is -1.
+    classes
+        Names of the classes.
+    preprocessing
+        Turns an image into an input.
+    paths
+        The file of each image, where there is one.
+    count
+        Number of images, needed only without `targets`.
+
+    Attributes
+    ----------
+    labelled : bool
+        Whether there are labels.
+    targets : list of int
+        The label of each image: the index of the network's output for its class.
+    classes : list of str
+        Names of the classes.
+    outputs : list of int
+        For each of `classes` the label it has; 0, 1, 2, ... unless `mapped`.
+    paths : list of Path or None
+        The file of each image.
+    preprocessing : Preprocessing
+        Turns an image into an input.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], Image.Image],
+        targets: Sequence[int] | None,
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        *,
+        paths: Sequence[Path] | None = None,
+        count: int = 0,
+    ) -> None:
+        self._read = read
+        self.labelled = targets is not None
+        self.targets = [-1] * count if targets is None else [int(target) for target in targets]
+        self.classes = list(classes)
+        self.outputs = list(range(len(self.classes)))
+        self.paths = None if paths is None else list(paths)
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return the input, of shape (C, H, W), and the label of one image."""
+        target = self.targets[index]  # Raises the IndexError that ends a for loop.
+        return self.preprocessing(self.image(index)), target
+
+    def __repr__(self) -> str:
+        """Say how many images of what size."""
+        kind = f"{len(self.classes)} classes" if self.labelled else "no labels"
+        return f"Images({len(self)} images, {kind}, {self.preprocessing.size} px)"
+
+    def image(self, index: int) -> Image.Image:
+        """Return one image as it is in the source."""
+        return self._read(index)
+
+    def class_name(self, label: int) -> str:
+        """Return the name of the class that has this label, or the label itself as text."""
+        names = [
+            name for name, output in zip(self.classes, self.outputs, strict=True) if output == label
+        ]
+        return ", ".join(names) or str(label)
+
+    def mapped(self, outputs: Sequence[int]) -> "Images":
+        """Return the same images with label `outputs[i]` for the i-th class.
+
+        Raises
+        ------
+        DataError
+            No labels, not one output for each class, or a negative one.
+        """
+        if not self.labelled:
+            raise DataError("these images have no labels that could be mapped to outputs")
+        if len(outputs) != len(self.classes):
+            raise DataError(
+                f"outputs has {len(outputs)} entries for {len(self.classes)} classes "
+                f"({_first(self.classes)}); give one output index for each"
+            )
+        if min(outputs) < 0:
+            raise DataError(f"outputs has {min(outputs)}; an output index is 0 or more")
+        order = dict(zip(self.outputs, outputs, strict=True))
+        twin = Images(
+            self._read,
+            [order[target] for target in self.targets],
+            self.classes,
+            self.preprocessing,
+            paths=self.paths,
+        )
+        twin.outputs = [int(output) for output in outputs]
+        return twin
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image file completely; DataError names a file that cannot be decoded."""
+    try:
+        with Image.open(path) as file:
+            image: Image.Image = file.copy()  # which reads all of it
+    # Pillow's decoders raise these for broken files, beside OSError.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"cannot read the image {path}: {error}; repair it or take it out of the folder"
+        ) from error
+    return image
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

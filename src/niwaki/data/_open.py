@@ -1,0 +1,78 @@
+"""The one function that reads the name of a data set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from niwaki.data._folder import open_path
+from niwaki.data._images import Images
+from niwaki.data._preprocessing import Preprocessing
+from niwaki.data._registry import names, opener
+from niwaki.data._torchvision import open_torchvision
+from niwaki.errors import DataError
+
+__all__ = ["open_data"]
+
+
+def open_data(
+    spec: str | Path,
+    preprocessing: Preprocessing | None = None,
+    *,
+    split: str = "test",
+    outputs: Sequence[int] | None = None,
+    root: str | Path | None = None,
+) -> Images:
+    """Open images by the name of a data set or the path of a folder or file.
+
+    Parameters
+    ----------
+    spec
+        `digits`; `torchvision:NAME`, such as `torchvision:CIFAR10`; a folder with a folder for
+        each class, or with `train`, `test` or `val` folders of these; or, without labels, a
+        folder of images or one image file.
+    preprocessing
+        How images become inputs. Embedded data sets bring their own; all others need it.
+    split
+        Which part, "train" or "test"; "val" and "test" serve for each other where only one is
+        there. A folder without such parts is read whole.
+    outputs
+        The index of the network's output for each class, in the order of `classes`; by default
+        0, 1, 2, ...
+    root
+        Where torchvision keeps its downloads, by default `~/.cache/niwaki`.
+
+    Returns
+    -------
+    Images
+        A data set of pairs (input of shape (C, H, W), label).
+
+    Raises
+    ------
+    DataError
+        An unknown data set, a missing or empty folder, `outputs` that do not fit the classes.
+    """
+    images = _open(str(spec), preprocessing, split, root)
+    return images if outputs is None else images.mapped(outputs)
+
+
+def _open(
+    spec: str, preprocessing: Preprocessing | None, split: str, root: str | Path | None
+) -> Images:
+    if embedded := opener(spec):
+        return embedded(preprocessing, split)
+    scheme, colon, name = spec.partition(":")
+    is_torchvision = colon == ":" and scheme == "torchvision"
+    path = Path(spec).expanduser()
+    if not is_torchvision and not path.exists():
+        raise DataError(
+            f"no data set and no file or folder is named {spec!r}; valid are "
+            f"{', '.join(names())}, torchvision:NAME (such as torchvision:CIFAR10), the path of a "
+            "folder with a folder for each class, of a folder of images, or of an image"
+        )
+    if preprocessing is None:
+        raise DataError(
+            f"how the images of {spec!r} become inputs is not known; pass a Preprocessing with the "
+            "size, mean and std that the network was trained with"
+        )
+    if is_torchvision:
+        return open_torchvision(name, preprocessing, split, root)
+    return open_path(path, preprocessing, split)

@@ -1,0 +1,52 @@
+"""Accuracy over a data set."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from niwaki.data import Data, batches, check_labels
+from niwaki.errors import ModelError
+
+__all__ = ["accuracy"]
+
+
+def accuracy(
+    model: nn.Module, data: Data, *, batch_size: int = 128, description: str | None = None
+) -> float:
+    """Share of samples whose largest output is the true class.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, returning shape (N, classes).
+    data : DataLoader, Dataset or pair of tensors
+        Inputs and labels.
+    batch_size : int
+        For a data set or tensors; a loader has its own.
+    description : str, optional
+        Title of a progress bar; none if not given.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Raises
+    ------
+    ModelError
+        If the network is in training mode.
+    DataError
+        For data that cannot be read, or labels that are not among the outputs.
+    """
+    if model.training:
+        raise ModelError("the network is in training mode: call model.eval() first")
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    right = seen = 0
+    with torch.no_grad():
+        for inputs, labels in batches(data, batch_size, device, description):
+            output = model(inputs)
+            check_labels(labels, output.shape[1])
+            right += int((output.argmax(1) == labels).sum())
+            seen += len(labels)
+    return right / seen

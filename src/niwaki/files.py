@@ -1,0 +1,107 @@
+"""Writing files and folders so that a half-written one is never seen."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from niwaki.errors import NiwakiError
+
+__all__ = ["new_folder", "write_atomically", "write_json", "write_text"]
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
+
+    Parameters
+    ----------
+    path
+        Where the file shall be. Folders on the way are made; an existing file is replaced.
+    write
+        Called with the path of the temporary file, which has the same suffix.
+
+    Raises
+    ------
+    Exception
+        Whatever `write` raises; the temporary file is gone then and `path` is as it was.
+    """
+    target = Path(path).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = _sibling(target)
+    try:
+        write(aside)
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, atomically."""
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Write `obj` as indented JSON to `path`, atomically; NaN and infinity are refused."""
+    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside `path` that becomes `path` when the block succeeds.
+
+    Parameters
+    ----------
+    path
+        Where the folder shall be. An empty folder may stand there already.
+    overwrite
+        Replace a folder that has content; until the block succeeds it stays untouched.
+
+    Yields
+    ------
+    Path
+        The temporary folder to write into.
+
+    Raises
+    ------
+    NiwakiError
+        `path` is a file, or a folder with content and `overwrite` is False.
+    """
+    target = Path(path).resolve()
+    if target.exists() and not target.is_dir():
+        raise NiwakiError(f"{target} is a file; give the path of a folder")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise NiwakiError(
+            f"the folder {target} exists and is not empty; choose another, or allow overwriting it"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = _sibling(target)
+    aside.mkdir()
+    try:
+        yield aside
+        _swap(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sibling(target: Path) -> Path:
+    # A sibling, because a rename is atomic only within one file system. The suffix stays,
+    # because many writers choose the format by it.
+    return target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}")
+
+
+def _swap(aside: Path, target: Path) -> None:
+    if not target.exists():
+        aside.rename(target)
+        return
+    old = _sibling(target)
+    target.rename(old)
+    try:
+        aside.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

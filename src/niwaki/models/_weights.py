@@ -1,0 +1,130 @@
+"""Weights from a file into a network: read without unpickling, checked before they are set."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from niwaki.errors import WeightsError
+
+__all__ = ["fit", "load_weights", "read_weights"]
+
+# Where training scripts put the weights among an optimizer's and a scheduler's state.
+_NESTS = ("state_dict", "model_state_dict", "model")
+# What DistributedDataParallel and torch.compile put before every name.
+_PREFIXES = ("module.", "_orig_mod.")
+_SHOWN = 5
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Fill a network with the weights of a file, or leave it as it is.
+
+    Parameters
+    ----------
+    model
+        Changed in place, once it is known that everything fits.
+    path
+        A `.safetensors` file, or a checkpoint that `torch.save` wrote from tensors: a
+        `state_dict`, also one nested under "state_dict", "model_state_dict" or "model", or with
+        the names of a wrapped (`module.`) or compiled (`_orig_mod.`) model.
+
+    Raises
+    ------
+    WeightsError
+        A file that is missing, broken or needs unpickling; names or shapes that differ from the
+        network's; values that are not finite.
+    """
+    fit(model, read_weights(path), path)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a file, on the CPU, without running anything that is stored in it."""
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"there is no file of weights at {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
+    return _unwrap(_torch_load(path), path)
+
+
+def fit(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Set the network's weights, which came from `path`, if every one of them fits."""
+    own = model.state_dict()
+    state = _strip(state, own)
+    missing = [
+        f"{name} is missing"
+        for name in own
+        if name not in state and not name.endswith("num_batches_tracked")
+    ]
+    unexpected = [f"{name} is not in the network" for name in state if name not in own]
+    shapes = [
+        f"{name} has shape {tuple(state[name].shape)}, the network {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if wrong := missing + unexpected + shapes:
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise WeightsError(
+            f"{path} does not fit the network: {len(missing)} missing, {len(unexpected)} "
+            f"unexpected, {len(shapes)} of another shape: {'; '.join(wrong[:_SHOWN])}{more}. "
+            "Build the network these weights were saved from, with the same number of classes"
+        )
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise WeightsError(
+                f"{name} in {path} has NaN or infinite values; the training that wrote it has "
+                "diverged, so take an earlier checkpoint"
+            )
+    model.load_state_dict(state, strict=False)  # only counts of batches can be missing
+
+
+def _torch_load(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # It announces the TorchScript archive that it then refuses.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    # A broken file can raise nearly anything: UnpicklingError, EOFError, KeyError, RuntimeError.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WeightsError(
+            f"{path} cannot be read as plain weights: {reason} It is broken, or holds Python "
+            "objects, which are never unpickled here; save the model's state_dict() instead, "
+            "best as safetensors"
+        ) from error
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        nest = next((key for key in _NESTS if isinstance(content.get(key), Mapping)), None)
+        if nest is None:
+            break
+        content = content[nest]
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    for name, value in content.items():
+        if not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{path} is no dict of tensors: {name!r} is a {type(value).__name__}; weights are "
+                f"looked for at the top and under {', '.join(map(repr, _NESTS))}"
+            )
+    return {str(name): value for name, value in content.items()}
+
+
+def _strip(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    stripped = dict(state)
+    while stripped:
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in stripped)), None)
+        # A network may itself keep everything in a child called "module".
+        if prefix is None or stripped.keys() <= own.keys():
+            break
+        stripped = {name[len(prefix) :]: value for name, value in stripped.items()}
+    return stripped

@@ -1,0 +1,73 @@
+"""Plans: what is removed, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Plan", "Removal"]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Output channels of one layer, and all that is coupled to them.
+
+    Attributes
+    ----------
+    layer : str
+        Name of the layer that numbers them.
+    channels : tuple of int
+        Their indices in the network as it stands before this step.
+    """
+
+    layer: str
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which units go, step by step; replays on a fresh copy of the architecture.
+
+    Attributes
+    ----------
+    steps : tuple of tuple of Removal
+        The removals of each step; indices count in the network that the step before has left.
+    """
+
+    steps: tuple[tuple[Removal, ...], ...] = ()
+
+    def with_step(self, removals: list[Removal]) -> Plan:
+        """Return a plan with one more step."""
+        return Plan((*self.steps, tuple(removals)))
+
+    def to_json(self) -> list[list[dict[str, Any]]]:
+        """Return plain lists and dicts."""
+        return [
+            [{"layer": r.layer, "channels": list(r.channels)} for r in step] for step in self.steps
+        ]
+
+    @classmethod
+    def from_json(cls, steps: list[list[Mapping[str, Any]]]) -> Plan:
+        """Rebuild from `to_json`."""
+        return cls(
+            tuple(
+                tuple(Removal(str(r["layer"]), tuple(map(int, r["channels"]))) for r in step)
+                for step in steps
+            )
+        )
+
+    def removed(self) -> dict[str, int]:
+        """Count the removed channels of each layer, over all steps."""
+        counts: dict[str, int] = {}
+        for step in self.steps:
+            for removal in step:
+                counts[removal.layer] = counts.get(removal.layer, 0) + len(removal.channels)
+        return counts
+
+    def __str__(self) -> str:
+        rows = [f"{layer:40} -{count}" for layer, count in self.removed().items()]
+        return "\n".join([f"Plan of {len(self.steps)} steps", *rows])
+
+    def __repr__(self) -> str:
+        return f"Plan({len(self.steps)} steps, {sum(self.removed().values())} channels)"
