@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.errors import ModelError
+from niwaki.models.zoo import ShortcutA
 from niwaki.pruning._graph import dependency_graph, is_output, prune_outputs
 from niwaki.pruning._plan import Plan, Removal
 
@@ -17,6 +18,7 @@ __all__ = ["operate", "replay"]
 
 # Norms over channels give other numbers when channels are gone than when they are silent.
 _NORMS_OVER_CHANNELS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+_READERS = (nn.modules.conv._ConvNd, nn.Linear, ShortcutA)
 TOLERANCE = 1e-3
 
 
@@ -79,9 +81,7 @@ def _silenced(graph: Any, groups: Sequence[Any]) -> Iterator[None]:
     for group in groups:
         for item in group:
             module = item.dep.target.module
-            if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and not is_output(
-                graph, item
-            ):
+            if isinstance(module, _READERS) and not is_output(graph, item):
                 silent.setdefault(module, []).extend(item.idxs)
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
