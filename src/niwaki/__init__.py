@@ -1,3 +1,33 @@
-"""Explain, prune and audit convolutional networks with one engine."""
+"""Explain, prune and audit convolutional networks with one engine.
+
+The main jobs are one call each: `explain` computes heatmaps, `score` says how much each unit
+matters, `prune` removes those that matter least, `load` rebuilds what was saved. The rooms behind
+them are `niwaki.propagation`, `attribution`, `criteria`, `pruning`, `evaluation`, `models`, `data`
+and `report`.
+"""
+
+from niwaki import attribution, criteria, data, evaluation, models, propagation, pruning
+from niwaki.attribution import explain
+from niwaki.criteria import Scores, score
+from niwaki.pruning import Plan, Pruned, Trajectory, load, prune
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Plan",
+    "Pruned",
+    "Scores",
+    "Trajectory",
+    "__version__",
+    "attribution",
+    "criteria",
+    "data",
+    "evaluation",
+    "explain",
+    "load",
+    "models",
+    "propagation",
+    "prune",
+    "pruning",
+    "score",
+]

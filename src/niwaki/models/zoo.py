@@ -110,9 +110,7 @@ def vgg_digits(num_classes: int = 10, in_channels: int = 1) -> nn.Sequential:
             channels = width
         layers[f"pool{block}"] = nn.MaxPool2d(2)
     layers["flatten"] = nn.Flatten()
-    layers["fc1"] = nn.Linear(channels * 2 * 2, 128)
-    layers["relu3"] = nn.ReLU()
-    layers["fc2"] = nn.Linear(128, num_classes)
+    layers["fc"] = nn.Linear(channels * 2 * 2, num_classes)
     return nn.Sequential(layers)
 
 

@@ -1,0 +1,194 @@
+"""``niwaki demo``: the main job on embedded data, in about a minute."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from niwaki import criteria, evaluation, pruning
+from niwaki.attribution import explain
+from niwaki.cli import _options as o
+from niwaki.data import DIGITS, batches, open_data, references
+from niwaki.errors import NiwakiError
+from niwaki.files import new_folder, write_json
+from niwaki.models import zoo
+from niwaki.progress import track
+from niwaki.pruning import Pruned
+from niwaki.report import contact_sheet, plot_trajectories
+
+__all__ = ["demo"]
+
+Pair = tuple[Tensor, Tensor]
+SHOWN = [0.8, 0.6, 0.5, 0.4, 0.3, 0.2]
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+    seed: o.Seed = 0,
+    batch_size: o.BatchSize = 64,
+    as_json: o.AsJson = False,
+) -> None:
+    """Train a small network on digits, explain it, prune it by each criterion, compare.
+
+    Everything is embedded: no data is downloaded. The folder is replaced if it is a demo's.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / "demo.json").exists():
+        raise NiwakiError(f"{out} exists and is not a demo's folder; choose another with --out")
+    started = time.perf_counter()
+    machine = o.Machine.prepare(device, threads)
+    show = o.console(as_json).print
+    test, training = (_tensors(split, machine.device) for split in ("test", "train"))
+    model = _train(training, seed, batch_size)
+    show(
+        f"[bold]trained[/] a small VGG on {len(training[0])} digits of 8 x 8 pixels in "
+        f"{time.perf_counter() - started:.0f} s: "
+        f"{evaluation.accuracy(model, test):.1%} of {len(test[0])} test digits right"
+    )
+    few = _pair(references(TensorDataset(*training), 10, seed))
+    runs = {}
+    for name in track(criteria.names(), "pruning by each criterion"):
+        made = criteria.create(name, **({"seed": seed} if name == "random" else {}))
+        runs[name] = pruning.prune(
+            model, few, made, keep=0.2, per_step=0.1, test=test, batch_size=batch_size
+        )
+    half = pruning.prune(
+        model, few, "lrp", keep=0.5, per_step=0.1, test=test, batch_size=batch_size
+    )
+    show(
+        f"[bold]pruned[/] by {len(runs)} criteria from {len(few[0])} reference digits, without "
+        "fine-tuning; accuracy at the share of MACs kept:"
+    )
+    table = _table(runs)
+    show(_rich(table))
+    with new_folder(out, overwrite=True) as folder:
+        _draw(folder, model, half, runs, test)
+        half.save(folder / "pruned", about=_about())
+        write_json(folder / "table.json", table)
+        (folder / "table.md").write_text(_markdown(table), encoding="utf-8")
+        write_json(folder / "demo.json", {"seed": seed, "device": device})
+    again = pruning.load(out / "pruned", zoo.vgg_digits()).to(machine.device)
+    with torch.no_grad():
+        same = torch.equal(again(test[0]), half.model(test[0]))
+    if not same:
+        raise NiwakiError("the reloaded network gives other outputs than the saved one")
+    if as_json:
+        typer.echo(json.dumps({"folder": str(out), "accuracy": table}, indent=2))
+    show(f"[bold]wrote[/] {out}/: heatmaps.png, curves.png, table.md, and the network that keeps")
+    show(
+        f"half of the MACs in {out}/pruned (reloaded: same outputs, bit for bit). "
+        f"{time.perf_counter() - started:.0f} s in all. Try"
+    )
+    show(f"  niwaki explain {out}/pruned digits --method lrp.epsilon_plus --method gradient")
+
+
+def _tensors(split: str, device: torch.device) -> Pair:
+    return _pair(open_data("digits", split=split), device)
+
+
+def _pair(data: object, device: torch.device | None = None) -> Pair:
+    parts = list(batches(data, 512, device))  # type: ignore[arg-type]
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def _train(training: Pair, seed: int, batch_size: int, epochs: int = 12) -> nn.Module:
+    """Train from scratch; the same seed gives the same network on the same machine."""
+    with torch.random.fork_rng():  # the initial weights come from torch's global generator
+        torch.manual_seed(seed)
+        model = zoo.vgg_digits().to(training[0].device).train()
+    loader = DataLoader(
+        TensorDataset(*training),
+        batch_size=batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=3e-3, total_steps=epochs * len(loader)
+    )
+    for _ in track(range(epochs), "training"):
+        for inputs, labels in loader:
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def _draw(
+    folder: Path, model: nn.Module, half: Pruned, runs: dict[str, Pruned], test: Pair
+) -> None:
+    first = [int((test[1] == digit).nonzero()[0]) for digit in range(10)]
+    images, labels = test[0][first], test[1][first]
+    rows, titles = {}, []
+    for title, network in (("whole", model), ("half the MACs", half.model)):
+        for method in ("gradient", "lrp.epsilon_plus"):
+            rows[f"{method}\n({title})"] = explain(network, images, labels, method)
+    with torch.no_grad():
+        before, after = (m(images).argmax(1).tolist() for m in (model, half.model))
+    titles = [f"{b} / {a}" for b, a in zip(before, after, strict=True)]
+    contact_sheet(
+        folder / "heatmaps.png",
+        DIGITS.denormalise(images.cpu()),
+        rows,
+        titles=titles,
+        heading="Digits, explained before and after pruning (above: what each network says)",
+    )
+    plot_trajectories(
+        folder / "curves.png",
+        {name: run.trajectory for name, run in runs.items()},
+        heading="Digits: accuracy without fine-tuning, 10 reference images per class",
+        chance=0.1,
+    )
+
+
+def _about() -> dict[str, object]:
+    return {
+        "model": "niwaki.models.zoo:vgg_digits",
+        "preprocessing": DIGITS.to_json(),
+        "class_names": [str(digit) for digit in range(10)],
+    }
+
+
+def _table(runs: dict[str, Pruned]) -> list[dict[str, str | float]]:
+    """One row per criterion: accuracy where the MACs first fall to each shown share."""
+    rows: list[dict[str, str | float]] = []
+    for name, run in runs.items():
+        found = {f"{share:.0%}": _accuracy_at(run, share) for share in (1.0, *SHOWN)}
+        rows.append({"criterion": name, **found})
+    return sorted(rows, key=lambda row: -sum(v for v in row.values() if isinstance(v, float)))
+
+
+def _accuracy_at(run: Pruned, share: float) -> float:
+    kept = run.trajectory.kept("macs")
+    step = next(s for s, k in zip(run.trajectory, kept, strict=True) if k <= share + 1e-9)
+    assert step.accuracy is not None
+    return float(step.accuracy)
+
+
+def _rich(rows: list[dict[str, str | float]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column == "criterion" else "right")
+    for row in rows:
+        table.add_row(*(v if isinstance(v, str) else f"{v:.1%}" for v in row.values()))
+    return table
+
+
+def _markdown(rows: list[dict[str, str | float]]) -> str:
+    head = list(rows[0])
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for row in rows:
+        cells = [v if isinstance(v, str) else f"{v:.1%}" for v in row.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

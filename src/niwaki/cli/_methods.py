@@ -1,0 +1,31 @@
+"""``niwaki methods``: the catalogues."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+from rich.table import Table
+
+from niwaki import attribution, criteria
+from niwaki.cli._options import AsJson, console
+
+__all__ = ["methods"]
+
+
+def methods(as_json: AsJson = False) -> None:
+    """List the attribution methods and the pruning criteria."""
+    catalogue = {
+        "methods": {name: attribution.describe(name) for name in attribution.names()},
+        "criteria": {name: criteria.describe(name) for name in criteria.names()},
+    }
+    if as_json:
+        typer.echo(json.dumps(catalogue, indent=2))
+        return
+    for title, entries in catalogue.items():
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table.add_column("name", style="bold")
+        table.add_column("what it is")
+        for name, description in entries.items():
+            table.add_row(name, description)
+        console().print(table)
