@@ -61,8 +61,8 @@ def demo(
         runs[name] = pruning.prune(
             model, few, made, keep=0.2, per_step=0.1, test=test, batch_size=batch_size
         )
-    half = pruning.prune(
-        model, few, "lrp", keep=0.5, per_step=0.1, test=test, batch_size=batch_size
+    smaller = pruning.prune(
+        model, few, "lrp", keep=0.6, per_step=0.1, test=test, batch_size=batch_size
     )
     show(
         f"[bold]pruned[/] by {len(runs)} criteria from {len(few[0])} reference digits, without "
@@ -71,21 +71,21 @@ def demo(
     table = _table(runs)
     show(_rich(table))
     with new_folder(out, overwrite=True) as folder:
-        _draw(folder, model, half, runs, test)
-        half.save(folder / "pruned", about=_about())
+        _draw(folder, model, smaller, runs, test)
+        smaller.save(folder / "pruned", about=_about())
         write_json(folder / "table.json", table)
         (folder / "table.md").write_text(_markdown(table), encoding="utf-8")
         write_json(folder / "demo.json", {"seed": seed, "device": device})
     again = pruning.load(out / "pruned", zoo.vgg_digits()).to(machine.device)
     with torch.no_grad():
-        same = torch.equal(again(test[0]), half.model(test[0]))
+        same = torch.equal(again(test[0]), smaller.model(test[0]))
     if not same:
         raise NiwakiError("the reloaded network gives other outputs than the saved one")
     if as_json:
         typer.echo(json.dumps({"folder": str(out), "accuracy": table}, indent=2))
     show(f"[bold]wrote[/] {out}/: heatmaps.png, curves.png, table.md, and the network that keeps")
     show(
-        f"half of the MACs in {out}/pruned (reloaded: same outputs, bit for bit). "
+        f"60 % of the MACs in {out}/pruned (reloaded: same outputs, bit for bit). "
         f"{time.perf_counter() - started:.0f} s in all. Try"
     )
     show(f"  niwaki explain {out}/pruned digits --method lrp.epsilon_plus --method gradient")
@@ -126,16 +126,16 @@ def _train(training: Pair, seed: int, batch_size: int, epochs: int = 12) -> nn.M
 
 
 def _draw(
-    folder: Path, model: nn.Module, half: Pruned, runs: dict[str, Pruned], test: Pair
+    folder: Path, model: nn.Module, smaller: Pruned, runs: dict[str, Pruned], test: Pair
 ) -> None:
     first = [int((test[1] == digit).nonzero()[0]) for digit in range(10)]
     images, labels = test[0][first], test[1][first]
     rows, titles = {}, []
-    for title, network in (("whole", model), ("half the MACs", half.model)):
+    for title, network in (("whole", model), ("60 % of the MACs", smaller.model)):
         for method in ("gradient", "lrp.epsilon_plus"):
             rows[f"{method}\n({title})"] = explain(network, images, labels, method)
     with torch.no_grad():
-        before, after = (m(images).argmax(1).tolist() for m in (model, half.model))
+        before, after = (m(images).argmax(1).tolist() for m in (model, smaller.model))
     titles = [f"{b} / {a}" for b, a in zip(before, after, strict=True)]
     contact_sheet(
         folder / "heatmaps.png",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from niwaki import criteria, pruning
 from niwaki.cli import _options as o
-from niwaki.data import batches, references
+from niwaki.data import batches, in_memory, references
 from niwaki.errors import NiwakiError
 from niwaki.evaluation import latency
 from niwaki.pruning import Pruned, Step
@@ -83,13 +83,13 @@ def prune(
     shown.print(_HEAD)
     pruned = pruning.prune(
         loaded.model,
-        few,
+        in_memory(few),
         made,
         keep=keep,
         of=of,
         steps=steps,
         per_step=per_step,
-        test=test,
+        test=in_memory(test, description="reading test images"),
         batch_size=batch_size,
         callback=lambda step: shown.print(_row(step)),
     )
@@ -104,7 +104,7 @@ def prune(
     )
     whole.save(out, about=loaded.about, overwrite=force)
     plot_trajectories(out / "trajectory.png", {criterion: pruned.trajectory}, heading=model)
-    _report(pruned, before, after, len(example), out, as_json)
+    _report(whole, before, after, len(example), out, as_json)
 
 
 _HEAD = f"{'step':>4} {'units':>8} {'parameters':>12} {'MACs':>15} {'accuracy':>9} {'seconds':>8}"

@@ -8,6 +8,7 @@ class-balanced samples that criteria are computed on. Nothing here knows about m
 from niwaki.data._batches import Data, batches, check_labels, count
 from niwaki.data._digits import DIGITS
 from niwaki.data._images import Images
+from niwaki.data._in_memory import in_memory
 from niwaki.data._open import open_data
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.data._references import references
@@ -21,6 +22,7 @@ __all__ = [
     "batches",
     "check_labels",
     "count",
+    "in_memory",
     "names",
     "open_data",
     "references",
