@@ -1,19 +1,35 @@
 """Which pixels made the network say this? One class per method, one interface, one catalogue."""
 
-from niwaki.attribution import _gradient, _lrp  # noqa: F401  (they register themselves)
+from niwaki.attribution import (  # noqa: F401  (they register themselves)
+    _averages,
+    _controls,
+    _grad_cam,
+    _gradient,
+    _innvestigate,
+    _lrp,
+    _modified_gradients,
+    _occlusion,
+    _pattern,
+    _zennit,
+)
 from niwaki.attribution._explain import explain
 from niwaki.attribution._method import Method, Propagating
+from niwaki.attribution._patterns import Patterns, fit_patterns
 from niwaki.attribution._registry import create, describe, names, register
+from niwaki.attribution._signal_quality import signal_quality
 from niwaki.attribution._targets import Target, select
 
 __all__ = [
     "Method",
+    "Patterns",
     "Propagating",
     "Target",
     "create",
     "describe",
     "explain",
+    "fit_patterns",
     "names",
     "register",
     "select",
+    "signal_quality",
 ]

@@ -12,6 +12,7 @@ from niwaki.propagation import gradient
 __all__ = ["GradientMethod", "InputTimesGradient"]
 
 
+@register("gradient.baseline")  # iNNvestigate's second implementation of the same
 @register("gradient")
 class GradientMethod(Propagating):
     """Derivative of the chosen output by the input (Simonyan et al. 2014).

@@ -1,15 +1,25 @@
 """How a signal flows back through each operation, and which rule each operation gets."""
 
-from niwaki.propagation.composites import (
-    Assign,
-    Composite,
-    epsilon,
-    epsilon_plus,
-    epsilon_plus_flat,
-    gradient,
-)
+from niwaki.propagation.composites import Assign, Composite, base_rows
+from niwaki.propagation.gates import BetaSmooth, Rescale
 from niwaki.propagation.observers import Maps, Observer
 from niwaki.propagation.operation import KINDS, Kind, Operation
+from niwaki.propagation.pattern import Pattern, pattern_attribution, pattern_net
+from niwaki.propagation.presets import (
+    PRESETS,
+    beta_smooth,
+    deconvnet,
+    epsilon,
+    epsilon_alpha2_beta1,
+    epsilon_alpha2_beta1_flat,
+    epsilon_gamma_box,
+    epsilon_plus,
+    epsilon_plus_flat,
+    excitation_backprop,
+    gradient,
+    guided_backprop,
+    rescale,
+)
 from niwaki.propagation.propagate import Propagated, propagate
 from niwaki.propagation.rules import (
     AlphaBeta,
@@ -23,9 +33,29 @@ from niwaki.propagation.rules import (
     ZBox,
     ZPlus,
 )
-from niwaki.propagation.trace import Layer, observe, trace, unit_dimension
+from niwaki.propagation.text import load_composite, save_composite
+from niwaki.propagation.trace import Layer, observe, resolve, trace, unit_dimension
+from niwaki.propagation.weight_rules import Gamma, Norm, WSquare
 
 __all__ = [
+    "PRESETS",
+    "BetaSmooth",
+    "Gamma",
+    "Norm",
+    "Rescale",
+    "WSquare",
+    "base_rows",
+    "beta_smooth",
+    "deconvnet",
+    "epsilon_alpha2_beta1",
+    "epsilon_alpha2_beta1_flat",
+    "epsilon_gamma_box",
+    "excitation_backprop",
+    "guided_backprop",
+    "load_composite",
+    "rescale",
+    "resolve",
+    "save_composite",
     "KINDS",
     "AlphaBeta",
     "Assign",
@@ -41,6 +71,7 @@ __all__ = [
     "Observer",
     "Operation",
     "Pass",
+    "Pattern",
     "Propagated",
     "Rule",
     "ZBox",
@@ -50,6 +81,8 @@ __all__ = [
     "epsilon_plus_flat",
     "gradient",
     "observe",
+    "pattern_attribution",
+    "pattern_net",
     "propagate",
     "trace",
     "unit_dimension",

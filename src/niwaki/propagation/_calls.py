@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -61,11 +62,22 @@ class Call:
             return self.kwargs[name]
         return self.args[position] if position < len(self.args) else default
 
-    def on(self, *replacements: Any, names: tuple[str, ...] = ("input",)) -> Any:
-        """Run it, out of place, with its leading arguments (`names` if by name) replaced."""
+    def again(self, *names: str) -> Callable[..., Any]:
+        """Return this call as a function of its leading arguments, `names`; out of place.
+
+        It holds none of those arguments, so that the signal is not kept in memory by it.
+        """
+        function = self.out_of_place()
         kwargs = {k: v for k, v in self.kwargs.items() if k not in names and k != "inplace"}
-        positional = max(len(names) - sum(n in self.kwargs for n in names), 0)
-        return self.function(*replacements, *self.args[min(positional, len(self.args)) :], **kwargs)
+        rest = self.args[len(names) - sum(n in self.kwargs for n in names) :]
+        return lambda *leading: function(*leading, *rest, **kwargs)
+
+    def out_of_place(self) -> Callable[..., Any]:
+        """Return the function that does the same and overwrites nothing."""
+        if not getattr(self.function, "__name__", "").endswith("_"):
+            return self.function
+        homes = (home for home in (Tensor, torch, F) if hasattr(home, self.name))
+        return getattr(next(homes), self.name)  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -84,6 +96,8 @@ class Tag:
         Whether it is the output of a sigmoid and the like: a weight between 0 and 1.
     ending : str
         Name of the softmax or sigmoid that made it, else empty.
+    pending : Operation or None
+        The softmax that made it, if it has no rule: nothing but moves may follow it.
     nearest : frozenset of Operation
         The layers passed last on the ways from the input to here.
     unit : Operation or None
@@ -94,6 +108,8 @@ class Tag:
         How many operations have read it.
     absorbed : bool
         Whether a batch norm was absorbed on its account, so that nobody else may read it.
+    owner : str
+        Of a constant: the layer from whose parameters it was made, as by a parametrization.
     """
 
     signal: bool
@@ -102,11 +118,13 @@ class Tag:
     nonnegative: bool = False
     gate: bool = False
     ending: str = ""
+    pending: Operation | None = None
     nearest: frozenset[Operation] = frozenset()
     unit: Operation | None = None
     raw: bool = False
     uses: int = 0
     absorbed: bool = False
+    owner: str = ""
 
     @property
     def place(self) -> str:
@@ -118,10 +136,10 @@ class Tag:
 class Tags:
     """The tags of the tensors of one forward pass; forgets those that are gone."""
 
-    def __init__(self, constants: Iterator[Tensor]) -> None:
+    def __init__(self, constants: Mapping[int, tuple[Tensor, str]]) -> None:
         self._tags: Any = WeakTensorKeyDictionary()
-        # Tensors that the model holds from before cannot carry the signal.
-        self._constants = {id(t) for t in constants}
+        # What the model holds from before cannot carry the signal: by id, with its layer's name.
+        self._constants = constants
 
     def __setitem__(self, tensor: Tensor, tag: Tag) -> None:
         tag.version = tensor._version
@@ -136,15 +154,33 @@ class Tags:
             return Tag(signal=False)
         if tag.requires_grad != tensor.requires_grad and tensor.requires_grad:
             raise _unseen(tensor)
-        if tag.nonnegative and tag.version != tensor._version:  # changed through a view
-            tag.nonnegative = False
+        if tag.version != tensor._version:
+            made_by = "" if tensor.grad_fn is None else tensor.grad_fn.name()
+            through_view = tensor._is_view() or made_by == "CopySlices"
+            if tag.signal and tensor.requires_grad and not through_view:
+                raise _unseen(tensor)
+            tag.nonnegative, tag.version = False, tensor._version
         return tag
 
-    def note_constants(self, result: Any) -> None:
-        """Remember that what was made from constants is constant."""
+    def owner(self, tensor: Tensor) -> str:
+        """Name of the layer that holds a constant or from whose parameters it was made, or ""."""
+        if id(tensor) in self._constants:
+            return self._constants[id(tensor)][1]
+        tag: Tag | None = self._tags.get(tensor)
+        return "" if tag is None else tag.owner
+
+    def latest(self, tensor: Tensor) -> Tag | None:
+        """Return what was last known of a tensor that has changed, if anything."""
+        tag: Tag | None = self._tags.get(tensor)
+        return tag
+
+    def note_constants(self, arguments: Any, result: Any) -> None:
+        """Remember that what was made from constants is constant, and from whose."""
+        found = (self.owner(t) for t in tensors_in(arguments))
+        owner = next((name for name in found if name), "")
         for tensor in tensors_in(result):
-            if tensor.requires_grad and tensor not in self._tags:
-                self[tensor] = Tag(signal=False)
+            if (tensor.requires_grad or owner) and tensor not in self._tags:
+                self[tensor] = Tag(signal=False, owner=owner)
 
 
 def _unseen(tensor: Tensor) -> PropagationError:

@@ -7,16 +7,15 @@ known to be, and lets the watch run it under its rule. To teach niwaki an operat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from niwaki.errors import PropagationError
-from niwaki.propagation._calls import Call, Tag, tensors_in
+from niwaki.propagation._calls import Call, tensors_in
 from niwaki.propagation.operation import Kind, Operation
-from niwaki.propagation.rules import Gradient, Pass
+from niwaki.propagation.rules import Epsilon, Gradient, Pass
 
 if TYPE_CHECKING:
     from niwaki.propagation.watch import Watch
@@ -43,8 +42,8 @@ def _signals(watch: Watch, call: Call) -> list[Tensor]:
 
 def _layer(watch: Watch, call: Call, operation: Operation, x: Tensor) -> Any:
     """Run a convolution or linear layer and announce its units."""
-    known = {"nearest": frozenset([operation]), "unit": operation, "raw": True}
-    output = watch.apply(operation, call, [x], **known)
+    nearest = frozenset([operation])
+    output = watch.apply(operation, call, [x], nearest=nearest, unit=operation, raw=True)
     watch.announce(operation, output)
     return output
 
@@ -55,11 +54,9 @@ def layer(watch: Watch, call: Call) -> Any:
     names = ("input", "weight", "bias")
     x, weight, bias = (call.argument(i, name) for i, name in enumerate(names))
     transposed = call.name.startswith("conv_transpose")
-    if watch.tags[weight].signal:
-        raise watch.no_rule(
-            watch.operation(call, [x], kind="other", function=_identity),
-            "its weight depends on the input",
-        )
+    if watch.tags[weight].signal or not watch.tags[x].signal:
+        return watch.by_derivative(call, _signals(watch, call), "its weight depends on the input")
+    again = call.again(*names)
     groups = 1
     if call.name != "linear":
         groups = call.argument(6, "groups", 1)
@@ -69,7 +66,7 @@ def layer(watch: Watch, call: Call) -> Any:
         [x],
         kind=kind,
         layer=watch.layer_name(weight),
-        function=lambda xs, w, b: call.on(xs[0], w, b, names=names),
+        function=lambda xs, w, b: again(xs[0], w, b),
         weight=weight,
         bias=bias,
         channel_dim=int(transposed),
@@ -85,10 +82,8 @@ def matrix_product(watch: Watch, call: Call) -> Any:
     signal_first = watch.tags[a].signal
     x, weight = (a, b) if signal_first else (b, a)
     if watch.tags[weight].signal:
-        raise watch.no_rule(
-            watch.operation(call, [a, b], kind="other", function=_identity),
-            "both factors depend on the input, as in attention",
-        )
+        why = "both factors depend on the input, as in attention"
+        return watch.by_derivative(call, [a, b], why)
 
     def product(xs: tuple[Tensor, ...], w: Tensor | None, _: Tensor | None) -> Tensor:
         assert w is not None
@@ -97,8 +92,7 @@ def matrix_product(watch: Watch, call: Call) -> Any:
     operation = watch.operation(
         call, [x], kind="linear", layer=watch.layer_name(weight), function=product, weight=weight
     )
-    known = {"nearest": frozenset([operation])}
-    return watch.apply(operation, call, [x], **known)
+    return watch.apply(operation, call, [x], nearest=frozenset([operation]))
 
 
 @handles("batch_norm")
@@ -108,11 +102,7 @@ def batch_norm(watch: Watch, call: Call) -> Any:
     x, mean, var, weight, bias, training = (call.argument(i, n) for i, n in enumerate(names))
     tag = watch.tags[x]
     if training or mean is None:
-        operation = watch.operation(call, [x], kind="other", function=_identity)
-        operation.rule = watch.composite.rule(operation)
-        if not isinstance(operation.rule, Gradient):
-            raise watch.no_rule(operation, "it normalises by the batch at hand; call model.eval()")
-        return watch.apply(operation, call, [x])
+        return watch.by_derivative(call, [x], "it normalises by the batch at hand")
     scale = torch.rsqrt(var.detach() + call.argument(7, "eps", 1e-5))
     scale = scale if weight is None else scale * weight.detach()
     shift = -mean.detach() * scale if bias is None else bias.detach() - mean.detach() * scale
@@ -168,14 +158,15 @@ def multiply(watch: Watch, call: Call) -> Any:
     operation.rule = watch.composite.rule(operation)
     if isinstance(operation.rule, Gradient):
         return watch.apply(operation, call, signals)
+    if not isinstance(operation.rule, Pass):
+        raise _only(operation, "Pass and Gradient")
     gates = [t for t in signals if watch.tags[t].gate]
     if len(gates) != 1:
-        raise watch.no_rule(operation, "both factors depend on the input and neither is a gate")
+        why = "both factors depend on the input and neither is a gate (a sigmoid's output)"
+        raise watch.no_rule(operation, why, passes=False)
     (signal,) = [t for t in signals if t is not gates[0]]
-    if call.inplace and signal is not a:
-        call = replace(call, function=torch.mul, args=(a, b), kwargs={})
     nonnegative = watch.tags[signal].nonnegative and watch.tags[gates[0]].nonnegative
-    return watch.apply(operation, call, [signal], nonnegative=nonnegative)
+    return _onto(watch, operation, call, signal, nonnegative)
 
 
 @handles("div divide true_divide")
@@ -187,25 +178,51 @@ def divide(watch: Watch, call: Call) -> Any:
     return _constant(watch, call, call.argument(0, "input"))
 
 
-@handles("neg negative rsub")
+@handles("neg negative")
 def negate(watch: Watch, call: Call) -> Any:
-    """Turn the sign, perhaps after a shift."""
+    """Turn the sign."""
     return _constant(watch, call, call.argument(0, "input"))
+
+
+@handles("rsub")
+def subtract_reversed(watch: Watch, call: Call) -> Any:
+    """Subtract from something: the second argument minus the first."""
+    a, b = call.argument(0, "input"), call.argument(1, "other")
+    if not isinstance(b, Tensor) or len(_signals(watch, call)) == 1:
+        return _constant(watch, call, a if watch.tags[a].signal else b)
+    alpha = {"alpha": call.kwargs.get("alpha", 1)}
+    return add(watch, Call(torch.sub, (b, a), alpha))
 
 
 def _constant(watch: Watch, call: Call, x: Tensor) -> Any:
     """Scale or shift by a constant, element by element: the signal keeps all relevance."""
     operation = watch.operation(call, [x], kind="scale", function=_identity)
-    if isinstance(watch.composite.rule(operation), Gradient):
+    operation.rule = watch.composite.rule(operation)
+    if isinstance(operation.rule, Gradient):
         return watch.apply(operation, call, [x])
-    if call.inplace and call.argument(0, "input") is not x:  # a buffer that the signal is added to
-        function = getattr(torch, call.name)
-        call = replace(call, function=function)
-        call.inplace = False
-    tag = watch.tags[x]
+    if not isinstance(operation.rule, Pass):
+        raise _only(operation, "Pass and Gradient")
     factor = call.argument(1, "other")
     keeps_sign = call.name in ("mul", "div") and isinstance(factor, (int, float)) and factor >= 0
-    return watch.apply(operation, call, [x], nonnegative=tag.nonnegative and keeps_sign)
+    return _onto(watch, operation, call, x, watch.tags[x].nonnegative and keeps_sign)
+
+
+def _onto(watch: Watch, operation: Operation, call: Call, x: Tensor, nonnegative: bool) -> Any:
+    """Run a call in which `x` alone carries relevance, perhaps into a tensor that is not `x`."""
+    target = call.argument(0, "input")
+    if not call.inplace or target is x:
+        return watch.apply(operation, call, [x], nonnegative=nonnegative)
+    call = Call(call.out_of_place(), call.args, call.kwargs)
+    result = target.copy_(watch.apply(operation, call, [x]))
+    watch.mark(result, nonnegative=nonnegative, nearest=watch.tags[x].nearest)
+    return result
+
+
+def _only(operation: Operation, rules: str) -> PropagationError:
+    return PropagationError(
+        f"{operation} is of the kind {operation.kind!r}, whose rules are {rules}, "
+        f"not {operation.rule}"
+    )
 
 
 @handles(
@@ -215,9 +232,14 @@ def _constant(watch: Watch, call: Call, x: Tensor) -> Any:
 def average(watch: Watch, call: Call) -> Any:
     """Pool by averages, sum over dimensions, interpolate."""
     (x,) = _signals(watch, call)
-    operation = watch.operation(call, [x], kind="average", function=lambda xs, w, b: call.on(xs[0]))
-    smooth = call.argument(3, "mode") == "bicubic"
-    return watch.apply(operation, call, [x], nonnegative=operation.nonnegative and not smooth)
+    again = call.again("input")
+    operation = watch.operation(call, [x], kind="average", function=lambda xs, w, b: again(xs[0]))
+    operation.rule = watch.composite.rule(operation)
+    if call.argument(3, "mode") == "bicubic":  # the one with weights below zero
+        operation.nonnegative = False
+        if not isinstance(operation.rule, (Epsilon, Gradient)):
+            raise _only(operation, "Epsilon and Gradient where it is bicubic")
+    return watch.apply(operation, call, [x], nonnegative=operation.nonnegative)
 
 
 @handles(
@@ -233,7 +255,13 @@ def max_pool(watch: Watch, call: Call) -> Any:
         other = call.argument(1, "other")
         if isinstance(other, Tensor) and len(signals) == 1:
             return watch.unknown(call, signals)  # a clamp by a constant tensor
-    return _plain(watch, call, "max_pool", signals)
+    operation = watch.operation(call, signals, kind="max_pool", function=_identity)
+    operation.rule = watch.composite.rule(operation)
+    if "pool" not in call.name or operation.rule is None or isinstance(operation.rule, Gradient):
+        return _plain(watch, call, "max_pool", signals)
+    again = call.again("input")
+    operation.function = lambda xs, w, b: again(xs[0])
+    return watch.apply(operation, call, signals, nonnegative=operation.nonnegative)
 
 
 ACTIVATIONS = (
@@ -241,7 +269,7 @@ ACTIVATIONS = (
     "hardtanh softplus softsign tanhshrink threshold clamp clamp_min clip logsigmoid "
     "sigmoid hardsigmoid"
 )
-NONNEGATIVE = frozenset("relu relu6 softplus sigmoid hardsigmoid".split())
+NONNEGATIVE = frozenset(["relu", "relu6", "softplus", "sigmoid", "hardsigmoid"])
 
 
 @handles(ACTIVATIONS)
@@ -251,8 +279,9 @@ def activation(watch: Watch, call: Call) -> Any:
     if not watch.tags[x].signal:
         return watch.unknown(call, _signals(watch, call))
     tag = watch.tags[x]
+    again = call.again("input")
     operation = watch.operation(
-        call, [x], kind="activation", function=lambda xs, w, b: call.on(xs[0])
+        call, [x], kind="activation", function=lambda xs, w, b: again(xs[0])
     )
     clamps = call.name in ("hardtanh", "clamp", "clamp_min", "clip")
     low = call.argument(1, "min_val" if call.name == "hardtanh" else "min")
@@ -264,7 +293,7 @@ def activation(watch: Watch, call: Call) -> Any:
         [x],
         nonnegative=call.name in NONNEGATIVE or above_zero,
         gate=call.name in ("sigmoid", "hardsigmoid"),
-        ending="sigmoid" if call.name == "sigmoid" else "",
+        ending=call.name if "sigmoid" in call.name else "",
         unit=unit,
     )
     if unit is not None:
@@ -277,8 +306,10 @@ def softmax(watch: Watch, call: Call) -> Any:
     """Fine as the last thing a network does, where it is reported; nowhere else."""
     signals = _signals(watch, call)
     operation = watch.operation(call, signals, kind="other", function=_identity)
-    operation.rule = watch.composite.rule(operation) or Gradient()
-    return watch.apply(operation, call, signals, ending=call.name)
+    rule = watch.composite.rule(operation)
+    operation.rule = rule or Gradient()
+    pending = operation if rule is None else None
+    return watch.apply(operation, call, signals, ending=call.name, pending=pending)
 
 
 @handles(
@@ -289,11 +320,12 @@ def softmax(watch: Watch, call: Call) -> Any:
     "cat concat concatenate stack hstack vstack flip roll rot90 pad channel_shuffle "
     "native_channel_shuffle pixel_shuffle pixel_unshuffle identity requires_grad setitem "
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout "
-    "mT H unfold diagonal view_as_real atleast_1d atleast_2d masked_select positive"
+    "mT H unfold diagonal view_as_real atleast_1d atleast_2d masked_select positive "
+    "type_as cpu cuda where masked_fill"
 )
 def move(watch: Watch, call: Call) -> Any:
     """Move values about without changing them: the derivative is the rule."""
-    if "dropout" in call.name and call.argument(2, "training", True):
+    if "dropout" in call.name and call.argument(2, "training", call.kwargs.get("train", True)):
         raise PropagationError(
             f"{call.name!r} is active in the forward pass: it was called with training=True (the "
             "default of the function). Pass training=self.training"
@@ -305,22 +337,24 @@ def _plain(watch: Watch, call: Call, kind: Kind, signals: list[Tensor]) -> Any:
     """Run an operation whose derivative is its rule, tags handed on."""
     operation = watch.operation(call, signals, kind=kind, function=_identity)
     rule = watch.composite.rule(operation)
-    if rule is None or not isinstance(rule, Gradient):
-        raise PropagationError(
-            f"{operation} is of the kind {kind!r}, whose only rule is Gradient, not {rule}"
-        )
+    if not isinstance(rule, Gradient):
+        operation.rule = rule
+        raise _only(operation, "Gradient alone")
     before = [watch.tags[t] for t in signals]
     result = call.run()
     known: dict[str, Any] = {
-        "nonnegative": operation.nonnegative and call.name != "pad",
+        "nonnegative": operation.nonnegative,
         "nearest": frozenset[Operation]().union(*(tag.nearest for tag in before)),
         "gate": all(tag.gate for tag in before),
         "ending": before[0].ending if len(before) == 1 else "",
+        "pending": next((tag.pending for tag in before if tag.pending is not None), None),
     }
+    if call.name in ("pad", "masked_fill", "where"):  # constants may come in
+        known["nonnegative"] = False
     if call.name == "setitem":  # it returns nothing, and what it changed may be no signal yet
         target: Tensor = call.args[0]
         known["nonnegative"] = False
-        watch.tags[target] = Tag(signal=True, **known)
+        watch.mark(target, **known)
         return result
     watch.mark(result, **known)
     return result

@@ -11,17 +11,9 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from niwaki.propagation.operation import KINDS, Kind, Operation
-from niwaki.propagation.rules import (
-    STABILIZER,
-    Epsilon,
-    Flat,
-    Gradient,
-    Pass,
-    Rule,
-    ZPlus,
-)
+from niwaki.propagation.rules import Gradient, Pass, Rule
 
-__all__ = ["Assign", "Composite", "epsilon", "epsilon_plus", "epsilon_plus_flat", "gradient"]
+__all__ = ["Assign", "Composite", "base_rows"]
 
 Place = Literal["any", "first", "last"]
 
@@ -57,6 +49,7 @@ class Assign:
     place: Place = "any"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self.kinds)  # one form, so that equal rows are equal
         for kind in self.kinds:
             if kind not in KINDS:
                 raise ValueError(
@@ -123,7 +116,7 @@ class Composite:
         return "\n".join([self.name, head, *map(str, self.rows)])
 
 
-def _base(sums: Rule, averages: Rule) -> tuple[Assign, ...]:
+def base_rows(sums: Rule, averages: Rule) -> tuple[Assign, ...]:
     """Return the rows that all composites of layer-wise relevance propagation share."""
     return (
         Assign(Pass(), kind=("activation", "scale", "product")),
@@ -131,78 +124,3 @@ def _base(sums: Rule, averages: Rule) -> tuple[Assign, ...]:
         Assign(averages, kind="average"),
         Assign(Gradient(), kind=("max_pool", "move")),
     )
-
-
-def epsilon(
-    epsilon: float = STABILIZER, *, sums: Rule | None = None, bias: bool = True
-) -> Composite:
-    """LRP-epsilon in every layer.
-
-    Parameters
-    ----------
-    epsilon : float
-        Of the epsilon rule.
-    sums : Rule, optional
-        For residual sums; default: `Epsilon`.
-    bias : bool
-        Whether biases take their share.
-    """
-    rule = Epsilon(epsilon, bias=bias)
-    return Composite(
-        "Epsilon",
-        (
-            Assign(rule, kind=("convolution", "linear", "batch_norm")),
-            *_base(sums or Epsilon(), Epsilon()),
-        ),
-    )
-
-
-def epsilon_plus(
-    epsilon: float = STABILIZER,
-    stabilizer: float = STABILIZER,
-    *,
-    sums: Rule | None = None,
-    bias: bool = True,
-) -> Composite:
-    """Z-plus in convolutions, epsilon in linear layers: zennit's ``EpsilonPlus``.
-
-    A batch norm that stands alone gets z-plus, as the diagonal convolution that it is.
-
-    Parameters
-    ----------
-    epsilon : float
-        Of the epsilon rule in linear layers.
-    stabilizer : float
-        Of the other rules.
-    sums : Rule, optional
-        For residual sums; default: `Epsilon`, as in zennit. `ZPlus` keeps relevances bounded where
-        the branches nearly cancel.
-    bias : bool
-        Whether biases take their share.
-    """
-    return Composite(
-        "EpsilonPlus",
-        (
-            Assign(ZPlus(stabilizer, bias=bias), kind=("convolution", "batch_norm")),
-            Assign(Epsilon(epsilon, bias=bias), kind="linear"),
-            *_base(sums or Epsilon(stabilizer), Epsilon(stabilizer)),
-        ),
-    )
-
-
-def epsilon_plus_flat(
-    epsilon: float = STABILIZER,
-    stabilizer: float = STABILIZER,
-    *,
-    sums: Rule | None = None,
-    bias: bool = True,
-) -> Composite:
-    """`epsilon_plus` with the flat rule in the first layer: zennit's ``EpsilonPlusFlat``."""
-    rest = epsilon_plus(epsilon, stabilizer, sums=sums, bias=bias)
-    first = Assign(Flat(stabilizer), kind=("convolution", "linear"), place="first")
-    return replace(rest.with_rows(first), name="EpsilonPlusFlat")
-
-
-def gradient() -> Composite:
-    """Every operation's own derivative: the plain gradient."""
-    return Composite("Gradient", (Assign(Gradient()),))

@@ -63,6 +63,8 @@ class Operation:
         Whether all inputs are known to be non-negative (they come from a ReLU, say).
     rule : Rule or None
         The one it got.
+    late : bool
+        Whether its rule may change at the end of the forward pass, when the last layers are known.
     lost : Tensor or float
         How much relevance its stabilizer has kept back.
     """
@@ -80,6 +82,7 @@ class Operation:
     last: bool = False
     nonnegative: bool = False
     rule: Rule | None = None
+    late: bool = False
     lost: Tensor | float = 0.0
     absorbed: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     handle: Any = field(default=None, repr=False)
@@ -100,7 +103,7 @@ class Operation:
         if self.channel_dim == 0:
             return weight * scale.view(-1, *[1] * (weight.dim() - 1)), bias
         # Transposed: the weight is (in, out / groups, ...), its input channels ordered by group.
-        per_group = weight.unflatten(0, (self.groups, -1))
+        per_group = weight.view(self.groups, -1, *weight.shape[1:])
         per_group = per_group * scale.view(self.groups, 1, -1, *[1] * (weight.dim() - 2))
         return per_group.flatten(0, 1), bias
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,18 +99,20 @@ def propagate(
         with watch:
             output = model(signal)
         check_output(model, output, watch)
-        relevance = start(output.detach()).detach().to(output)
+        relevance = start(output.detach().clone()).detach().to(output)
         if relevance.shape != output.shape:
             raise ValueError(
                 f"the start relevance has shape {tuple(relevance.shape)}, the output "
                 f"{tuple(output.shape)}"
             )
-        edges = [op.edge for op in watch.operations if op.first and op.edge is not None]
-        if to_input or not edges:
-            (result,) = torch.autograd.grad(output, leaf, relevance)
-        else:
+        result = None
+        edges = [] if to_input else _first_outputs(watch.operations)
+        if edges:
             torch.autograd.grad(output, edges, relevance, allow_unused=True)
-            result = None
+        else:
+            (relevance_of_input,) = torch.autograd.grad(output, leaf, relevance)
+            result = relevance_of_input if to_input else None
+    watch.release()
     if max_loss is not None:
         _check_loss(watch.operations, float(relevance.abs().sum()), max_loss)
     return Propagated(output.detach(), result, watch.operations)
@@ -156,6 +159,13 @@ def check_output(model: nn.Module, output: object, watch: Watch) -> None:
             warnings.warn(message, SoftmaxOutputWarning, stacklevel=4)
         else:
             raise SoftmaxOutputError(message)
+
+
+def _first_outputs(operations: list[Operation]) -> list[Any]:
+    """Return where to end a pass that only observers are interested in, if that is known."""
+    firsts = [op for op in operations if op.first and op.kind in ("convolution", "linear")]
+    edges = [op.edge for op in firsts if op.edge is not None]
+    return edges if len(edges) == len(firsts) else []
 
 
 def _check_loss(operations: list[Operation], start: float, max_loss: float) -> None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from niwaki.errors import PropagationError
 from niwaki.propagation.operation import Operation
 
 __all__ = [
@@ -118,15 +119,16 @@ def transport(
         z = z.clone()  # an operation that hands on its input as it is
     for output, term in zip(outputs[1:], terms[1:], strict=True):
         z.add_(output.detach(), alpha=term.sign)
-    shift = z.new_tensor(epsilon)
-    if not positive:  # adding zero turns -0 into +0, whose sign is positive
-        shift = torch.copysign(shift, z + 0.0)
-    z.add_(shift)
+    negative = None if positive else z < 0
+    z.add_(epsilon)
+    if negative is not None:
+        z.add_(negative, alpha=-2 * epsilon)
     z = torch.div(relevance, z, out=z)
     if epsilon <= STABILIZER:  # a larger one is there to absorb
-        operation.lost = operation.lost + torch.sum(z if positive else z * shift).detach() * (
-            epsilon if positive else 1.0
-        )
+        lost = z.sum()
+        if negative is not None:
+            lost -= 2 * torch.sum(z * negative)
+        operation.lost = operation.lost + lost * epsilon
 
     flat = [x for xs in leaves for x in xs]
     gradients = torch.autograd.grad(
@@ -199,7 +201,8 @@ class Epsilon(Rule):
         """See `Rule.relevance`."""
         weight, bias = operation.parameters()
         term = Term(inputs, weight, bias if self.bias else None)
-        return transport(operation, [term], relevance, self.epsilon)
+        positive = operation.nonnegative and weight is None
+        return transport(operation, [term], relevance, self.epsilon, positive=positive)
 
 
 @dataclass(frozen=True)
@@ -230,7 +233,7 @@ class ZPlus(Rule):
 
 @dataclass(frozen=True)
 class AlphaBeta(Rule):
-    """Contributions above and below zero are weighted by alpha and -beta (Bach et al. 2015, eq. 60).
+    """Contributions above and below zero, weighted by alpha and -beta (Bach et al. 2015, eq. 60).
 
     The positive bias takes its share among the positive contributions, the negative bias among the
     negative ones.
@@ -241,8 +244,9 @@ class AlphaBeta(Rule):
         Non-negative, with ``alpha - beta = 1``, else relevance is not conserved.
     stabilizer : float
         Added to both denominators with their sign.
-    bias : bool
-        Whether the biases take their shares (which are then lost).
+    bias : bool or "both"
+        Whether the biases take their shares (which are then lost). ``"both"``: both signs of the
+        bias in both denominators, as in iNNvestigate.
 
     Raises
     ------
@@ -253,7 +257,7 @@ class AlphaBeta(Rule):
     alpha: float = 2.0
     beta: float = 1.0
     stabilizer: float = STABILIZER
-    bias: bool = True
+    bias: bool | Literal["both"] = True
 
     def __post_init__(self) -> None:
         if self.alpha < 0 or self.beta < 0 or abs(self.alpha - self.beta - 1) > 1e-9:
@@ -268,13 +272,20 @@ class AlphaBeta(Rule):
         """See `Rule.relevance`."""
         weight, bias = operation.parameters()
         bias = bias if self.bias else None
+        both = self.bias == "both" and bias is not None
         terms = activating(operation, inputs, weight, bias)
-        shares = transport(operation, terms, relevance * self.alpha, self.stabilizer, positive=True)
-        terms = inhibiting(operation, inputs, weight, bias) if self.beta else []
-        if not terms:
+        terms = [terms[0]._replace(bias=bias), *terms[1:]] if both else terms
+        scaled = relevance if self.alpha == 1 else relevance * self.alpha
+        shares = transport(operation, terms, scaled, self.stabilizer, positive=not both)
+        if not self.beta:
             return shares
-        less = transport(operation, terms, relevance * self.beta, self.stabilizer)
-        return tuple(share.sub_(other) for share, other in zip(shares, less, strict=True))
+        terms = inhibiting(operation, inputs, weight, bias)
+        terms = [terms[0]._replace(bias=bias), *terms[1:]] if both else terms
+        if not terms:  # an average of inputs above zero: nothing inhibits
+            operation.lost = operation.lost - self.beta * relevance.sum()
+            return shares
+        less = transport(operation, terms, relevance * -self.beta, self.stabilizer)
+        return tuple(share.add_(other) for share, other in zip(shares, less, strict=True))
 
 
 @dataclass(frozen=True)
@@ -297,12 +308,16 @@ class ZBox(Rule):
         self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """See `Rule.relevance`."""
+        if operation.kind == "sum":
+            raise PropagationError(f"{operation}: {self} needs one input, whose box it describes")
         weight, _ = operation.parameters()  # the three shares of the bias cancel
         terms = [
             Term(inputs, weight, None),
             Term(_fill(inputs, self.low), positive_part(weight), None, sign=-1),
-            Term(_fill(inputs, self.high), negative_part(weight), None, sign=-1),
         ]
+        if weight is not None:  # an operation without parameters has weights above zero only
+            high = _fill(inputs, self.high)
+            terms.append(Term(high, negative_part(weight), None, sign=-1))
         return transport(operation, terms, relevance, self.stabilizer)
 
 
@@ -331,9 +346,9 @@ class Flat(Rule):
         self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """See `Rule.relevance`."""
-        weight, _ = operation.parameters()
         ones = tuple(torch.ones_like(x) for x in inputs)
-        term = Term(ones, None if weight is None else torch.ones_like(weight), None)
+        weight = None if operation.weight is None else torch.ones_like(operation.weight)
+        term = Term(ones, weight, None)
         return transport(operation, [term], relevance, self.stabilizer, positive=True, weigh=False)
 
 
@@ -363,7 +378,7 @@ class Gradient(Rule):
 
 @dataclass(frozen=True)
 class Guided(Rule):
-    """Guided backprop's gate: only positive gradients of active units (Springenberg et al. 2014)."""
+    """Guided backprop's gate: positive gradients of active units (Springenberg et al. 2014)."""
 
     def relevance(
         self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor

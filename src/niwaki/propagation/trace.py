@@ -9,13 +9,14 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from niwaki.propagation.composites import gradient
+from niwaki.propagation.composites import Composite
 from niwaki.propagation.observers import Observer
 from niwaki.propagation.operation import Operation
+from niwaki.propagation.presets import gradient
 from niwaki.propagation.propagate import check_inputs, check_output
 from niwaki.propagation.watch import Watch
 
-__all__ = ["Layer", "observe", "trace", "unit_dimension"]
+__all__ = ["Layer", "resolve", "observe", "trace", "unit_dimension"]
 
 
 @dataclass(frozen=True)
@@ -125,3 +126,44 @@ def trace(model: nn.Module, inputs: Tensor) -> list[Layer]:
             operation,
         )
     return list(layers.values())
+
+
+def resolve(model: nn.Module, inputs: Tensor, composite: Composite) -> str:
+    """Show, before it runs, which rule each operation gets, as a table.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode; not changed.
+    inputs : Tensor
+        Batch of shape (N, ...); the first sample is used.
+    composite : Composite
+        Gives each operation its rule.
+
+    Returns
+    -------
+    str
+        One line per operation that carries the signal: its layer, its name, its rule. Operations
+        that only move values are left out.
+
+    Raises
+    ------
+    ModelError, DataError, PropagationError
+        As `propagate` does: an operation without a rule shows here already.
+    """
+    check_inputs(model, inputs)
+    watch = Watch(model, composite)
+    with torch.enable_grad():
+        signal = watch.begin(inputs[:1].detach().requires_grad_().clone())
+        with watch:
+            output = model(signal)
+        check_output(model, output, watch)
+    rows = [("layer", "operation", "rule")]
+    rows += [(op.layer, op.name, _shown(op)) for op in watch.operations]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in rows)
+
+
+def _shown(operation: Operation) -> str:
+    folded = ", batch norm absorbed" if operation.absorbed is not None else ""
+    return f"{operation.rule}{folded}"

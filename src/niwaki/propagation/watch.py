@@ -21,6 +21,9 @@ from niwaki.propagation.rules import Gradient, Pass
 __all__ = ["Watch"]
 
 
+_SET_HOOKS = vars(torch._C.TensorBase)["_backward_hooks"].__set__
+
+
 class _Ruled(torch.autograd.Function):
     """Forward: the operation as it is. Backward: its rule."""
 
@@ -29,10 +32,11 @@ class _Ruled(torch.autograd.Function):
         assert operation.rule is not None
         ctx.operation = operation
         ctx.shapes = [x.shape for x in inputs]
-        if operation.rule.needs_inputs:
-            kept = list(saved if saved is not None else inputs)
-            if call.inplace and kept[0] is inputs[0]:
-                kept[0] = inputs[0].clone()  # about to be overwritten
+        if operation.rule.needs_inputs or operation.late:
+            kept = saved if saved is not None else inputs
+            if call.inplace:  # about to overwrite its first input
+                storage = inputs[0].untyped_storage().data_ptr()
+                kept = [x.clone() if x.untyped_storage().data_ptr() == storage else x for x in kept]
             ctx.save_for_backward(*kept)
         output = call.run()
         if call.inplace:
@@ -40,16 +44,28 @@ class _Ruled(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable  # type: ignore[untyped-decorator,unused-ignore]
     def backward(ctx: Any, relevance: Tensor) -> Any:
         operation: Operation = ctx.operation
         assert operation.rule is not None
         shares = operation.rule.relevance(operation, ctx.saved_tensors, relevance)
-        fitted = [
-            share if share.shape == shape else share.sum_to_size(shape)
-            for share, shape in zip(shares, ctx.shapes, strict=True)
-        ]
-        return (None, None, None, *fitted)
+        pairs = zip(shares, ctx.shapes, strict=True)
+        return (None, None, None, *(_fit(operation, share, shape) for share, shape in pairs))
+
+
+def _fit(operation: Operation, share: Tensor, shape: torch.Size) -> Tensor:
+    """Sum a share over the dimensions along which its input was repeated."""
+    if share.shape == shape:
+        return share
+    leading = (1,) * (share.dim() - len(shape)) + tuple(shape)
+    if len(leading) != share.dim() or any(
+        n not in (1, m) for n, m in zip(leading, share.shape, strict=True)
+    ):
+        raise PropagationError(
+            f"{operation} under {operation.rule}: relevance of shape {tuple(share.shape)} does not "
+            f"fit its input of shape {tuple(shape)}; the rule serves only operations that keep it"
+        )
+    return share.sum_to_size(shape)
 
 
 class Watch(TorchFunctionMode):
@@ -75,8 +91,9 @@ class Watch(TorchFunctionMode):
         self.observers = observers
         self.operations: list[Operation] = []
         self._model = model
-        self._names = {id(t): name for name, t in _named_tensors(model)}
-        self.tags = Tags(t for _, t in _named_tensors(model))
+        self._held: dict[int, tuple[Tensor, str]] = {}  # the tensors too: ids are used again
+        self._look_up_held()
+        self.tags = Tags(self._held)
 
     def begin(self, signal: Tensor) -> Tensor:
         """Declare `signal`, which must require a gradient, to be the input."""
@@ -88,24 +105,41 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         """Give the call to its handler if one of its arguments carries the signal."""
         call = Call(func, args, kwargs or {})
+        if call.name == "get" and not carries_gradient(result := call.run()):
+            return result  # a property: its shape, its device
+        if func == _SET_HOOKS:  # autograd does so within a Function, where no error may be raised
+            return call.run()
         signals = [t for t in tensors_in((args, call.kwargs)) if self.tags[t].signal]
         if not signals:
             result = call.run()
-            self.tags.note_constants(result)
+            self.tags.note_constants((args, call.kwargs), result)
             return result
+        if not torch.is_grad_enabled():
+            return self.unfollowed(call, signals)
         handler = HANDLERS.get(call.name)
         if handler is None:
             return self.unknown(call, signals)
-        self.read(call, signals)
+        self.read(call, [self.tags[t] for t in signals])
         return handler(self, call)
+
+    def unfollowed(self, call: Call, signals: Sequence[Tensor]) -> Any:
+        """Run a call under torch.no_grad(), from where the signal cannot go on."""
+        if call.name.startswith(("conv", "linear")) and torch.is_tensor(call.argument(1, "weight")):
+            raise PropagationError(
+                f"{call.name!r} ({self.tags[signals[0]].place}) runs under torch.no_grad(), where "
+                "the signal cannot be followed: take torch.no_grad() out of the forward, or "
+                "detach() what is meant to be constant"
+            )
+        return call.run()
 
     # What handlers use.
 
-    def read(self, call: Call, signals: Sequence[Tensor]) -> None:
-        """Count the uses of the signals, and refuse those that no rule can serve."""
-        for tensor in signals:
-            tag = self.tags[tensor]
+    def read(self, call: Call, tags: Sequence[Tag]) -> None:
+        """Count the uses of tagged signals, and refuse those that no rule can serve."""
+        for tag in tags:
             tag.uses += 1
+            if tag.pending is not None and HANDLERS.get(call.name) is not HANDLERS["view"]:
+                raise self.no_rule(tag.pending)
             if tag.absorbed:
                 raise PropagationError(
                     f"the output of {tag.place.removeprefix('after ')} goes both into the batch "
@@ -147,60 +181,89 @@ class Watch(TorchFunctionMode):
         if operation.rule is None:
             raise self.no_rule(operation)
         nearest = frozenset[Operation]().union(*(self.tags[t].nearest for t in signals))
-        if isinstance(operation.rule, Gradient) and not self.composite.looks_at_last:
+        weighted = operation.kind in ("convolution", "linear")
+        operation.late = weighted and self.composite.looks_at_last
+        if isinstance(operation.rule, Gradient) and not operation.late:
             result = call.run()
         else:
-            result = _Ruled.apply(operation, call, saved, *signals)  # type: ignore[no-untyped-call]
+            result = _Ruled.apply(operation, call, saved, *signals)  # type: ignore[no-untyped-call,unused-ignore]
         self.operations.append(operation)
         known.setdefault("nearest", nearest)
         self.mark(result, **known)
         return result
 
     def mark(self, result: Any, **known: Any) -> None:
-        """Tag all differentiable tensors of a result as signals."""
+        """Tag all differentiable tensors of a result as signals, and what they are views of."""
         for tensor in tensors_in(result):
             if tensor.requires_grad:
                 self.tags[tensor] = Tag(signal=True, **known)
+                base = tensor._base  # a constant until the signal was written into a part of it
+                if base is not None and base.requires_grad and not self._carries(base):
+                    self.tags[base] = Tag(signal=True, nearest=known["nearest"])
+
+    def _carries(self, tensor: Tensor) -> bool:
+        """Whether a tensor that may have changed is already known to carry the signal."""
+        tag = self.tags.latest(tensor)
+        return tag is not None and tag.signal
+
+    def by_derivative(self, call: Call, signals: Sequence[Tensor], why: str) -> Any:
+        """Run an operation that no rule serves, if the composite says to use its derivative."""
+        operation = self.operation(call, signals, kind="other", function=lambda xs, w, b: xs[0])
+        operation.rule = self.composite.rule(operation)
+        if not isinstance(operation.rule, Gradient):
+            raise self.no_rule(operation, why, passes=False)
+        return self.apply(operation, call, signals)
 
     def unknown(self, call: Call, signals: Sequence[Tensor]) -> Any:
         """Run an operation without a handler: fine if it does not carry the signal on."""
         operation = self.operation(call, signals, kind="other", function=lambda xs, w, b: xs[0])
         operation.rule = self.composite.rule(operation)
+        passes = isinstance(operation.rule, Pass) and len(signals) == 1
+        tags = [self.tags[t] for t in signals]
         before = [(t.requires_grad, t._version) for t in tensors_in((call.args, call.kwargs))]
-        if operation.rule is not None and not isinstance(operation.rule, Gradient):
-            if not isinstance(operation.rule, Pass) or len(signals) != 1:
-                raise PropagationError(
-                    f"{operation}: an operation that niwaki does not know can only be given the "
-                    f"rules Pass (one signal, same shape) and Gradient, not {operation.rule}"
-                )
-            self.read(call, signals)
-            return self.apply(operation, call, signals)
-        result = call.run()
-        after = [(t.requires_grad, t._version) for t in tensors_in((call.args, call.kwargs))]
-        if not carries_gradient(result) and before == after:
-            return result  # a shape, an index, a detached copy
+        if not (passes and call.inplace):
+            result = call.run()
+            after = [(t.requires_grad, t._version) for t in tensors_in((call.args, call.kwargs))]
+            if not carries_gradient(result) and before == after:
+                return result  # a shape, an index, a detached copy
         if operation.rule is None:
-            raise self.no_rule(operation)
-        self.read(call, signals)
-        self.mark(result, nearest=frozenset().union(*(self.tags[t].nearest for t in signals)))
+            raise self.no_rule(operation, passes=len(signals) == 1)
+        self.read(call, tags)
+        if isinstance(operation.rule, Gradient):
+            self.operations.append(operation)
+            self.mark(result, nearest=frozenset().union(*(tag.nearest for tag in tags)))
+            return result
+        if passes:  # once more, so that the rule replaces the derivative
+            result = self.apply(operation, call, signals)
+        if not passes or not isinstance(result, Tensor) or result.shape != signals[0].shape:
+            raise PropagationError(
+                f"{operation}: an operation that niwaki does not know can only be given the "
+                f"rules Pass (one signal, same shape) and Gradient, not {operation.rule}"
+            )
         return result
 
-    def no_rule(self, operation: Operation, why: str = "") -> PropagationError:
-        """Build the error for an operation without a rule."""
+    def no_rule(
+        self, operation: Operation, why: str = "", *, passes: bool = True
+    ) -> PropagationError:
+        """Build the error for an operation without a rule; `passes`: `Pass` would be one."""
+        row = f"composite.with_rows(Assign({{}}(), operation={operation.name!r}))"
+        passing = f"{row.format('Pass')} passes relevance through unchanged; "
         return PropagationError(
             f"no rule for the operation {operation.name!r} ({operation.layer})"
             f"{': ' + why if why else ''}. It carries the signal, and its derivative is not a "
             f"relevance. To give it a rule, add a row to the composite {self.composite.name}: "
-            f"composite.with_rows(Assign(Pass(), operation={operation.name!r})) passes relevance "
-            "through unchanged; Gradient() in its place uses the derivative"
+            f"{passing if passes else ''}{row.format('Gradient')} uses the derivative"
         )
 
     def layer_name(self, weight: Tensor) -> str:
         """Name of the layer that owns a weight; a made-up one for a weight made on the fly."""
-        if id(weight) not in self._names:  # assigned since, as torch.nn.utils.prune does
-            self._names.update({id(t): name for name, t in _named_tensors(self._model)})
-        name = self._names.get(id(weight))
-        return name if name is not None else f"unnamed layer {len(self.operations)}"
+        if id(weight) not in self._held:  # assigned since, as torch.nn.utils.prune does
+            self._look_up_held()
+        return self.tags.owner(weight) or f"unnamed layer {len(self.operations)}"
+
+    def _look_up_held(self) -> None:
+        for name, tensor in _named_tensors(self._model):
+            self._held.setdefault(id(tensor), (tensor, name))
 
     def announce(self, unit: Operation, output: Tensor, *, activation: bool = False) -> None:
         """Tell observers about the output of a unit; the latest one is where relevance is read."""
@@ -212,7 +275,9 @@ class Watch(TorchFunctionMode):
             return
         if unit.handle is not None:
             unit.handle.remove()
-        unit.handle = output.register_hook(lambda r: self._relevance(unit, r))
+        unit.handle = output.register_hook(  # type: ignore[no-untyped-call,unused-ignore]
+            lambda r: self._relevance(unit, r)
+        )
         unit.edge = torch.autograd.graph.get_gradient_edge(output)
         for observer in self.observers:
             observer.output(unit, output)
@@ -220,6 +285,11 @@ class Watch(TorchFunctionMode):
     def _relevance(self, unit: Operation, relevance: Tensor) -> None:
         for observer in self.observers:
             observer.relevance(unit, relevance)
+
+    def release(self) -> None:
+        """Let go of the graph, which the operations would otherwise keep in memory."""
+        for operation in self.operations:
+            operation.edge = operation.handle = None
 
     def finish(self, output: Tensor) -> Tag:
         """Look at the output: tell the last layers that they are, and return its tag."""
@@ -232,10 +302,12 @@ class Watch(TorchFunctionMode):
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that a model holds, also as plain attributes, by the name of their layer."""
+    """Yield the tensors that a model holds, also as plain attributes, with their layer's name."""
     for prefix, module in model.named_modules():
-        held = {**vars(module), **module._parameters, **module._buffers}
+        held = {**module._parameters, **module._buffers, **vars(module)}
+        layer = prefix.split(".parametrizations.")[0].removeprefix("parametrizations.")
         for name, value in held.items():
+            whole = name.startswith("weight") or layer != prefix  # `weight_orig`, `weight_v`
             for tensor in tensors_in(value):
-                own = prefix if name == "weight" else f"{prefix}.{name}".strip(".")
+                own = layer if whole else f"{layer}.{name}".strip(".")
                 yield own or name, tensor

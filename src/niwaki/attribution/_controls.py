@@ -1,0 +1,47 @@
+"""Controls: heatmaps that know nothing of the network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from niwaki.attribution._method import Method
+from niwaki.attribution._registry import register
+from niwaki.attribution._targets import Target
+
+__all__ = ["Input", "Random"]
+
+
+@register("input")
+class Input(Method):
+    """The input itself, as a control."""
+
+    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+        """See `Method.attribute`."""
+        return inputs.detach().clone()
+
+
+@register("random")
+class Random(Method):
+    """Normal noise, as a control.
+
+    Parameters
+    ----------
+    model : nn.Module
+        See `Method`.
+    sigma : float
+        Standard deviation.
+    seed : int
+        Of the noise, which is the same for every sample.
+    """
+
+    def __init__(self, model: nn.Module, *, sigma: float = 1.0, seed: int = 0) -> None:
+        super().__init__(model)
+        self.sigma = sigma
+        self.seed = seed
+
+    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+        """See `Method.attribute`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(inputs.shape[1:], generator=generator, dtype=torch.float64)
+        return (self.sigma * noise).to(inputs).expand_as(inputs).clone()

@@ -1,0 +1,79 @@
+"""Methods that change the gradient at activations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from niwaki.attribution._method import Method, Propagating, Start
+from niwaki.attribution._registry import register
+from niwaki.attribution._targets import Target, select
+from niwaki.errors import DataError
+from niwaki.propagation import (
+    beta_smooth,
+    deconvnet,
+    guided_backprop,
+    propagate,
+    rescale,
+)
+
+__all__ = ["DeepLift"]
+
+
+@register("deconvnet")
+def deconvnet_method(model: nn.Module, *, start: Start = "output") -> Propagating:
+    """Deconvolutional network: only positive gradients pass an activation (Zeiler 2014)."""
+    return Propagating(model, deconvnet(), start=start, max_loss=None)
+
+
+@register("guided_backprop")
+def guided_backprop_method(model: nn.Module, *, start: Start = "output") -> Propagating:
+    """Guided backprop: only positive gradients of active units pass (Springenberg 2014)."""
+    return Propagating(model, guided_backprop(), start=start, max_loss=None)
+
+
+@register("beta_smooth")
+def beta_smooth_method(
+    model: nn.Module, *, beta: float = 10.0, start: Start = "one"
+) -> Propagating:
+    """Gradient of the network with its ReLUs smoothed (Dombrowski et al. 2019)."""
+    return Propagating(model, beta_smooth(beta), start=start, max_loss=None)
+
+
+@register("deep_lift.wrapper")
+@register("deep_lift")
+class DeepLift(Method):
+    """DeepLIFT with the rescale rule (Shrikumar et al. 2017).
+
+    The heatmap sums to the difference of the output at the input and at the baseline.
+
+    Parameters
+    ----------
+    model : nn.Module
+        See `Method`.
+    baseline : float or Tensor
+        The reference: a number, or a tensor that broadcasts to the inputs.
+    """
+
+    def __init__(self, model: nn.Module, *, baseline: float | Tensor = 0.0) -> None:
+        super().__init__(model)
+        self.baseline = baseline
+
+    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+        """See `Method.attribute`."""
+        inputs = inputs.detach()
+        try:
+            reference = torch.as_tensor(self.baseline).to(inputs).expand_as(inputs)
+        except RuntimeError:
+            raise DataError(
+                f"the baseline does not broadcast to inputs of shape {tuple(inputs.shape)}"
+            ) from None
+
+        def start(output: Tensor) -> Tensor:
+            weights = select(output[: len(inputs)], target)
+            return torch.cat([weights, torch.zeros_like(weights)])
+
+        both = torch.cat([inputs, reference])
+        result = propagate(self.model, both, rescale(), start, max_loss=None)
+        assert result.relevance is not None
+        return result.relevance[: len(inputs)] * (inputs - reference)
