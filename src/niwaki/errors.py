@@ -8,6 +8,7 @@ __all__ = [
     "ModelError",
     "NiwakiError",
     "NothingToPruneError",
+    "PatternWarning",
     "PropagationError",
     "SoftmaxOutputError",
     "SoftmaxOutputWarning",
@@ -45,3 +46,7 @@ class NothingToPruneError(NiwakiError):
 
 class SoftmaxOutputWarning(UserWarning):
     """A derivative taken behind a softmax or sigmoid: it mixes the evidence of all classes."""
+
+
+class PatternWarning(UserWarning):
+    """Patterns that a whole layer lacks, or that were fitted on other weights."""

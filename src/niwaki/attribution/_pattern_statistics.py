@@ -177,7 +177,7 @@ def run(model: nn.Module, inputs: Tensor, reader: LayerInputs) -> None:
 
 
 def estimate(totals: Totals, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Compute patterns from the sums (Kindermans et al. 2018, eq. 5 and 8).
+    """Compute patterns from the sums (Kindermans et al. 2018).
 
     With E the mean over all patches and E' that over those which the estimator counts, a pattern
     is c / (w^T c), where c = E'[x y] - E'[x] E[y]. It is zero for a unit that no patch counts for,

@@ -118,7 +118,6 @@ def signal_quality(
 
 
 def _pair(estimator: Any) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """Return the directions for active and for inactive units."""
     return estimator if isinstance(estimator, tuple) else (estimator, estimator)
 
 
@@ -183,12 +182,11 @@ class _Moments(LayerInputs):
 def _patches(operation: Operation, inputs: Tensor, weight: Tensor) -> Tensor:
     """Lay out the patches that a layer sees, by the layer itself with a weight for each value."""
     size = weight[0].numel()
-    each = torch.eye(size, dtype=weight.dtype, device=weight.device).view(size, *weight.shape[1:])
-    output = operation.function(
-        (inputs,), each.repeat(operation.groups, *[1] * (each.dim() - 1)), None
-    )
     if operation.kind == "linear":
-        output = output.view(len(inputs), -1, size).mT
+        return inputs.reshape(len(inputs), 1, -1, size).mT
+    each = torch.eye(size, dtype=weight.dtype, device=weight.device).view(size, *weight.shape[1:])
+    each = each.repeat(operation.groups, *[1] * (each.dim() - 1))
+    output = operation.function((inputs,), each, None)
     return output.reshape(len(inputs), operation.groups, size, -1)
 
 
@@ -281,9 +279,8 @@ def _readout(s: _Second, w: Tensor, a: Tensor, b: Tensor, ridge: float) -> Tenso
     rank 4, so that Woodbury's identity solves it with one factorisation for all units. As w^T d is
     0, it is singular along w; adding w w^T there leaves the solution as it is.
     """
-    size = w.shape[-1]
     scale = s.x.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(w.dtype).tiny)
-    damped = s.x + (ridge * scale)[:, None, None] * torch.eye(size).to(w)
+    damped = s.x + (ridge * scale)[:, None, None] * torch.eye(w.shape[-1]).to(w)
     unit = w / w.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
     columns = torch.stack([s.x_above, s.x_below, a, b, unit], -2)  # (g, u, 5, i)
     target = _with_output(s, a, b)

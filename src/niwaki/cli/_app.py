@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from niwaki import __version__
-from niwaki.cli import _demo, _explain, _methods, _prune
+from niwaki.cli import _compare, _demo, _evaluate, _explain, _methods, _prune
 
 __all__ = ["app", "main"]
 
@@ -21,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("explain")(_explain.explain)
+app.command("compare")(_compare.compare)
+app.command("evaluate")(_evaluate.evaluate)
 app.command("prune")(_prune.prune)
 app.command("methods")(_methods.methods)
 app.command("demo")(_demo.demo)

@@ -4,130 +4,83 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-import numpy as np
-import torch
 import typer
-from rich.table import Table
-from torch import Tensor
 
-from niwaki import attribution
 from niwaki.cli import _options as o
-from niwaki.data import batches, check_labels
-from niwaki.errors import NiwakiError
-from niwaki.files import new_folder
-from niwaki.report import contact_sheet
+from niwaki.cli._heatmaps import Explained, explain_images, pick, table
+from niwaki.files import new_folder, write_json
+from niwaki.report import contact_sheet, save_hdf5, save_npy
 
 __all__ = ["explain"]
 
 
+@o.spread
 def explain(
     model: o.ModelSpec,
-    images: Annotated[
-        str,
-        typer.Argument(
-            metavar="IMAGES",
-            help="An image, a folder of images, a folder per class, torchvision:NAME, or digits.",
-        ),
-    ],
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="May be given several times. See `niwaki methods`.", show_default=False),
-    ] = None,
-    target: Annotated[
-        int | None,
-        typer.Option(
-            help="The output to explain. Default: each image's largest.", show_default=False
-        ),
-    ] = None,
+    images: o.ImageSpec,
+    method: o.Methods = None,
+    target: o.Target = None,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("heatmaps"),
-    limit: Annotated[int, typer.Option(help="How many images at the most.", min=1)] = 8,
-    weights: o.Weights = None,
-    classes: o.Classes = None,
-    outputs: o.Outputs = None,
-    size: o.Size = None,
-    resize: o.Resize = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    batch_size: o.BatchSize = 8,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
-    seed: o.Seed = 0,
-    force: o.Force = False,
-    as_json: o.AsJson = False,
+    format: Annotated[
+        Literal["npy", "hdf5"],
+        typer.Option(help="One METHOD.npy per method, or heatmaps.hdf5 as ViRelAy reads it."),
+    ] = "npy",
+    overlay: o.Overlay = False,
+    colours: o.Colours = "bwr",
+    percentile: o.Percentile = 99.5,
+    shared_scale: o.Shared = False,
+    limit: o.Limit = 8,
+    *,
+    common: o.Common,
 ) -> None:
     """Show which pixels speak for what the network says.
 
-    Writes a contact sheet of all images and methods (sheet.png) and the heatmaps as arrays
-    (METHOD.npy).
+    Writes a contact sheet of all images and methods (sheet.png), the heatmaps as arrays, and what
+    the network says (images.json).
     """
-    machine = o.Machine.prepare(device, threads)
-    chosen = method or ["lrp.epsilon_plus"]
-    loaded = o.load_model(
-        model,
-        machine,
-        weights=weights,
-        classes=classes,
-        size=size,
-        resize=resize,
-        mean=mean,
-        std=std,
-    )
-    made = {name: attribution.create(name, loaded.model) for name in chosen}
-    data = o.load_images(images, loaded, outputs=outputs)
-    # A few images of every class rather than the first class alone; the seed says which.
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    picked = sorted(order[:limit].tolist()) if len(data) > limit else list(range(len(data)))
-    subset = torch.utils.data.Subset(data, picked)
-
-    inputs, heatmaps, predictions = [], {name: list[Tensor]() for name in chosen}, []
-    for batch, _ in batches(subset, batch_size, machine.device, "explaining"):
-        with torch.no_grad():
-            probabilities = torch.softmax(loaded.model(batch), 1)
-        if target is not None:
-            check_labels(torch.tensor([target]), probabilities.shape[1])
-        inputs.append(batch.cpu())
-        for name, explainer in made.items():
-            heatmaps[name].append(explainer.attribute(batch, target).cpu())
-        best = probabilities.max(1)
-        predictions += list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-
-    rows = [
-        {
-            "image": data.paths[i].name if data.paths else f"{images} {i}",
-            "class": data.class_name(data.targets[i]) if data.labelled else None,
-            "prediction": loaded.class_name(output),
-            "probability": round(probability, 4),
-        }
-        for i, (output, probability) in zip(picked, predictions, strict=True)
-    ]
-    with new_folder(out, overwrite=force) as folder:
-        stacked = {name: torch.cat(parts) for name, parts in heatmaps.items()}
-        for name, values in stacked.items():
-            np.save(folder / f"{name}.npy", values.numpy())
+    common.check_free(out)
+    chosen = list(dict.fromkeys(method or ["lrp.epsilon_plus"]))
+    loaded = common.load(model)
+    picked = pick(common.images(images, loaded), limit, common.seed, images)
+    found = explain_images(loaded, picked, chosen, target, common.batch_size)
+    heading = f"{Path(model).name}: prediction and heatmaps"
+    if target is not None:
+        heading += f" for output {loaded.class_name(target)}"
+    with new_folder(out, overwrite=common.force) as folder:
+        if format == "npy":
+            save_npy(folder, found.heatmaps)
+        else:
+            save_hdf5(
+                folder / "heatmaps.hdf5",
+                found.heatmaps,
+                prediction=found.outputs,
+                label=found.labels,
+            )
         contact_sheet(
             folder / "sheet.png",
-            data.preprocessing.denormalise(torch.cat(inputs)),
-            stacked,
-            titles=[f"{row['prediction']} {row['probability']:.0%}"[:24] for row in rows],
-            heading=f"{Path(model).name}: prediction and heatmaps"
-            + (f" for output {loaded.class_name(target)}" if target is not None else ""),
+            found.images,
+            found.heatmaps,
+            titles=found.titles(),
+            heading=heading,
+            colours=colours,
+            percentile=percentile,
+            shared=shared_scale,
+            opacity=0.8 if overlay else None,
         )
-        (folder / "images.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
-    _report(rows, chosen, out, as_json)
+        write_json(folder / "images.json", found.rows)
+    _report(found, out, common.as_json)
 
 
-def _report(rows: list[dict[str, object]], methods: list[str], out: Path, as_json: bool) -> None:
-    if not rows:
-        raise NiwakiError("there was nothing to explain")
+def _report(found: Explained, out: Path, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"folder": str(out), "methods": methods, "images": rows}, indent=2))
+        about: dict[str, Any] = {
+            "folder": str(out),
+            "methods": list(found.heatmaps),
+            "images": found.rows,
+        }
+        typer.echo(json.dumps(about, indent=2))
         return
-    table = Table(box=None, pad_edge=False)
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    o.console().print(table)
+    o.console().print(table(found.rows))
     o.console().print(f"wrote {out / 'sheet.png'}")

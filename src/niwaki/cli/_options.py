@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
 import typer
@@ -16,7 +19,7 @@ from niwaki import models, pruning
 from niwaki.data import Images, Preprocessing, open_data
 from niwaki.errors import DataError, ModelError, NiwakiError
 
-__all__ = ["Loaded", "Machine", "console", "load_images", "load_model"]
+__all__ = ["Common", "Loaded", "Machine", "console", "load_images", "load_model", "spread"]
 
 ModelSpec = Annotated[
     str,
@@ -68,6 +71,38 @@ Std = Annotated[
     str | None,
     typer.Option(help="Standard deviation per channel.", show_default=False),
 ]
+ImageSpec = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGES",
+        help="An image, a folder of images, a folder per class, torchvision:NAME, or digits.",
+    ),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method", help="May be given several times. See `niwaki methods`.", show_default=False
+    ),
+]
+Target = Annotated[
+    int | None,
+    typer.Option(help="The output to explain. Default: each image's largest.", show_default=False),
+]
+Limit = Annotated[int, typer.Option(help="How many images at the most.", min=1)]
+Overlay = Annotated[bool, typer.Option("--overlay", help="Lay the heatmaps over the images.")]
+Colours = Annotated[
+    str,
+    typer.Option(
+        help="A colour map of matplotlib: bwr, seismic, RdBu_r (signed), Reds, hot, inferno (only "
+        "what speaks for the class)."
+    ),
+]
+Percentile = Annotated[
+    float, typer.Option(help="Of the absolute values that gets the full colour.")
+]
+Shared = Annotated[
+    bool, typer.Option("--shared-scale", help="One colour scale for all images of a method.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
 BatchSize = Annotated[int, typer.Option(help="Samples in a batch.", min=1)]
@@ -108,6 +143,78 @@ class Machine:
             reason = str(error).splitlines()[0]
             raise NiwakiError(f"device {device!r} cannot be used: {reason}") from error
         return cls(found)
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options that say what network and images are meant, and where and how to compute.
+
+    A command takes them as one parameter ``common`` and is decorated with `spread`.
+    """
+
+    _: KW_ONLY
+    weights: Weights = None
+    classes: Classes = None
+    outputs: Outputs = None
+    size: Size = None
+    resize: Resize = None
+    mean: Mean = None
+    std: Std = None
+    batch_size: BatchSize = 8
+    device: Device = "cpu"
+    threads: Threads = None
+    seed: Seed = 0
+    force: Force = False
+    as_json: AsJson = False
+
+    def load(self, model: str) -> Loaded:
+        """Prepare the machine and build the model, in evaluation mode."""
+        return load_model(
+            model,
+            Machine.prepare(self.device, self.threads),
+            weights=self.weights,
+            classes=self.classes,
+            size=self.size,
+            resize=self.resize,
+            mean=self.mean,
+            std=self.std,
+        )
+
+    def check_free(self, out: Path) -> None:
+        """Refuse an output that exists, before the work is done rather than after it."""
+        taken = any(out.iterdir()) if out.is_dir() else out.exists()
+        if taken and not self.force:
+            raise NiwakiError(f"{out} exists; choose another with --out, or replace it: --force")
+
+    def images(self, spec: str, loaded: Loaded) -> Images:
+        """Open the (test) images that a spec names, prepared for the model."""
+        return load_images(spec, loaded, outputs=self.outputs)
+
+
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter ``common`` of a command by the options of `Common`, one by one."""
+    names = [option.name for option in fields(Common)]
+
+    @functools.wraps(command)
+    def spread_out(**given: Any) -> None:
+        common = Common(**{name: given.pop(name) for name in names})
+        command(common=common, **given)
+
+    own = get_type_hints(command, include_extras=True)
+    types = get_type_hints(Common, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name != "common":
+            parameters.append(parameter.replace(annotation=own[name], kind=keyword))
+            continue
+        parameters += [
+            inspect.Parameter(f.name, keyword, default=f.default, annotation=types[f.name])
+            for f in fields(Common)
+        ]
+    spread_out.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    spread_out.__annotations__ = {p.name: p.annotation for p in parameters}
+    return spread_out
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.propagation import Layer, Operation, unit_dimension
 
-__all__ = ["Criterion", "UnitSums", "per_unit"]
+__all__ = ["Criterion", "UnitSums", "per_unit", "sums_of"]
 
 
 class Criterion(ABC):
@@ -66,6 +67,11 @@ class Criterion(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(normalise={self.normalise!r})"
+
+
+def sums_of(totals: Totals, layer: Layer) -> Tensor:
+    """Return a layer's sums: zeros where nothing came, as its output is not used."""
+    return totals.sums.get(layer.name, torch.zeros(layer.units, dtype=torch.float64))
 
 
 def per_unit(operation: Operation, values: Tensor) -> Tensor:

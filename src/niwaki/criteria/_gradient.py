@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
-from niwaki.criteria._criterion import Criterion, UnitSums, per_unit
+from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, sums_of
 from niwaki.criteria._registry import register
 from niwaki.propagation import Layer, Operation, gradient, propagate
 
@@ -73,7 +73,7 @@ class GradientCriterion(Criterion):
     ) -> dict[str, Tensor]:
         """See `Criterion.scores`."""
         return {
-            layer.name: totals.sums[layer.name].abs() / (totals.samples * layer.positions)
+            layer.name: sums_of(totals, layer).abs() / (totals.samples * layer.positions)
             for layer in layers
         }
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
-from niwaki.criteria._criterion import Criterion, UnitSums, per_unit
+from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, sums_of
 from niwaki.criteria._registry import register
 from niwaki.propagation import (
     Composite,
@@ -109,7 +109,7 @@ class Relevance(Criterion):
         self, totals: Totals, layers: Sequence[Layer], model: nn.Module
     ) -> dict[str, Tensor]:
         """See `Criterion.scores`."""
-        return {layer.name: totals.sums[layer.name] for layer in layers}
+        return {layer.name: sums_of(totals, layer) for layer in layers}
 
     def __repr__(self) -> str:
         return (

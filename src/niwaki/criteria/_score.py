@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from niwaki.criteria._registry import create
 from niwaki.criteria._scores import Scores
 from niwaki.data import batches, check_labels
 from niwaki.errors import ModelError, NothingToPruneError
+from niwaki.models import fingerprint
 from niwaki.propagation import Layer, trace
 
 __all__ = ["fingerprint", "hidden_layers", "score"]
@@ -93,15 +93,6 @@ def hidden_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
             "to score or prune"
         )
     return layers
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Short hash of the names, shapes and values of a network's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def _outputs(model: nn.Module, inputs: Tensor) -> int:

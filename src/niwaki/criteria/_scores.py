@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from niwaki.errors import DataError
 from niwaki.files import write_atomically
 
 __all__ = ["NORMALISATIONS", "Scores"]
@@ -38,7 +39,7 @@ class Scores(Mapping[str, Tensor]):
     samples : int
         From how many samples.
     fingerprint : str
-        Of the network's weights, see `niwaki.criteria.fingerprint`.
+        Of the network's weights, see `niwaki.models.fingerprint`.
     """
 
     by_layer: dict[str, Tensor]
@@ -97,6 +98,8 @@ class Scores(Mapping[str, Tensor]):
     def overlap(self, other: Scores, count: int) -> float:
         """Share of the `count` lowest units that both have in common, from 0 to 1."""
         self._same_units(other)
+        if not 1 <= count <= len(self.flat()):
+            raise ValueError(f"count = {count}: must lie between 1 and {len(self.flat())} units")
         lowest = [set(s.flat().argsort(stable=True)[:count].tolist()) for s in (self, other)]
         return len(lowest[0] & lowest[1]) / count
 
@@ -115,10 +118,19 @@ class Scores(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
-        """Read what `save` wrote."""
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["niwaki"])
-            values = {name: file.get_tensor(name) for name in about.pop("layers")}
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        DataError
+            If the file is missing or holds no scores.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})["niwaki"])
+                values = {name: file.get_tensor(name) for name in about.pop("layers")}
+        except (OSError, SafetensorError, LookupError, ValueError) as error:
+            raise DataError(f"{path} holds no scores: {type(error).__name__}: {error}") from error
         return cls(values, **about)
 
     def _same_units(self, other: Scores) -> None:

@@ -1,6 +1,27 @@
-"""How good is a network, and what does it cost?"""
+"""How good is a network, what does it cost, and how faithful is a heatmap?
+
+`accuracy`, `cost` and `latency` judge networks. `perturbation_curves` and `randomisation_test`
+judge heatmaps; `quantus_explain` opens Quantus's metrics to every method of the catalogue.
+"""
 
 from niwaki.evaluation._accuracy import accuracy
 from niwaki.evaluation._cost import Cost, cost, latency
+from niwaki.evaluation._curves import Estimate, PerturbationCurves
+from niwaki.evaluation._perturbation import perturbation_curves
+from niwaki.evaluation._quantus import quantus_explain
+from niwaki.evaluation._randomisation import Randomisation, randomisation_test
+from niwaki.evaluation._seconds import seconds_per_image
 
-__all__ = ["Cost", "accuracy", "cost", "latency"]
+__all__ = [
+    "Cost",
+    "Estimate",
+    "PerturbationCurves",
+    "Randomisation",
+    "accuracy",
+    "cost",
+    "latency",
+    "perturbation_curves",
+    "quantus_explain",
+    "randomisation_test",
+    "seconds_per_image",
+]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from niwaki import models
 from niwaki.data import Data, batches, check_labels
 from niwaki.errors import ModelError
 
@@ -35,17 +36,19 @@ def accuracy(
     Raises
     ------
     ModelError
-        If the network is in training mode.
+        If the network is in training mode, has NaN weights, or returns another shape.
     DataError
         For data that cannot be read, or labels that are not among the outputs.
     """
-    if model.training:
-        raise ModelError("the network is in training mode: call model.eval() first")
+    models.check(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     right = seen = 0
     with torch.no_grad():
         for inputs, labels in batches(data, batch_size, device, description):
             output = model(inputs)
+            if not isinstance(output, Tensor) or output.dim() != 2:
+                what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise ModelError(f"the network returns {what}; accuracy needs shape (N, classes)")
             check_labels(labels, output.shape[1])
             right += int((output.argmax(1) == labels).sum())
             seen += len(labels)

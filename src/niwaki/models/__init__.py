@@ -1,19 +1,22 @@
 """How a model is named, built and filled with weights.
 
 `build` turns a name into a plain module in eval mode, `load_weights` fills one from a file,
-`preprocessing` and `class_names` tell what is known of a name's inputs and outputs, and `check`
-refuses a model that cannot be judged as it is. `zoo` holds small networks of the literature.
+`preprocessing` and `class_names` tell what is known of a name's inputs and outputs, `check`
+refuses a model that cannot be judged as it is, and `fingerprint` tells two apart. `zoo` holds
+small networks of the literature.
 """
 
 from niwaki.models import zoo
 from niwaki.models._build import build, class_names, is_saved, preprocessing
 from niwaki.models._check import check
+from niwaki.models._fingerprint import fingerprint
 from niwaki.models._weights import load_weights
 
 __all__ = [
     "build",
     "check",
     "class_names",
+    "fingerprint",
     "is_saved",
     "load_weights",
     "preprocessing",

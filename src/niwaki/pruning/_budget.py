@@ -18,15 +18,16 @@ Of = Literal["units", "params", "macs"]
 
 @dataclass
 class _Module:
-    """A module's width, and its cost as ``full * outputs * inputs + line * outputs``."""
+    """A module's width and its cost: per pair of output and input in a group, and per output."""
 
     outputs: int
     inputs: int
-    full: float
-    line: float
+    pair: int = 0
+    line: int = 0
+    groups: int = 1
 
-    def cost(self) -> float:
-        return self.full * self.outputs * self.inputs + self.line * self.outputs
+    def cost(self) -> int:
+        return self.pair * self.outputs * self.inputs // self.groups + self.line * self.outputs
 
 
 class Budget:
@@ -51,24 +52,29 @@ class Budget:
         self._groups = groups
         self._modules: dict[str, _Module] = {}
         concerned = {member.layer for group in groups for member in group.members}
-        total = 0.0
+        total = 0
         for name, module in model.named_modules():
-            entry = _describe(module, known.get(name), of)
+            layer = known.pop(name, None)
+            entry = _describe(module, layer, of)
             if name in concerned and entry is not None:
                 self._modules[name] = entry
             else:
-                total += _constant(module, known.get(name), of)
+                total += _parameters(module) if of == "params" else _constant(layer, of)
+        if of != "params":  # layers that are no modules: F.conv2d with a parameter
+            total += sum(_constant(layer, of) for layer in known.values())
         self._constant = total
 
-    def total(self) -> float:
+    def total(self) -> int:
         """Return the cost of the network as it would be now."""
         return self._constant + sum(module.cost() for module in self._modules.values())
 
-    def remove(self, group: int, unit: int) -> float:
+    def remove(self, group: int, unit: int) -> int:
         """Take out a unit and return how much is saved."""
-        saved = 0.0
+        saved = 0
         touched: dict[str, tuple[int, int]] = {}
         for member in self._groups[group].members:
+            if member.layer not in self._modules:
+                continue  # it costs the same for any number of channels
             count = len(member.channels[unit])
             outputs, inputs = touched.get(member.layer, (0, 0))
             touched[member.layer] = (
@@ -85,36 +91,35 @@ class Budget:
 
 def _describe(module: nn.Module, layer: Layer | None, of: Of) -> _Module | None:
     """Describe how a module's cost depends on its width, for modules that can be pruned."""
-    parameters = sum(p.numel() for p in module.parameters(recurse=False))
     if isinstance(module, nn.modules.conv._ConvNd):
-        outputs, inputs = module.out_channels, module.in_channels
-        depthwise = module.groups == outputs == inputs
+        outputs, inputs, groups = module.out_channels, module.in_channels, module.groups
+        depthwise = groups == outputs == inputs
     elif isinstance(module, nn.Linear):
-        outputs, inputs, depthwise = module.out_features, module.in_features, False
+        outputs, inputs, groups, depthwise = module.out_features, module.in_features, 1, False
     else:  # norms and the like: some parameters per channel
-        width = next((len(p) for p in module.parameters(recurse=False)), 0)
-        if width == 0:
+        width = next((len(p) for p in module.parameters(recurse=False) if p.dim()), 0)
+        if width == 0 or (isinstance(module, nn.PReLU) and width == 1):
             return None
-        return _Module(width, 1, 0.0, parameters / width if of == "params" else 0.0)
-    weights = module.weight.numel()
-    bias = 0 if module.bias is None else 1
+        return _Module(width, 1, line=_parameters(module) // width if of == "params" else 0)
     if of == "units":
-        hidden = layer is not None and not layer.last
-        return _Module(outputs, inputs, 0.0, float(hidden))
-    factor = float(layer.positions if layer else 0) if of == "macs" else 1.0
-    line = float(bias) if of == "params" else 0.0
+        return _Module(outputs, inputs, line=int(layer is not None and not layer.last))
+    bias = int(of == "params" and module.bias is not None)
+    factor = 1 if of == "params" else layer.positions if layer else 0
+    weights = factor * module.weight.numel()
     if depthwise:
-        return _Module(outputs, inputs, 0.0, factor * weights / outputs + line)
-    return _Module(outputs, inputs, factor * weights / (outputs * inputs), line)
+        return _Module(outputs, inputs, line=weights // outputs + bias)
+    return _Module(outputs, inputs, weights * groups // (outputs * inputs), bias, groups)
 
 
-def _constant(module: nn.Module, layer: Layer | None, of: Of) -> float:
-    """Cost of a module that no group touches."""
-    if of == "params":
-        return float(sum(p.numel() for p in module.parameters(recurse=False)))
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters(recurse=False))
+
+
+def _constant(layer: Layer | None, of: Of) -> int:
+    """Units or MACs of a layer that no group touches."""
     if layer is None:
-        return 0.0
+        return 0
     if of == "units":
-        return 0.0 if layer.last else float(layer.units)
+        return 0 if layer.last else layer.units
     assert layer.operation.weight is not None
-    return float(layer.positions * layer.operation.weight.numel())
+    return layer.positions * layer.operation.weight.numel()

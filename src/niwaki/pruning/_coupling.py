@@ -102,7 +102,9 @@ def couple(
             continue
         root = layers[0]
         assert root is not None
-        units = _units(traced)
+        units = _units(graph, traced)
+        if not units:
+            continue
         members = tuple(
             Member(name, is_output(graph, item), _channels(units, item))
             for name, item in zip(layers, traced, strict=True)
@@ -113,21 +115,43 @@ def couple(
     return sorted(groups, key=lambda group: order[group.root])
 
 
-def _units(traced: Any) -> tuple[tuple[int, ...], ...]:
-    """Bundle the root's channels so that grouped convolutions lose as many in each group."""
-    channels = sorted(traced[0].root_idxs)
+def _units(graph: Any, traced: Any) -> tuple[tuple[int, ...], ...]:
+    """Bundle the root's channels so that grouped layers lose the same place in each group.
+
+    Nothing is returned where that cannot be done, or takes channels of other layers too, as when
+    each group of a grouped convolution reads another layer.
+    """
+    channels = sorted(set(traced[0].root_idxs))
     bundle = {channel: channel for channel in channels}
+
+    def first(channel: int) -> int:
+        while bundle[channel] != channel:
+            channel = bundle[channel]
+        return channel
+
     for item in traced:
         module = item.dep.target.module
         groups = getattr(module, "groups", getattr(module, "num_groups", 1))
-        if groups == 1 or groups == getattr(module, "out_channels", None):
-            continue  # depthwise: each channel is its own
-        size = (max(item.idxs) + 1) // groups
+        if groups == 1:
+            continue
+        if groups == getattr(module, "out_channels", None):  # each output is its own group
+            if module.in_channels != groups:
+                return ()  # torch-pruning takes it for depthwise, which it is not
+            continue
+        output = is_output(graph, item)
+        width = graph.get_out_channels(module) if output else graph.get_in_channels(module)
+        places: dict[int, list[int]] = {}
         for index, channel in zip(item.idxs, item.root_idxs, strict=True):
-            bundle[channel] = index % size
+            places.setdefault(index % (width // groups), []).append(channel)
+        for together in places.values():
+            if len(together) != groups:
+                return ()
+            lowest = min(map(first, together))
+            for channel in together:
+                bundle[first(channel)] = lowest
     units: dict[int, list[int]] = {}
     for channel in channels:
-        units.setdefault(bundle[channel], []).append(channel)
+        units.setdefault(first(channel), []).append(channel)
     return tuple(tuple(unit) for unit in units.values())
 
 

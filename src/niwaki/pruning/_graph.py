@@ -58,7 +58,7 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Any:
     try:
         for parameter, _ in flags:  # the graph is read off autograd's
             parameter.requires_grad_(True)
-        with warnings.catch_warnings():
+        with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return tp.DependencyGraph().build_dependency(
                 model,

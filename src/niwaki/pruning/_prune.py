@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
 
 from niwaki import models
 from niwaki.criteria import Criterion, create, score
@@ -69,7 +71,7 @@ def prune(
     test : DataLoader, Dataset or pair of tensors, optional
         Measures the accuracy after each step.
     ignore : sequence of str
-        Layers whose units stay.
+        Layers whose units stay; the name of a module stands for all layers in it.
     min_units : int
         Units that each layer keeps at the least.
     batch_size : int
@@ -101,7 +103,7 @@ def prune(
         raise ValueError(f"of = {of!r} is not one of 'units', 'params', 'macs'")
     if min_units < 1:
         raise ValueError(f"min_units = {min_units}: every layer keeps at least one unit")
-    _known_layers(model, ignore)
+    ignore = _layers(model, ignore)
     made = create(criterion, **options)
     models.check(model)
     example = _example(model, data)
@@ -128,11 +130,18 @@ def prune(
         scores = score(working, data, made, batch_size=batch_size)
         groups = couple(working, example, list(scores), ignore)
         budget = Budget(working, trace(working, example[:1]), groups, of)
-        removals = select(groups, scores, budget, share * total, min_units)
+        # Costs are whole numbers, so the small addition only mends rounding: 0.29 * 100 < 29.
+        removals = select(groups, scores, budget, share * total + 1e-3, min_units)
         if removals:
             operate(working, example, removals)
             plan = plan.with_step(removals)
         rows.append(look(number, started))
+    left = getattr(rows[-1], of)
+    if left > keep * total + 1e-3:
+        raise NiwakiError(
+            f"keep = {keep} of the {of} was not reached: {left / total:.3g} remain, as some layers "
+            "became too narrow to lose more. Keep more, or take fewer steps"
+        )
     return Pruned(
         working,
         plan,
@@ -143,11 +152,23 @@ def prune(
     )
 
 
-def _known_layers(model: nn.Module, names: Sequence[str]) -> None:
-    known = dict(model.named_modules())
-    for name in names:
-        if name not in known:
-            raise ValueError(f"ignore: there is no layer {name!r} in {type(model).__name__}")
+def _layers(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """List the layers that are named, or lie in modules that are."""
+    layers: list[str] = []
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    for name in [names] if isinstance(names, str) else names:
+        found = [
+            layer
+            for layer, module in model.named_modules()
+            if isinstance(module, kinds) and f"{layer}.".startswith(f"{name}.")
+        ]
+        if not found:
+            raise ValueError(
+                f"ignore: there is no convolution or linear layer {name!r} in "
+                f"{type(model).__name__}, nor one inside a module of that name"
+            )
+        layers += found
+    return layers
 
 
 def _example(model: nn.Module, data: Data) -> Tensor:
@@ -157,12 +178,20 @@ def _example(model: nn.Module, data: Data) -> Tensor:
 
 
 def _copy(model: nn.Module) -> nn.Module:
+    for name, module in model.named_modules():
+        masks = (isinstance(h, BasePruningMethod) for h in module._forward_pre_hooks.values())
+        if any(masks) or is_parametrized(module):
+            raise ModelError(
+                f"the weight of {name!r} is made anew in each pass (torch.nn.utils.prune or "
+                "parametrize), so that its channels cannot be removed. Make it permanent first: "
+                "prune.remove or parametrize.remove_parametrizations"
+            )
     try:
         return copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
-            f"{type(model).__name__} cannot be copied ({error}). Remove what it holds of a pass "
-            "(torch.nn.utils.prune.remove, cached outputs) and pass it again"
+            f"{type(model).__name__} cannot be copied ({error}). Remove what it holds of a pass, "
+            "such as cached outputs, and pass it again"
         ) from error
 
 
@@ -186,7 +215,7 @@ def _check_reach(
     for index, group in enumerate(groups):
         for unit in range(len(group) - min_units):
             budget.remove(index, unit)
-    if budget.total() > target:
+    if budget.total() > target + 1e-3:
         raise NiwakiError(
             f"keep = {target / total:.3g} of the {of} cannot be reached: with {min_units} unit(s) "
             f"left everywhere, {budget.total() / total:.3g} remain"

@@ -23,6 +23,10 @@ from niwaki.pruning._trajectory import Trajectory
 __all__ = ["Pruned", "load", "shapes"]
 
 FORMAT = 1
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+}
 
 
 @dataclass(frozen=True)
@@ -112,16 +116,22 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         If the weights cannot be read or do not fit.
     """
     folder = Path(folder)
-    about, plan = _read(folder, "niwaki.json"), _read(folder, "plan.json")
-    if about.get("format") != FORMAT:
-        raise ModelError(
-            f"{folder} has the format {about.get('format')!r}; this version reads {FORMAT}"
-        )
-    _check_architecture(folder, about["architecture"], shapes(model))
-    fresh = copy.deepcopy(model).eval().to(getattr(torch, about["dtype"]))
-    device = next(fresh.parameters()).device
-    example = torch.zeros(2, *about["input_shape"], dtype=getattr(torch, about["dtype"]))
-    replay(fresh, example.to(device), Plan.from_json(plan))
+    about, steps = _read(folder, "niwaki.json"), _read(folder, "plan.json")
+    found = about.get("format") if isinstance(about, dict) else None
+    if found != FORMAT:
+        raise ModelError(f"{folder} has the format {found!r}; this version reads {FORMAT}")
+    try:
+        architecture, shape = dict(about["architecture"]), tuple(map(int, about["input_shape"]))
+        dtype, plan = _DTYPES[about["dtype"]], Plan.from_json(steps)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, error) from error
+    _check_architecture(folder, architecture, shapes(model))
+    fresh = copy.deepcopy(model).eval().to(dtype)
+    example = torch.zeros(2, *shape, dtype=dtype, device=next(fresh.parameters()).device)
+    try:
+        replay(fresh, example, plan)
+    except (AttributeError, LookupError, RuntimeError, AssertionError) as error:
+        raise _damaged(folder, error) from error
     models.load_weights(fresh, folder / "weights.safetensors")
     return fresh
 
@@ -144,6 +154,13 @@ def _check_architecture(
             f"{folder} was pruned from another architecture ({len(different)} parameters differ):\n"
             + "\n".join(lines)
         )
+
+
+def _damaged(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{folder} is damaged: its niwaki.json or plan.json does not fit the network "
+        f"({type(error).__name__}: {error})"
+    )
 
 
 def _read(folder: Path, name: str) -> Any:

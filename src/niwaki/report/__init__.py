@@ -1,6 +1,19 @@
-"""What a person sees: heatmaps as pictures, contact sheets, curves."""
+"""What a person sees: heatmaps as pictures and arrays, contact sheets, curves."""
 
+from niwaki.report._arrays import save_hdf5, save_npy
+from niwaki.report._colours import colour, colour_range, overlay
 from niwaki.report._curves import plot_trajectories
-from niwaki.report._heatmaps import colour, contact_sheet
+from niwaki.report._judged import plot_perturbation, plot_randomisation
+from niwaki.report._sheets import contact_sheet
 
-__all__ = ["colour", "contact_sheet", "plot_trajectories"]
+__all__ = [
+    "colour",
+    "colour_range",
+    "contact_sheet",
+    "overlay",
+    "plot_perturbation",
+    "plot_randomisation",
+    "plot_trajectories",
+    "save_hdf5",
+    "save_npy",
+]

@@ -1,0 +1,81 @@
+"""``niwaki compare``: one picture of several methods on several images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from niwaki.cli import _options as o
+from niwaki.cli._heatmaps import by_default, explain_images, pick, table
+from niwaki.errors import NiwakiError
+from niwaki.report import contact_sheet
+
+__all__ = ["compare"]
+
+
+@o.spread
+def compare(
+    model: o.ModelSpec,
+    images: o.ImageSpec,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="May be given several times; default: the usual ones. See `niwaki methods`.",
+            show_default=False,
+        ),
+    ] = None,
+    target: o.Target = None,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("compare.png"),
+    rows: Annotated[
+        Literal["images", "methods"], typer.Option(help="What a row of the picture is.")
+    ] = "images",
+    overlay: o.Overlay = False,
+    colours: o.Colours = "bwr",
+    percentile: o.Percentile = 99.5,
+    shared_scale: o.Shared = False,
+    limit: o.Limit = 6,
+    *,
+    common: o.Common,
+) -> None:
+    """Put several methods side by side, on the same images.
+
+    The titles say what the network predicts, how sure it is, and what the image shows.
+    """
+    if out.suffix.lower() != ".png":
+        raise NiwakiError(f"{out}: the picture is a PNG; give --out a name that ends in .png")
+    common.check_free(out)
+    chosen = list(dict.fromkeys(method or by_default()))
+    loaded = common.load(model)
+    picked = pick(common.images(images, loaded), limit, common.seed, images)
+    found = explain_images(loaded, picked, chosen, target, common.batch_size)
+    explained = "the predicted class" if target is None else loaded.class_name(target)
+    contact_sheet(
+        out,
+        found.images,
+        {_folded(name) if rows == "images" else name: h for name, h in found.heatmaps.items()},
+        titles=found.titles(),
+        heading=f"{Path(model).name}: what speaks for {explained}",
+        across="methods" if rows == "images" else "images",
+        colours=colours,
+        percentile=percentile,
+        shared=shared_scale,
+        opacity=0.8 if overlay else None,
+    )
+    if common.as_json:
+        about = {"file": str(out), "methods": chosen, "images": found.rows}
+        typer.echo(json.dumps(about, indent=2))
+        return
+    o.console().print(table(found.rows))
+    o.console().print(f"wrote {out}")
+
+
+def _folded(name: str) -> str:
+    """Break a long name after its dot or an underscore, so that it fits above a picture."""
+    if len(name) <= 16:
+        return name
+    places = [place + 1 for place, letter in enumerate(name) if letter in "._"]
+    middle = min(places, key=lambda place: abs(place - len(name) / 2), default=None)
+    return name if middle is None else f"{name[:middle]}\n{name[middle:]}"

@@ -1,0 +1,199 @@
+"""``niwaki evaluate``: how faithful the heatmaps of several methods are."""
+
+from __future__ import annotations
+
+import json
+from math import ceil, isnan
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+
+from niwaki.cli import _options as o
+from niwaki.cli._heatmaps import Picked, by_default, pick, table
+from niwaki.data import batches
+from niwaki.evaluation import (
+    Estimate,
+    PerturbationCurves,
+    Randomisation,
+    perturbation_curves,
+    randomisation_test,
+    seconds_per_image,
+)
+from niwaki.files import new_folder, write_json, write_text
+from niwaki.report import plot_perturbation, plot_randomisation
+
+__all__ = ["evaluate"]
+
+_EXPLANATION = (
+    "area while regions are perturbed, most relevant first (low is good) and least first (high); "
+    "gap: least - most (high);\nrandomised: rank correlation with the heatmaps of a network that "
+    "is randomised from the output down (near 0 is good)"
+)
+
+
+@o.spread
+def evaluate(
+    model: o.ModelSpec,
+    data: o.DataSpec,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="May be given several times; default: the usual ones. See `niwaki methods`.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        Literal["prediction", "label"],
+        typer.Option(help="The class that is explained and followed."),
+    ] = "prediction",
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("evaluation"),
+    limit: o.Limit = 16,
+    region: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of a region in pixels. Default: 9, or an eighth of a small image.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Perturbation steps.", min=1)] = 10,
+    share: Annotated[
+        float, typer.Option(help="Share of the regions that is perturbed in the end.")
+    ] = 0.3,
+    replacement: Annotated[
+        Literal["zero", "gaussian", "mean", "invert"],
+        typer.Option(help="What stands in perturbed regions."),
+    ] = "zero",
+    layers: Annotated[
+        int, typer.Option(help="Layers at which to look at the randomised network; 0: none.", min=0)
+    ] = 4,
+    *,
+    common: o.Common,
+) -> None:
+    """Judge methods: perturb what they call relevant, and randomise the network they explain.
+
+    Writes the table (table.md, table.json), both kinds of curves as pictures, and the numbers
+    behind them (perturbation.json, randomisation.json).
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"--share {share}; it must lie above 0 and up to 1")
+    common.check_free(out)
+    chosen = list(dict.fromkeys(method or by_default()))
+    loaded = common.load(model)
+    picked = pick(common.images(data, loaded), limit, common.seed, data)
+    which = "label" if target == "label" else None
+    options: dict[str, Any] = {
+        "target": which,
+        "seed": common.seed,
+        "batch_size": common.batch_size,
+    }
+    side = region or min(9, max(1, picked.data.preprocessing.size // 8))
+    per_step, steps = _schedule(ceil(picked.data.preprocessing.size / side) ** 2, share, steps)
+    curves = perturbation_curves(
+        loaded.model,
+        picked.subset,
+        chosen,
+        regions=(side, side),
+        steps=steps,
+        regions_per_step=per_step,
+        replacement=replacement,
+        description="perturbing",
+        **options,
+    )
+    randomised: dict[str, Randomisation] = {}
+    if layers:
+        randomised = randomisation_test(
+            loaded.model,
+            picked.subset,
+            chosen,
+            layers=layers,
+            description="randomising",
+            **options,
+        )
+    rows = _rows(curves, randomised, _milliseconds(loaded, picked, chosen, common.batch_size))
+    heading = f"{Path(model).name}, {len(picked.indices)} images of {Path(data).name}"
+    with new_folder(out, overwrite=common.force) as folder:
+        _write(folder, curves, randomised, rows, heading)
+    if common.as_json:
+        typer.echo(json.dumps({"folder": str(out), "methods": rows}, indent=2))
+        return
+    show = o.console().print
+    show(table([_readable(row) for row in rows]))
+    show(_EXPLANATION)
+    show(f"wrote {out}")
+
+
+def _schedule(regions: int, share: float, steps: int) -> tuple[int, int]:
+    """Regions per step and steps, so that about the share is perturbed in the end."""
+    gone = max(1, round(share * regions))
+    per_step = max(1, round(gone / steps))
+    return per_step, min(steps, ceil(gone / per_step))
+
+
+def _milliseconds(
+    loaded: o.Loaded, picked: Picked, methods: list[str], batch_size: int
+) -> dict[str, float]:
+    device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
+    inputs, _ = next(iter(batches(picked.subset, batch_size, device)))
+    seconds = seconds_per_image(loaded.model, inputs, methods)
+    return {name: 1000 * value for name, value in seconds.items()}
+
+
+def _rows(
+    curves: dict[str, PerturbationCurves],
+    randomised: dict[str, Randomisation],
+    milliseconds: dict[str, float],
+) -> list[dict[str, Any]]:
+    """One row per method, the largest gap first, and one for the random order."""
+    rows: list[dict[str, Any]] = [
+        {
+            "method": name,
+            "most": _plain(found.area("most")),
+            "least": _plain(found.area("least")),
+            "gap": _plain(found.gap()),
+            "randomised": _plain(randomised[name].similarity()) if name in randomised else None,
+            "ms": milliseconds[name],
+        }
+        for name, found in curves.items()
+    ]
+    rows.sort(key=lambda row: -row["gap"]["mean"])
+    random = _plain(next(iter(curves.values())).area("random"))
+    nothing = {"gap": None, "randomised": None, "ms": None}
+    return [*rows, {"method": "(random order)", "most": random, "least": random, **nothing}]
+
+
+def _plain(estimate: Estimate) -> dict[str, float | None]:
+    return {"mean": estimate.mean, "error": None if isnan(estimate.error) else estimate.error}
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    cells = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            error = "" if value["error"] is None else f" ± {value['error']:.3f}"
+            cells[name] = f"{value['mean']:.3f}{error}"
+        else:
+            cells[name] = f"{value:.1f}" if isinstance(value, float) else value
+    return {("ms per image" if name == "ms" else name): value for name, value in cells.items()}
+
+
+def _write(
+    folder: Path,
+    curves: dict[str, PerturbationCurves],
+    randomised: dict[str, Randomisation],
+    rows: list[dict[str, Any]],
+    heading: str,
+) -> None:
+    readable = [_readable(row) for row in rows]
+    lines = ["| " + " | ".join(readable[0]) + " |", "|" + " --- |" * len(readable[0])]
+    for row in readable:
+        lines.append("| " + " | ".join(value or "" for value in row.values()) + " |")
+    write_text(folder / "table.md", "\n".join([*lines, "", _EXPLANATION, ""]))
+    write_json(folder / "table.json", rows)
+    write_json(folder / "perturbation.json", [found.to_json() for found in curves.values()])
+    plot_perturbation(folder / "perturbation.png", curves, heading=heading)
+    if randomised:
+        write_json(folder / "randomisation.json", [f.to_json() for f in randomised.values()])
+        plot_randomisation(folder / "randomisation.png", randomised, heading=heading)

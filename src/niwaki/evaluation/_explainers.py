@@ -1,0 +1,88 @@
+"""How the evaluations name methods: by the catalogue, or as functions that make one for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from niwaki import attribution, models
+from niwaki.attribution import Method, Propagating
+from niwaki.data import check_labels
+from niwaki.errors import DataError, ModelError
+
+__all__ = ["Choice", "Factory", "Methods", "chosen_classes", "device_of", "factories", "tolerant"]
+
+Factory: TypeAlias = Callable[[nn.Module], Method]
+Methods: TypeAlias = "str | Sequence[str] | Mapping[str, Factory]"
+Choice: TypeAlias = "int | str | None"
+
+
+def factories(methods: Methods) -> dict[str, Factory]:
+    """Return a function for each method that makes it for a model, by the method's title.
+
+    Raises
+    ------
+    ValueError
+        For a name that is not in the catalogue, or no method at all.
+    """
+    if isinstance(methods, Mapping):
+        found = dict(methods)
+    else:
+        wanted = [methods] if isinstance(methods, str) else list(methods)
+        for name in wanted:
+            attribution.describe(name)  # which knows the names
+        found = {name: partial(attribution.create, name) for name in wanted}
+    if not found:
+        raise ValueError(f"no method is given; choose among {', '.join(attribution.names())}")
+    return found
+
+
+def tolerant(method: Method) -> Method:
+    """Let a method explain networks and inputs that are damaged on purpose.
+
+    There, relevance gets lost in units that nothing contributes to, which is an error elsewhere.
+    """
+    if isinstance(method, Propagating):
+        method.max_loss = None
+    return method
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a checked model computes."""
+    models.check(model)
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def chosen_classes(output: Tensor, labels: Tensor, target: Choice) -> Tensor:
+    """Return the class of each sample that is explained and scored, shape (N,).
+
+    Parameters
+    ----------
+    output : Tensor
+        Of the network, before anything is changed; shape (N, classes).
+    labels : Tensor
+        Shape (N,).
+    target : None, int or "label"
+        None: the predicted class; an int: that one; "label": the true one.
+
+    Raises
+    ------
+    ModelError
+        For an output of another shape.
+    DataError
+        For a class that is no output.
+    """
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ModelError(f"the network returns {what}; expected one tensor of (N, classes)")
+    if target is None:
+        return output.argmax(1)
+    if isinstance(target, str) and target != "label":
+        raise DataError(f"target {target!r}: give None, 'label' or the number of a class")
+    classes = labels if isinstance(target, str) else torch.full_like(labels, target)
+    check_labels(classes, output.shape[1])
+    return classes

@@ -1,0 +1,256 @@
+"""Does a heatmap depend on what the network has learnt? Randomise it and see."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from niwaki.attribution import Method
+from niwaki.data import Data, batches
+from niwaki.errors import ModelError
+from niwaki.evaluation._curves import Estimate, estimate
+from niwaki.evaluation._explainers import (
+    Choice,
+    Methods,
+    chosen_classes,
+    device_of,
+    factories,
+    tolerant,
+)
+from niwaki.evaluation._similarity import rank_correlation, structural_similarity
+from niwaki.progress import track
+
+__all__ = ["Mode", "Randomisation", "randomisation_test"]
+
+Mode = Literal["cascading", "independent"]
+
+
+@dataclass(frozen=True)
+class Randomisation:
+    """How alike heatmaps of the trained and of a partly randomised network are.
+
+    Attributes
+    ----------
+    method : str
+        What made the heatmaps.
+    layers : tuple of str
+        From the output down: the layer that was randomised, in mode "cascading" together with all
+        above it.
+    spearman : Tensor
+        Rank correlation over the pixels, shape (layers, images).
+    ssim : Tensor or None
+        Structural similarity, of the same shape; None without scikit-image or for small images.
+    settings : mapping
+        How it was made.
+    """
+
+    method: str
+    layers: tuple[str, ...]
+    spearman: Tensor
+    ssim: Tensor | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def by_layer(self) -> list[Estimate]:
+        """Mean rank correlation over the images and its standard error, for each layer."""
+        return [estimate(values) for values in self.spearman]
+
+    def similarity(self) -> Estimate:
+        """Mean rank correlation over layers and images; the closer to 0 the better."""
+        return estimate(self.spearman.mean(0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "method": self.method,
+            "layers": list(self.layers),
+            "spearman": self.spearman.tolist(),
+            "ssim": None if self.ssim is None else self.ssim.tolist(),
+            "settings": dict(self.settings),
+        }
+
+    def __repr__(self) -> str:
+        count = f"{len(self.layers)} layers, {self.spearman.shape[1]} images"
+        return f"Randomisation({self.method}, {count}: rank correlation {self.similarity()})"
+
+
+def randomisation_test(
+    model: nn.Module,
+    data: Data,
+    methods: Methods,
+    *,
+    mode: Mode = "cascading",
+    layers: int | Sequence[str] | None = None,
+    absolute: bool = False,
+    target: Choice = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    description: str | None = None,
+) -> dict[str, Randomisation]:
+    """Compare heatmaps before and after layers are randomised (Adebayo et al. 2018).
+
+    A method whose heatmaps hardly change shows the image, not what the network has learnt. Every
+    parameter of a layer is drawn anew from a normal distribution with the mean and the standard
+    deviation it had, so that signals keep their size; running statistics stay. A batch norm goes
+    with the layer before it. All this happens on a copy.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, returning shape (N, classes). Not changed.
+    data : DataLoader, Dataset or pair of tensors
+        Images and labels, which are held in memory: a few are enough.
+    methods : str, sequence of str, or mapping of str to callable
+        Names of the catalogue, or titles with functions that make the method for a model.
+    mode : {"cascading", "independent"}
+        Randomise from the output down to each layer, or each layer alone.
+    layers : int, sequence of str, optional
+        Which; an int takes that many, evenly from the output to the input; default: all.
+    absolute : bool
+        Compare absolute values.
+    target : None, int or "label"
+        The class explained in all networks: the one the trained network predicts, this one, or the
+        true one.
+    seed : int
+        Of the random weights; a layer gets the same ones in both modes.
+    batch_size : int
+        For a data set or tensors; a loader has its own.
+    description : str, optional
+        Title of a progress bar; none if not given.
+
+    Returns
+    -------
+    dict of str to Randomisation
+        For each method.
+
+    Raises
+    ------
+    ValueError
+        For an option out of its range or a method that does not exist.
+    ModelError, DataError
+        For a network or data that cannot be used, or a layer that does not exist.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode {mode!r} is none of {', '.join(get_args(Mode))}")
+    device = device_of(model)
+    made = factories(methods)
+    held: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for inputs, labels in batches(data, batch_size, device):
+            held.append((inputs, chosen_classes(model(inputs), labels, target)))
+    twin = copy.deepcopy(model)
+    groups = _layers(twin, held[0][0][:1])
+    wanted = _selected(list(groups), layers)
+    before = {name: _heatmaps(make(model), held, absolute) for name, make in made.items()}
+    found: dict[str, list[tuple[Tensor, Tensor | None]]] = {name: [] for name in made}
+    stages = _randomised(model, twin, groups, wanted, mode == "cascading", seed)
+    if description is not None:
+        stages = track(stages, description, len(wanted))
+    for _ in stages:
+        for name, make in made.items():
+            pair = before[name], _heatmaps(make(twin), held, absolute)
+            found[name].append((rank_correlation(*pair), structural_similarity(*pair)))
+    settings = {"mode": mode, "absolute": absolute, "target": target, "seed": seed}
+    return {
+        name: Randomisation(
+            name,
+            tuple(wanted),
+            torch.stack([spearman for spearman, _ in pairs]),
+            _stacked([ssim for _, ssim in pairs]),
+            settings,
+        )
+        for name, pairs in found.items()
+    }
+
+
+def _layers(twin: nn.Module, example: Tensor) -> dict[str, list[nn.Parameter]]:
+    """Parameters by layer from the output down; norms and scales belong to the layer before."""
+    owners = {name: m for name, m in twin.named_modules() if m._parameters}
+    called: dict[str, None] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_: called.setdefault(name)
+
+    handles = [module.register_forward_hook(note(name)) for name, module in owners.items()]
+    try:
+        with torch.no_grad():
+            twin(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name in [*called, *(name for name in owners if name not in called)]:
+        parameters = [p for p in owners[name]._parameters.values() if p is not None]
+        if not groups or any(p.dim() > 1 for p in parameters):
+            groups[name] = []
+        groups[next(reversed(groups))] += parameters
+    if not groups:
+        raise ModelError("the network has no parameters that could be randomised")
+    return dict(reversed(groups.items()))
+
+
+def _selected(names: list[str], layers: int | Sequence[str] | None) -> list[str]:
+    if layers is None:
+        return names
+    if isinstance(layers, int):
+        if layers < 1:
+            raise ValueError(f"layers={layers}; it must be at least 1")
+        places = torch.linspace(0, len(names) - 1, min(layers, len(names))).round().int()
+        return [names[place] for place in places.tolist()]
+    if unknown := [name for name in layers if name not in names]:
+        raise ModelError(
+            f"the network has no layer {unknown[0]!r} with parameters of its own; it has, from the "
+            f"output down, {', '.join(names)}"
+        )
+    return [name for name in names if name in layers]
+
+
+@torch.no_grad()
+def _randomised(
+    model: nn.Module,
+    twin: nn.Module,
+    groups: Mapping[str, list[nn.Parameter]],
+    wanted: Sequence[str],
+    cascading: bool,
+    seed: int,
+) -> Iterator[str]:
+    """Randomise the twin and yield, layer by layer."""
+    waiting = list(wanted)
+    for place, (name, parameters) in enumerate(groups.items()):
+        if cascading or name in waiting:
+            generator = torch.Generator().manual_seed(1000 * seed + place)
+            for parameter in parameters:
+                _draw(parameter, generator)
+        if name in waiting:
+            yield name
+            waiting.remove(name)
+            if not cascading:
+                for own, original in zip(twin.parameters(), model.parameters(), strict=True):
+                    own.copy_(original)
+        if not waiting:
+            return
+
+
+def _draw(parameter: nn.Parameter, generator: torch.Generator) -> None:
+    if parameter.numel() < 2 or not parameter.is_floating_point():
+        return  # one number has no spread
+    drawn = torch.randn(parameter.shape, generator=generator).to(parameter)
+    parameter.copy_(parameter.mean() + parameter.std() * drawn)
+
+
+def _heatmaps(method: Method, held: list[tuple[Tensor, Tensor]], absolute: bool) -> Tensor:
+    """Heatmaps of all images, channels summed, shape (N, H, W), on the CPU."""
+    tolerant(method)
+    parts = [method.attribute(inputs, classes).cpu() for inputs, classes in held]
+    maps = torch.cat(parts)
+    maps = maps.abs() if absolute else maps
+    return maps.sum(1) if maps.dim() == 4 else maps
+
+
+def _stacked(parts: list[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.stack(known) if len(known) == len(parts) else None

@@ -1,0 +1,88 @@
+"""Without biases, what arrives at the input is what was sent, or the loss is reported."""
+
+import pytest
+import torch
+from networks import Functional, Modular, calibrated, network, without_biases
+from torch import Tensor, nn
+
+from niwaki.errors import PropagationError
+from niwaki.propagation import AlphaBeta, Assign, ZPlus, epsilon_plus, propagate
+
+
+def build(name: str, calibrate: bool) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    written = {"functional": Functional, "modular": Modular}
+    model = written[name]().double().eval() if name in written else network(name)
+    without_biases(model)
+    torch.manual_seed(1)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    return calibrated(model, x) if calibrate else model, x
+
+
+CONSERVES = [
+    ("vgg11_bn", False),
+    ("resnet18", False),
+    ("resnet18", True),
+    ("densenet121", True),
+    ("squeezenet1_1", False),
+    ("googlenet", True),
+    ("functional", False),
+    ("functional", True),
+]
+LOSES = [  # tiny outputs, or squeeze-and-excite gates and hard swishes that shift every signal
+    ("googlenet", False),
+    ("mobilenet_v3_small", False),
+    ("mobilenet_v3_small", True),
+    ("efficientnet_b0", True),
+]
+
+
+def name_of(case: object) -> str:
+    return {True: "calibrated", False: "as-initialised"}.get(case, str(case))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(("name", "calibrate"), CONSERVES, ids=name_of)
+def test_relevance_sums_to_the_start(name: str, calibrate: bool) -> None:
+    model, x = build(name, calibrate)
+    result = propagate(model, x, epsilon_plus(), lambda output: output)
+    size = float(result.output.abs().sum())
+    missing = float(result.output.sum() - result.relevance.sum())
+    assert abs(missing) <= 1e-3 * size
+    # What is missing is what the operations say that they lost, to the last digits.
+    assert missing == pytest.approx(sum(float(op.lost) for op in result.operations), abs=1e-11)
+
+
+@pytest.mark.parametrize(("name", "calibrate"), LOSES, ids=name_of)
+def test_a_loss_is_reported(name: str, calibrate: bool) -> None:
+    model, x = build(name, calibrate)
+    with pytest.raises(PropagationError, match=r"\d+\.\d% of the relevance gets lost") as error:
+        propagate(model, x, epsilon_plus(), lambda output: output)
+    result = propagate(model, x, epsilon_plus(), lambda output: output, max_loss=None)
+    missing = float(result.output.sum() - result.relevance.sum())
+    share = abs(missing) / float(result.output.abs().sum())
+    assert share > 1e-3
+    assert str(error.value).startswith(f"{share:.1%} ")
+
+
+def test_functions_and_modules_give_the_same() -> None:
+    modules, x = build("modular", True)
+    functions, _ = build("functional", False)
+    functions.load_state_dict(modules.state_dict())
+    for composite in (epsilon_plus(), epsilon_plus(sums=ZPlus())):
+        one, other = (
+            propagate(model, x, composite, lambda output: output) for model in (modules, functions)
+        )
+        assert torch.equal(one.output, other.output)
+        torch.testing.assert_close(one.relevance, other.relevance, rtol=1e-12, atol=1e-14)
+
+
+def test_alpha_beta_reports_what_nothing_inhibits() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.Linear(2, 1, bias=False)).double().eval()
+    model[1].weight.data.fill_(1.0)  # nothing inhibits: the activating part is doubled
+    x = torch.ones(1, 2, dtype=torch.float64)
+    composite = epsilon_plus().with_rows(Assign(AlphaBeta(2, 1), kind="linear"))
+    with pytest.raises(PropagationError, match=r"100\.0% of the relevance"):
+        propagate(model, x, composite, torch.ones_like)
+    result = propagate(model, x, composite, torch.ones_like, max_loss=None)
+    assert float(result.relevance.sum()) == pytest.approx(2.0, abs=1e-5)
+    assert sum(float(op.lost) for op in result.operations) == pytest.approx(-1.0, abs=1e-5)

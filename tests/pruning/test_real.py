@@ -1,0 +1,94 @@
+"""Real networks and images: what pruning is for."""
+
+import time
+from statistics import mean, median
+
+import pytest
+import torch
+
+from niwaki.attribution import explain
+from niwaki.data import batches, open_data, references
+from niwaki.evaluation import accuracy, cost
+from niwaki.models import build, load_weights, preprocessing, zoo
+from niwaki.pruning import prune
+
+IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
+
+
+def tensors(data):
+    parts = list(batches(data, 100))
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def test_lrp_keeps_more_accuracy_than_chance(shared):
+    model = zoo.resnet20().eval()
+    load_weights(model, shared / "data/weights/resnet20_cifar10_jpeg.safetensors")
+    train, test = (
+        open_data(shared / "data/cifar10", zoo.resnet20.preprocessing, split=split)
+        for split in ("train", "test")
+    )
+    reference = tensors(references(train, 10, seed=0))
+    seen = tensors(references(test, 40, seed=0))
+    options = {"keep": 0.8, "of": "macs", "steps": 2}
+    lrp = prune(model, reference, "lrp", **options)
+    chance = [prune(model, reference, "random", seed=seed, **options) for seed in (0, 1)]
+    for pruned in (lrp, *chance):
+        assert 0.78 < pruned.trajectory.kept("macs")[-1] <= 0.8
+    whole = accuracy(model, seen)
+    kept, lost = accuracy(lrp.model, seen), mean(accuracy(c.model, seen) for c in chance)
+    assert whole > 0.84
+    assert kept > lost + 0.1, (whole, kept, lost)
+
+
+def test_half_the_macs_take_less_time(shared):
+    model = zoo.resnet56().eval()
+    load_weights(model, shared / "data/weights/resnet56_cifar10.safetensors")
+    images = torch.randn(32, 3, 32, 32)
+    pruned = prune(model, (images[:4], torch.arange(4)), "weight", keep=0.5, steps=1).model
+    assert cost(pruned, images).macs <= 0.5 * cost(model, images).macs
+    ratio = 1.0
+    for _ in range(4):  # others may use the machine
+        seconds = {model: [], pruned: []}
+        with torch.no_grad():
+            for network in (model, pruned) * 4:
+                before = time.perf_counter()
+                network(images)
+                seconds[network].append(time.perf_counter() - before)
+        ratio = min(ratio, median(seconds[pruned][1:]) / median(seconds[model][1:]))
+        if ratio < 0.9:
+            break
+    assert ratio < 0.9
+
+
+@pytest.fixture(scope="module")
+def squeezenet(shared):
+    weights = shared / "data/weights/squeezenet1_1_imagenet.safetensors"
+    model = build("torchvision:squeezenet1_1", weights=weights)
+    data = open_data(
+        shared / "data/imagenette",
+        preprocessing("torchvision:squeezenet1_1"),
+        split="val",
+        outputs=IMAGENETTE,
+    )
+    return model, tensors(references(data, 3, seed=0))
+
+
+def test_squeezenet_is_explained(squeezenet):
+    model, (images, labels) = squeezenet
+    heatmaps = explain(model, images[::3], labels[::3], method="lrp.epsilon_plus")
+    assert bool(heatmaps.isfinite().all())
+    assert bool((heatmaps.abs().flatten(1).sum(1) > 0).all())
+
+
+def test_squeezenet_is_pruned_and_still_sees(squeezenet):
+    model, data = squeezenet
+    pruned = prune(model, data, "lrp", keep=0.9, of="macs", steps=2, batch_size=15)
+    assert pruned.trajectory.kept("macs")[-1] <= 0.9
+    assert pruned.model(data[0][:2]).shape == (2, 1000)
+    among = [
+        (m(data[0])[:, IMAGENETTE].argmax(1) == torch.arange(10).repeat_interleave(3))
+        for m in (model, pruned.model)
+    ]
+    whole, rest = (float(right.float().mean()) for right in among)
+    assert whole > 0.85
+    assert rest > whole - 0.15
