@@ -91,25 +91,9 @@ def test_evaluate_judges_methods(tmp_path):
 def test_every_shared_option_is_in_the_help(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     shown = run(command, "--help").stdout
-    for option in [
-        "weights",
-        "classes",
-        "outputs",
-        "size",
-        "resize",
-        "mean",
-        "std",
-        "batch-size",
-        "device",
-        "threads",
-        "seed",
-        "force",
-        "json",
-        "method",
-        "out",
-        "limit",
-        "target",
-    ]:
+    network = ["weights", "classes", "outputs", "size", "resize", "mean", "std", "device"]
+    others = ["batch-size", "threads", "seed", "force", "json", "method", "out", "limit", "target"]
+    for option in [*network, *others]:
         assert f"--{option} " in shown, option
 
 

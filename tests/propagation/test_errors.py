@@ -264,7 +264,7 @@ def test_an_output_read_beside_its_norm() -> None:
 
 
 def test_rules_that_do_not_fit_the_operation() -> None:
-    for kind in ("move", "max_pool", "scale", "product"):
+    for kind in ("move", "scale", "product"):
         row = Assign(ZPlus(), kind=kind)
         model = Net(lambda x: F.max_pool2d(2 * x * torch.sigmoid(x), 2).flatten(2)[..., None])
         with pytest.raises(PropagationError, match="is of the kind"):

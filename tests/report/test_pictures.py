@@ -85,17 +85,17 @@ def test_mistakes_are_named(call, message):
 @pytest.mark.parametrize("across", ["images", "methods"])
 @pytest.mark.parametrize("options", [{}, {"opacity": 0.7, "shared": True, "colours": "Reds"}])
 def test_sheets_have_a_cell_for_each_image_and_method(tmp_path, across, options):
-    images = torch.rand(3, 3, 8, 8)
-    rows = {"one": torch.randn(3, 3, 8, 8), "two": torch.randn(3, 3, 8, 8)}
+    images = torch.rand(6, 3, 8, 8)
+    rows = {"one": torch.randn(6, 3, 8, 8), "two": torch.randn(6, 3, 8, 8)}
     path = tmp_path / "sheet.png"
-    titles = ["a 90%\ntrue: a", "b", "c"]
+    titles = ["a 90%\ntrue: a", "b", "c", "d", "e", "f"]
     contact_sheet(path, images, rows, titles=titles, heading="h", across=across, **options)
     with Image.open(path) as sheet:
         width, height = sheet.size
     assert (width > height) == (across == "images")
-    with pytest.raises(ValueError, match="2 titles for 3 images"):
+    with pytest.raises(ValueError, match="2 titles for 6 images"):
         contact_sheet(path, images, rows, titles=["a", "b"])
-    with pytest.raises(ValueError, match="one: 2 heatmaps for 3"):
+    with pytest.raises(ValueError, match="one: 2 heatmaps for 6"):
         contact_sheet(path, images, {"one": torch.zeros(2, 3, 8, 8)})
     with pytest.raises(ValueError, match="shape"):
         contact_sheet(path, images[0], rows)

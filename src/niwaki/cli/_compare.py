@@ -50,7 +50,9 @@ def compare(
     chosen = list(dict.fromkeys(method or by_default()))
     loaded = common.load(model)
     picked = pick(common.images(images, loaded), limit, common.seed, images)
-    found = explain_images(loaded, picked, chosen, target, common.batch_size)
+    found = explain_images(
+        loaded, picked, chosen, target, common.batch_size, strict=method is not None
+    )
     explained = "the predicted class" if target is None else loaded.class_name(target)
     contact_sheet(
         out,
@@ -68,7 +70,7 @@ def compare(
         about = {"file": str(out), "methods": chosen, "images": found.rows}
         typer.echo(json.dumps(about, indent=2))
         return
-    o.console().print(table(found.rows))
+    o.console().print(table(found.rows), width=o.WIDE)
     o.console().print(f"wrote {out}")
 
 

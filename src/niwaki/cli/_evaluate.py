@@ -120,7 +120,7 @@ def evaluate(
         typer.echo(json.dumps({"folder": str(out), "methods": rows}, indent=2))
         return
     show = o.console().print
-    show(table([_readable(row) for row in rows]))
+    show(table([_readable(row) for row in rows]), width=o.WIDE)
     show(_EXPLANATION)
     show(f"wrote {out}")
 
@@ -176,7 +176,7 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
             cells[name] = f"{value['mean']:.3f}{error}"
         else:
             cells[name] = f"{value:.1f}" if isinstance(value, float) else value
-    return {("ms per image" if name == "ms" else name): value for name, value in cells.items()}
+    return {("ms/image" if name == "ms" else name): value for name, value in cells.items()}
 
 
 def _write(

@@ -105,11 +105,23 @@ class Explained:
 
 
 def explain_images(
-    loaded: Loaded, picked: Picked, methods: Sequence[str], target: int | None, batch_size: int
+    loaded: Loaded,
+    picked: Picked,
+    methods: Sequence[str],
+    target: int | None,
+    batch_size: int,
+    *,
+    strict: bool = True,
 ) -> Explained:
-    """Compute the heatmaps of some images under some methods."""
+    """Compute the heatmaps of some images under some methods.
+
+    Unless `strict`, a method is shown also where relevance gets lost on its way.
+    """
     device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
     made = {name: attribution.create(name, loaded.model) for name in methods}
+    for explainer in made.values() if not strict else ():
+        if isinstance(explainer, attribution.Propagating):
+            explainer.max_loss = None
     inputs, outputs, labels = list[Tensor](), list[Tensor](), list[Tensor]()
     heatmaps: dict[str, list[Tensor]] = {name: [] for name in methods}
     for batch, truth in batches(picked.subset, batch_size, device, "explaining"):
@@ -136,9 +148,8 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     """Return rows of equal keys as a table for the terminal."""
     shown = Table(box=None, pad_edge=False)
     for column, value in rows[0].items():
-        shown.add_column(
-            column, justify="left" if value is None or isinstance(value, str) else "right"
-        )
+        number = isinstance(value, (int, float))
+        shown.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         shown.add_row(*("" if value is None else str(value) for value in row.values()))
     return shown

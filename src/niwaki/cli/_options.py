@@ -119,6 +119,9 @@ def console(as_json: bool = False) -> Console:
     return Console(quiet=as_json, highlight=False)
 
 
+WIDE = 120  # columns of a table; a narrower terminal wraps it rather than cutting names short
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where and how a command computes."""

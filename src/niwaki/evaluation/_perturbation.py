@@ -19,6 +19,7 @@ from niwaki.evaluation._explainers import (
     chosen_classes,
     device_of,
     factories,
+    tolerant,
 )
 from niwaki.evaluation._regions import Grid, Pooling, Replacement, ranks, replaced
 from niwaki.progress import track
@@ -52,6 +53,7 @@ def perturbation_curves(
     """Perturb images region by region in the order of their heatmaps (Samek et al. 2017).
 
     The heatmap is computed once per image; regions then stay as they were replaced.
+    That relevance gets lost on its way is no error here: what is left of it is judged.
 
     Parameters
     ----------
@@ -112,7 +114,7 @@ def perturbation_curves(
     _check(regions, steps, regions_per_step, orders, score)
     run = _Run(regions, steps, regions_per_step, orders, replacement, pooling, score, target, seed)
     device = device_of(model)
-    made = {name: factory(model) for name, factory in factories(methods).items()}
+    made = {name: tolerant(make(model)) for name, make in factories(methods).items()}
     found: dict[str, dict[Order, list[Tensor]]] = {
         name: {order: [] for order in orders} for name in made
     }

@@ -15,7 +15,10 @@ from niwaki.files import write_atomically
 __all__ = ["plot_perturbation", "plot_randomisation"]
 
 _MARKERS = "osD^vP*X<>"
-_ORDERS = {"most": "most relevant first: lower is better", "least": "least relevant first: higher"}
+_ORDERS = {
+    "most": "most relevant first: lower is better",
+    "least": "least relevant first: higher is better",
+}
 
 
 def plot_perturbation(
