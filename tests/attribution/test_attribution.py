@@ -203,12 +203,7 @@ def test_a_wrong_target_leaves_the_network_as_it_was(name, small, images):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason="not checked yet", strict=False))
-        if name == "occlusion"
-        else name
-        for name in LOOKING
-    ],
+    LOOKING,
 )
 def test_training_mode_is_refused(name, small, images):
     method = made(name, small, images)
@@ -317,8 +312,10 @@ def test_inputs_that_do_not_fit(inputs, error, message):
 
 
 def test_an_operation_without_a_rule_is_named():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(256, 2))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.LocalResponseNorm(2), nn.Flatten(), nn.Linear(256, 2)
+    )
     images = torch.randn(2, 3, 10, 10)
-    with pytest.raises(PropagationError, match="group_norm"):
+    with pytest.raises(PropagationError, match="local_response_norm"):
         explain(model.eval(), images)
     assert explain(model, images, method="gradient").shape == images.shape

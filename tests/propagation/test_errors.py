@@ -55,7 +55,7 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor], Tensor], str, list[str]]] = {
     # The function, the operation that is named, and the rules that serve it.
     "exp": (torch.exp, "exp", ["Pass", "Gradient"]),
     "exp_": (lambda x: x.exp_(), "exp", ["Pass", "Gradient"]),
-    "layer-norm": (lambda x: F.layer_norm(x, (4,)), "layer_norm", ["Pass", "Gradient"]),
+    "cumulative-sum": (lambda x: torch.cumsum(x, 1), "cumsum", ["Pass", "Gradient"]),
     "clamp-by-tensor": (
         lambda x: torch.maximum(x, torch.zeros(()).double()),
         "maximum",

@@ -7,7 +7,7 @@ from torch import nn
 from niwaki.attribution._method import Propagating, Start
 from niwaki.attribution._registry import register
 from niwaki.propagation import Composite, Rule, epsilon, epsilon_plus, epsilon_plus_flat
-from niwaki.propagation.rules import STABILIZER
+from niwaki.propagation.transport import STABILIZER
 
 __all__ = ["lrp", "lrp_epsilon", "lrp_epsilon_plus", "lrp_epsilon_plus_flat"]
 

@@ -12,6 +12,7 @@ from niwaki.attribution._method import Method
 from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
+from niwaki.propagation import check_inputs
 
 __all__ = ["Occlusion"]
 
@@ -53,6 +54,7 @@ class Occlusion(Method):
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
+        check_inputs(self.model, inputs)
         inputs = inputs.detach()
         windows = list(self._windows(inputs))
         with torch.no_grad():

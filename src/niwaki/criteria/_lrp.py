@@ -65,8 +65,8 @@ class Relevance(Criterion):
     normalise : str, optional
         See `Scores.normalised`; default ``"none"``.
     max_loss : float, optional
-        Share of the relevance that may get lost before it is an error; None: any. Much looser than
-        for heatmaps, as a ranking stands more.
+        Share of a sample's relevance that may get lost before it is an error; None: any. Much
+        looser than for heatmaps, as a ranking stands more.
     """
 
     default_normalise: ClassVar[str] = "none"
@@ -78,7 +78,7 @@ class Relevance(Criterion):
         reduce: Reduce = "absolute",
         start: Literal["true", "predicted"] = "true",
         normalise: str | None = None,
-        max_loss: float | None = 0.5,
+        max_loss: float | None = 0.9,
     ) -> None:
         super().__init__(normalise=normalise)
         if reduce not in ("absolute", "signed", "absolute_of_sum"):

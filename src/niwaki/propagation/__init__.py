@@ -20,7 +20,7 @@ from niwaki.propagation.presets import (
     guided_backprop,
     rescale,
 )
-from niwaki.propagation.propagate import Propagated, propagate
+from niwaki.propagation.propagate import Propagated, check_inputs, propagate
 from niwaki.propagation.rules import (
     AlphaBeta,
     Deconvnet,
@@ -46,6 +46,7 @@ __all__ = [
     "WSquare",
     "base_rows",
     "beta_smooth",
+    "check_inputs",
     "deconvnet",
     "epsilon_alpha2_beta1",
     "epsilon_alpha2_beta1_flat",

@@ -90,8 +90,16 @@ def matrix_product(watch: Watch, call: Call) -> Any:
         return torch.matmul(xs[0], w) if signal_first else torch.matmul(w, xs[0])
 
     operation = watch.operation(
-        call, [x], kind="linear", layer=watch.layer_name(weight), function=product, weight=weight
+        call,
+        [x],
+        kind="linear",
+        layer=watch.layer_name(weight),
+        function=product,
+        weight=weight,
+        channel_dim=1,
     )
+    if signal_first and weight.dim() == 2:
+        return _layer(watch, call, operation, x)
     return watch.apply(operation, call, [x], nearest=frozenset([operation]))
 
 
@@ -130,6 +138,18 @@ def batch_norm(watch: Watch, call: Call) -> Any:
     if unit is not None:
         watch.announce(unit, output)
     return output
+
+
+@handles("layer_norm group_norm instance_norm rms_norm")
+def norm(watch: Watch, call: Call) -> Any:
+    """Norms over the values at hand: relevance passes (the identity rule, Achtibat et al. 2024)."""
+    x = call.argument(0, "input")
+    again = call.again("input")
+    operation = watch.operation(call, [x], kind="norm", function=lambda xs, w, b: again(xs[0]))
+    operation.rule = watch.composite.rule(operation)
+    if operation.rule is not None and not isinstance(operation.rule, (Gradient, Pass)):
+        raise _only(operation, "Pass and Gradient")
+    return watch.apply(operation, call, [x])
 
 
 @handles("add sub")

@@ -119,7 +119,7 @@ class Composite:
 def base_rows(sums: Rule, averages: Rule) -> tuple[Assign, ...]:
     """Return the rows that all composites of layer-wise relevance propagation share."""
     return (
-        Assign(Pass(), kind=("activation", "scale", "product")),
+        Assign(Pass(), kind=("activation", "scale", "product", "norm")),
         Assign(sums, kind="sum"),
         Assign(averages, kind="average"),
         Assign(Gradient(), kind=("max_pool", "move")),

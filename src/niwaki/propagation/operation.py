@@ -17,6 +17,7 @@ __all__ = ["KINDS", "Kind", "Operation"]
 Kind = Literal[
     "convolution",  # conv1d ... conv_transpose3d
     "linear",  # linear, and a matrix product with a constant
+    "norm",  # layer norm and its kin, over the values at hand
     "batch_norm",  # one that stands alone; behind a layer it is absorbed
     "sum",  # of several signals
     "average",  # pooling, mean, sum over dimensions, interpolation: positive weights, no parameters
@@ -66,7 +67,11 @@ class Operation:
     late : bool
         Whether its rule may change at the end of the forward pass, when the last layers are known.
     lost : Tensor or float
-        How much relevance its stabilizer has kept back.
+        How much relevance its stabilizer has kept back, of each sample.
+    samples : int
+        In the batch.
+    wants_weights, weight_relevance : bool, Tensor or None
+        Whether the relevance of the weights is to be noted, and what was noted.
     """
 
     kind: Kind
@@ -84,9 +89,29 @@ class Operation:
     rule: Rule | None = None
     late: bool = False
     lost: Tensor | float = 0.0
+    samples: int = 1
+    wants_weights: bool = False
+    weight_relevance: Tensor | None = field(default=None, repr=False)
     absorbed: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     handle: Any = field(default=None, repr=False)
     edge: Any = field(default=None, repr=False)
+
+    @property
+    def units(self) -> int:
+        """Number of filters or neurons of a layer."""
+        assert self.weight is not None
+        return self.weight.shape[self.channel_dim] * (self.groups if self.channel_dim else 1)
+
+    def per_sample(self, values: Tensor) -> Tensor:
+        """Sum over everything but the samples; where those are not known, shared out equally."""
+        if values.dim() and len(values) == self.samples:
+            return values.flatten(1).sum(1) if values.dim() > 1 else values.clone()
+        return (values.sum() / self.samples).expand(self.samples)
+
+    def note_weights(self, relevance: Tensor) -> None:
+        """Add to the relevance of the layer's weights."""
+        before = self.weight_relevance
+        self.weight_relevance = relevance if before is None else before + relevance
 
     def absorb(self, scale: Tensor, shift: Tensor) -> None:
         """Take in the batch norm ``y = scale * x + shift`` that follows this layer."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from niwaki.propagation.composites import Assign, Composite, base_rows
 from niwaki.propagation.gates import BetaSmooth, Rescale
 from niwaki.propagation.rules import (
-    STABILIZER,
     AlphaBeta,
     Deconvnet,
     Epsilon,
@@ -19,6 +18,7 @@ from niwaki.propagation.rules import (
     ZBox,
     ZPlus,
 )
+from niwaki.propagation.transport import STABILIZER
 from niwaki.propagation.weight_rules import Gamma
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from niwaki.propagation.operation import Operation
 from niwaki.propagation.rules import Gradient
 from niwaki.propagation.watch import Watch
 
-__all__ = ["Propagated", "propagate"]
+__all__ = ["Propagated", "check_inputs", "forward", "propagate"]
 
 Start = Callable[[Tensor], Tensor]
 
@@ -37,7 +37,8 @@ class Propagated:
     output : Tensor
         The network's output, detached.
     relevance : Tensor or None
-        Relevance of the input, of its shape; None if it was not asked for.
+        Relevance of the input, of its shape (with several starts, one after the other in a
+        dimension in front); None if it was not asked for.
     operations : list of Operation
         All operations that carried the signal, in order, with the rule each one got.
     """
@@ -56,6 +57,8 @@ def propagate(
     *,
     to_input: bool = True,
     max_loss: float | None = 1e-3,
+    conditions: Mapping[str, Sequence[int]] | None = None,
+    weights: bool = False,
 ) -> Propagated:
     """Run `model` on `inputs` and send relevance back from its output.
 
@@ -70,15 +73,22 @@ def propagate(
     composite : Composite
         Gives each operation its rule.
     start : callable
-        Gets the detached output, returns the relevance to start with, of the same shape.
+        Gets the detached output, returns the relevance to start with, of the same shape; or with a
+        dimension more in front, for several starts after one forward pass.
     observers : sequence of Observer
         Told about outputs and relevances of layers.
     to_input : bool
         If false, the pass back ends at the outputs of the first layers, which saves the most
         expensive step when only observers are interested.
     max_loss : float, optional
-        Largest share of the start relevance that may get lost in stabilizers and at units that
-        nothing contributes to; None: any. (What biases and a large epsilon absorb is meant.)
+        Largest share of a sample's start relevance that may get lost in stabilizers and at units
+        that nothing contributes to; None: any. (What biases and a large epsilon absorb is meant.)
+    conditions : mapping of str to sequence of int, optional
+        Layer name to the units whose relevance alone goes on from there (concept-conditional
+        relevance, Achtibat et al. 2023).
+    weights : bool
+        Whether operations note the relevance of their weights, in `Operation.weight_relevance`:
+        summed over the batch, of the weight's shape.
 
     Raises
     ------
@@ -91,34 +101,74 @@ def propagate(
     SoftmaxOutputError
         If the network ends in a softmax or sigmoid and a rule is not the gradient.
     """
-    check_inputs(model, inputs)
-    watch = Watch(model, composite, observers)
-    with torch.enable_grad():
-        leaf = inputs.detach().requires_grad_()
-        signal = watch.begin(leaf.clone())  # a copy, so that the model may overwrite its input
-        with watch:
-            output = model(signal)
-        check_output(model, output, watch)
+    watch = Watch(model, composite, observers, _factors(conditions), weights)
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf, output = forward(model, inputs, watch)
+        _check_conditions(watch)
         relevance = start(output.detach().clone()).detach().to(output)
-        if relevance.shape != output.shape:
+        several = relevance.shape[1:] == output.shape and relevance.dim() == output.dim() + 1
+        if not several and relevance.shape != output.shape:
             raise ValueError(
                 f"the start relevance has shape {tuple(relevance.shape)}, the output "
                 f"{tuple(output.shape)}"
             )
-        result = None
-        edges = [] if to_input else _first_outputs(watch.operations)
-        if edges:
-            torch.autograd.grad(output, edges, relevance, allow_unused=True)
-        else:
-            (relevance_of_input,) = torch.autograd.grad(output, leaf, relevance)
-            result = relevance_of_input if to_input else None
+        ends: Any = [] if to_input else _first_outputs(watch.operations)
+        found = [
+            torch.autograd.grad(
+                output, ends or leaf, one, allow_unused=bool(ends), retain_graph=several
+            )[0]
+            for one in (relevance if several else [relevance])
+        ]
     watch.release()
     if max_loss is not None:
-        _check_loss(watch.operations, float(relevance.abs().sum()), max_loss)
-    return Propagated(output.detach(), result, watch.operations)
+        total = relevance.abs().sum(0) if several else relevance
+        _check_loss(watch.operations, total, max_loss)
+    return Propagated(
+        output.detach(),
+        None if not to_input else torch.stack(found) if several else found[0],
+        watch.operations,
+    )
+
+
+def forward(model: nn.Module, inputs: Tensor, watch: Watch) -> tuple[Tensor, Tensor]:
+    """Run the forward pass under a watch; return a leaf in the input's place, and the output.
+
+    Raises
+    ------
+    ModelError, DataError, PropagationError
+        See `propagate`.
+    """
+    check_inputs(model, inputs)
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = inputs.detach().clone().requires_grad_()
+        signal = watch.begin(leaf.clone())  # a copy, so that the model may overwrite its input
+        with watch:
+            output = model(signal)
+        check_output(model, output, watch)
+    return leaf, output
+
+
+def _factors(conditions: Mapping[str, Sequence[int]] | None) -> dict[str, Tensor]:
+    """Turn the units to let through into factors; how many units there are shows later."""
+    return {name: torch.tensor(list(units)) for name, units in (conditions or {}).items()}
+
+
+def _check_conditions(watch: Watch) -> None:
+    """Complete the conditions' factors, now that the layers are known."""
+    layers = {op.layer: op for op in watch.operations if op.kind in ("convolution", "linear")}
+    for name, units in watch.conditions.items():
+        if name not in layers:
+            raise DataError(
+                f"conditions: there is no layer {name!r}; layers: {', '.join(list(layers)[:20])}"
+            )
+        count = layers[name].units
+        if len(units) == 0 or units.min() < 0 or units.max() >= count:
+            raise DataError(f"conditions: {name!r} has the units 0 to {count - 1}")
+        watch.conditions[name] = torch.zeros(count).index_fill_(0, units, 1.0)
 
 
 def check_inputs(model: nn.Module, inputs: Tensor) -> None:
+    """Refuse a network in training mode, and inputs that are not finite floating-point numbers."""
     training = next((name for name, m in model.named_modules() if m.training), None)
     if training is not None:
         raise ModelError(
@@ -132,6 +182,7 @@ def check_inputs(model: nn.Module, inputs: Tensor) -> None:
 
 
 def check_output(model: nn.Module, output: object, watch: Watch) -> None:
+    """Refuse an output that is no single tensor, not finite, cut off, or behind a softmax."""
     if not isinstance(output, Tensor):
         raise ModelError(
             f"the network returns a {type(output).__name__}, not one tensor; wrap it in a module "
@@ -168,13 +219,18 @@ def _first_outputs(operations: list[Operation]) -> list[Any]:
     return edges if len(edges) == len(firsts) else []
 
 
-def _check_loss(operations: list[Operation], start: float, max_loss: float) -> None:
-    lost = sum(float(op.lost) for op in operations)
-    if start == 0 or abs(lost) <= max_loss * start:
+def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> None:
+    started = start.abs().flatten(1).sum(1)
+    lost = torch.zeros_like(started)
+    for operation in operations:
+        lost = lost + operation.lost
+    lost = lost.abs()
+    share = torch.where(started > 0, lost / started, torch.zeros_like(started)).max()
+    if share <= max_loss:
         return
-    worst = max(operations, key=lambda op: abs(float(op.lost)))
+    worst = max(operations, key=lambda op: float(torch.as_tensor(op.lost).abs().sum()))
     raise PropagationError(
-        f"{abs(lost) / start:.1%} of the relevance gets lost on its way, most of it in {worst} "
+        f"{float(share):.1%} of the relevance gets lost on its way, most of it in {worst} "
         f"under {worst.rule}: its contributions are tiny beside the stabilizer, or units with "
         "relevance have no contribution that the rule counts. Choose a smaller stabilizer, "
         "another rule (Epsilon loses nothing where z-plus finds nothing above zero), or accept "

@@ -1,24 +1,25 @@
-"""Rules: how relevance flows back through one operation.
-
-Every rule of layer-wise relevance propagation for a linear operation has one form. Its output is
-rebuilt as a sum of *terms*, each a modified input sent through modified parameters; an output's
-relevance is divided by that sum and carried back to the inputs, each multiplied by the input it
-came from. A rule only says which terms. See Montavon et al., "Layer-wise relevance propagation:
-an overview" (2019), section 10.2.
-"""
+"""Rules: how relevance flows back through one operation."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from niwaki.errors import PropagationError
 from niwaki.propagation.operation import Operation
+from niwaki.propagation.transport import (
+    STABILIZER,
+    Term,
+    activating,
+    inhibiting,
+    negative_part,
+    positive_part,
+    transport,
+)
 
 __all__ = [
     "AlphaBeta",
@@ -29,13 +30,9 @@ __all__ = [
     "Guided",
     "Pass",
     "Rule",
-    "Term",
     "ZBox",
     "ZPlus",
-    "transport",
 ]
-
-STABILIZER = 1e-6
 
 
 class Rule(ABC):
@@ -74,110 +71,6 @@ class Rule(ABC):
             for f in fields(self)  # type: ignore[arg-type]
         )
         return f"{type(self).__name__}({values})"
-
-
-class Term(NamedTuple):
-    """A modified input through modified parameters: one summand of a rule's denominator."""
-
-    inputs: tuple[Tensor, ...]
-    weight: Tensor | None
-    bias: Tensor | None
-    sign: int = 1
-
-
-def transport(
-    operation: Operation,
-    terms: Sequence[Term],
-    relevance: Tensor,
-    epsilon: float,
-    *,
-    positive: bool = False,
-    weigh: bool = True,
-) -> tuple[Tensor, ...]:
-    """Carry `relevance` back through the sum of `terms`.
-
-    With z the signed sum over the terms, an input of a term gets itself times the derivative of z
-    in the direction ``relevance / (z + epsilon * sign(z))``, sign(0) being 1. What epsilon keeps
-    back is noted in ``operation.lost``: all of it where nothing contributes.
-
-    Parameters
-    ----------
-    positive : bool
-        The sum cannot be negative: saves the sign.
-    weigh : bool
-        Multiply by the input; without it, the share of an input does not depend on its value.
-    """
-    with torch.enable_grad():
-        leaves = [tuple(x.detach().requires_grad_() for x in term.inputs) for term in terms]
-        outputs = [
-            operation.function(xs, term.weight, term.bias)
-            for xs, term in zip(leaves, terms, strict=True)
-        ]
-    # In place from here on: these are our own tensors, and memory traffic is what a rule costs.
-    z = outputs[0].detach()
-    if any(z.data_ptr() == x.data_ptr() for x in leaves[0]):
-        z = z.clone()  # an operation that hands on its input as it is
-    for output, term in zip(outputs[1:], terms[1:], strict=True):
-        z.add_(output.detach(), alpha=term.sign)
-    negative = None if positive else z < 0
-    z.add_(epsilon)
-    if negative is not None:
-        z.add_(negative, alpha=-2 * epsilon)
-    z = torch.div(relevance, z, out=z)
-    if epsilon <= STABILIZER:  # a larger one is there to absorb
-        lost = z.sum()
-        if negative is not None:
-            lost -= 2 * torch.sum(z * negative)
-        operation.lost = operation.lost + lost * epsilon
-
-    flat = [x for xs in leaves for x in xs]
-    gradients = torch.autograd.grad(
-        outputs, flat, [z if term.sign > 0 else -z for term in terms], materialize_grads=True
-    )
-    del outputs, z
-    shares = [g.mul(x.detach()) if weigh else g for g, x in zip(gradients, flat, strict=True)]
-    count = len(terms[0].inputs)
-    result = list(shares[:count])
-    for position, share in enumerate(shares[count:]):
-        result[position % count] = result[position % count] + share
-    return tuple(result)
-
-
-def positive_part(x: Tensor | None) -> Tensor | None:
-    """Keep what is above zero."""
-    return None if x is None else x.clamp(min=0)
-
-
-def negative_part(x: Tensor | None) -> Tensor | None:
-    """Keep what is below zero."""
-    return None if x is None else x.clamp(max=0)
-
-
-def activating(
-    operation: Operation, inputs: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None
-) -> list[Term]:
-    """Return the terms whose every contribution is positive, the positive bias among them."""
-    if operation.nonnegative:
-        return [Term(inputs, positive_part(weight), positive_part(bias))]
-    terms = [
-        Term(tuple(x.clamp(min=0) for x in inputs), positive_part(weight), positive_part(bias))
-    ]
-    if weight is not None:  # an operation without parameters has weights above zero only
-        terms.append(Term(tuple(x.clamp(max=0) for x in inputs), negative_part(weight), None))
-    return terms
-
-
-def inhibiting(
-    operation: Operation, inputs: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None
-) -> list[Term]:
-    """Return the terms whose every contribution is negative, the negative bias among them."""
-    terms = []
-    if weight is not None:
-        above = inputs if operation.nonnegative else tuple(x.clamp(min=0) for x in inputs)
-        terms.append(Term(above, negative_part(weight), negative_part(bias)))
-    if not operation.nonnegative:
-        terms.append(Term(tuple(x.clamp(max=0) for x in inputs), positive_part(weight), None))
-    return terms
 
 
 @dataclass(frozen=True)
@@ -282,7 +175,7 @@ class AlphaBeta(Rule):
         terms = inhibiting(operation, inputs, weight, bias)
         terms = [terms[0]._replace(bias=bias), *terms[1:]] if both else terms
         if not terms:  # an average of inputs above zero: nothing inhibits
-            operation.lost = operation.lost - self.beta * relevance.sum()
+            operation.lost = operation.lost - self.beta * operation.per_sample(relevance)
             return shares
         less = transport(operation, terms, relevance * -self.beta, self.stabilizer)
         return tuple(share.add_(other) for share, other in zip(shares, less, strict=True))

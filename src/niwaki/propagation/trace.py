@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
 from niwaki.propagation.composites import Composite
 from niwaki.propagation.observers import Observer
 from niwaki.propagation.operation import Operation
 from niwaki.propagation.presets import gradient
-from niwaki.propagation.propagate import check_inputs, check_output
+from niwaki.propagation.propagate import forward
 from niwaki.propagation.watch import Watch
 
 __all__ = ["Layer", "resolve", "observe", "trace", "unit_dimension"]
@@ -92,13 +91,9 @@ def observe(model: nn.Module, inputs: Tensor, observers: Sequence[Observer]) -> 
     ModelError, DataError, PropagationError
         As `propagate` does.
     """
-    check_inputs(model, inputs)
     watch = Watch(model, gradient(), observers)
-    with torch.enable_grad():
-        signal = watch.begin(inputs.detach().requires_grad_().clone())
-        with watch:
-            output = model(signal)
-        check_output(model, output, watch)
+    forward(model, inputs, watch)
+    watch.release()
 
 
 def trace(model: nn.Module, inputs: Tensor) -> list[Layer]:
@@ -151,13 +146,8 @@ def resolve(model: nn.Module, inputs: Tensor, composite: Composite) -> str:
     ModelError, DataError, PropagationError
         As `propagate` does: an operation without a rule shows here already.
     """
-    check_inputs(model, inputs)
     watch = Watch(model, composite)
-    with torch.enable_grad():
-        signal = watch.begin(inputs[:1].detach().requires_grad_().clone())
-        with watch:
-            output = model(signal)
-        check_output(model, output, watch)
+    forward(model, inputs[:1], watch)
     rows = [("layer", "operation", "rule")]
     rows += [(op.layer, op.name, _shown(op)) for op in watch.operations]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,15 +81,28 @@ class Watch(TorchFunctionMode):
         Gives each operation its rule.
     observers : sequence of Observer
         Told about each layer.
+    conditions : mapping of str to Tensor, optional
+        Factors that the relevance reaching a layer is multiplied by, one per unit.
+    wants_weights : bool
+        Whether operations note the relevance of their weights.
     """
 
     def __init__(
-        self, model: nn.Module, composite: Composite, observers: Sequence[Observer] = ()
+        self,
+        model: nn.Module,
+        composite: Composite,
+        observers: Sequence[Observer] = (),
+        conditions: Mapping[str, Tensor] | None = None,
+        wants_weights: bool = False,
     ) -> None:
         super().__init__()
         self.composite = composite
         self.observers = observers
         self.operations: list[Operation] = []
+        self.conditions = dict(conditions or {})
+        self.wants_weights = wants_weights
+        self._samples = 1
+        self._unnamed: dict[int, Tensor] = {}
         self._model = model
         self._held: dict[int, tuple[Tensor, str]] = {}  # the tensors too: ids are used again
         self._look_up_held()
@@ -97,6 +110,7 @@ class Watch(TorchFunctionMode):
 
     def begin(self, signal: Tensor) -> Tensor:
         """Declare `signal`, which must require a gradient, to be the input."""
+        self._samples = len(signal)
         self.tags[signal] = Tag(signal=True)
         return signal
 
@@ -155,6 +169,8 @@ class Watch(TorchFunctionMode):
         return Operation(
             name=call.name,
             input_shape=tuple(signals[0].shape),
+            samples=self._samples,
+            wants_weights=self.wants_weights,
             first=not nearest,
             nonnegative=all(tag.nonnegative for tag in tags),
             **known,
@@ -259,7 +275,9 @@ class Watch(TorchFunctionMode):
         """Name of the layer that owns a weight; a made-up one for a weight made on the fly."""
         if id(weight) not in self._held:  # assigned since, as torch.nn.utils.prune does
             self._look_up_held()
-        return self.tags.owner(weight) or f"unnamed layer {len(self.operations)}"
+        self._unnamed.setdefault(id(weight), weight)  # kept, so that its id is not used again
+        number = list(self._unnamed).index(id(weight))
+        return self.tags.owner(weight) or f"unnamed layer {number}"
 
     def _look_up_held(self) -> None:
         for name, tensor in _named_tensors(self._model):
@@ -267,7 +285,7 @@ class Watch(TorchFunctionMode):
 
     def announce(self, unit: Operation, output: Tensor, *, activation: bool = False) -> None:
         """Tell observers about the output of a unit; the latest one is where relevance is read."""
-        if not self.observers:
+        if not self.observers and unit.layer not in self.conditions:
             return
         if activation:
             for observer in self.observers:
@@ -282,9 +300,16 @@ class Watch(TorchFunctionMode):
         for observer in self.observers:
             observer.output(unit, output)
 
-    def _relevance(self, unit: Operation, relevance: Tensor) -> None:
+    def _relevance(self, unit: Operation, relevance: Tensor) -> Tensor | None:
+        """Tell the observers, and let through what the conditions say."""
+        factors = self.conditions.get(unit.layer)
+        if factors is not None:
+            last = unit.kind == "linear"
+            shape = (-1,) if last else (-1, *[1] * (relevance.dim() - 2))
+            relevance = relevance * factors.to(relevance).view(shape)
         for observer in self.observers:
             observer.relevance(unit, relevance)
+        return None if factors is None else relevance
 
     def release(self) -> None:
         """Let go of the graph, which the operations would otherwise keep in memory."""

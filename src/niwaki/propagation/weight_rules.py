@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from niwaki.propagation.operation import Operation
-from niwaki.propagation.rules import (
+from niwaki.propagation.rules import Rule
+from niwaki.propagation.transport import (
     STABILIZER,
-    Rule,
     Term,
     negative_part,
     positive_part,
