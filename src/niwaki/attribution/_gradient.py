@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from niwaki.attribution._method import Propagating, Start
+from niwaki.attribution._method import Method, Propagating, Start
 from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target
 from niwaki.propagation import gradient
@@ -28,9 +28,19 @@ class GradientMethod(Propagating):
 
 
 @register("input_t_gradient")
-class InputTimesGradient(GradientMethod):
-    """Input times gradient (Shrikumar et al. 2016)."""
+class InputTimesGradient(Method):
+    """Input times gradient (Shrikumar et al. 2016).
+
+    Parameters
+    ----------
+    start : {"one", "output"}
+        See `GradientMethod`.
+    """
+
+    def __init__(self, model: nn.Module, *, start: Start = "one") -> None:
+        super().__init__(model)
+        self.gradient = GradientMethod(model, start=start)
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
-        return inputs.detach() * super().attribute(inputs, target)
+        return inputs.detach() * self.gradient.attribute(inputs, target)

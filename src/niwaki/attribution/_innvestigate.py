@@ -28,7 +28,6 @@ from niwaki.propagation import (
     ZBox,
     ZPlus,
     base_rows,
-    propagate,
 )
 
 __all__ = ["DeepTaylor", "Lrp"]
@@ -171,15 +170,9 @@ class DeepTaylor(Propagating):
         )
         super().__init__(model, Composite("DeepTaylor", rows), max_loss=max_loss)
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
-        """See `Method.attribute`."""
-
-        def start(output: Tensor) -> Tensor:
-            return select(output, target) * output.clamp(min=0)
-
-        result = propagate(self.model, inputs, self.composite, start, max_loss=self.max_loss)
-        assert result.relevance is not None
-        return result.relevance
+    def begin(self, output: Tensor, target: Target) -> Tensor:
+        """Return the relevance that the outputs start with."""
+        return select(output, target) * output.clamp(min=0)
 
 
 @register("deep_taylor.bounded")

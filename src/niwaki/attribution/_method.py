@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from niwaki.attribution._targets import Target, select
-from niwaki.propagation import Composite, propagate
+from niwaki.errors import DataError
+from niwaki.propagation import Composite, Maps, Propagated, propagate
 
 __all__ = ["Method", "Propagating", "Start"]
 
@@ -80,16 +83,100 @@ class Propagating(Method):
         self.start = start
         self.max_loss = max_loss
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
-        """See `Method.attribute`."""
+    def attribute(
+        self,
+        inputs: Tensor,
+        target: Target = None,
+        *,
+        conditions: Mapping[str, Sequence[int]] | None = None,
+    ) -> Tensor:
+        """Compute heatmaps, see `Method.attribute`.
 
-        def begin(output: Tensor) -> Tensor:
-            weights = select(output, target)
-            return weights * output if self.start == "output" else weights
+        Parameters
+        ----------
+        inputs, target
+            See `Method.attribute`.
+        conditions : mapping of str to sequence of int, optional
+            Layer name to the units whose relevance alone goes on from there: what the network sees
+            of the target *through* these units (Achtibat et al. 2023).
+        """
+        result = self._propagate(inputs, [target], conditions=conditions)
+        assert result.relevance is not None
+        return result.relevance[0]
 
-        result = propagate(self.model, inputs, self.composite, begin, max_loss=self.max_loss)
+    def attribute_each(self, inputs: Tensor, targets: Sequence[Target]) -> Tensor:
+        """Compute the heatmaps of several targets after one forward pass.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            Shape (N, ...).
+        targets : sequence
+            Each as in `Method.attribute`.
+
+        Returns
+        -------
+        Tensor
+            Shape (targets, N, ...).
+        """
+        if len(targets) == 0:
+            raise DataError("give at least one target")
+        result = self._propagate(inputs, targets)
         assert result.relevance is not None
         return result.relevance
+
+    def layers(
+        self, inputs: Tensor, target: Target = None, names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Compute the relevance that reaches layers, as maps.
+
+        Parameters
+        ----------
+        inputs, target
+            See `Method.attribute`.
+        names : sequence of str, optional
+            Layers wanted; default: all convolutions and linear layers.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Of the shape of each layer's output; sum over space for a value per channel.
+        """
+        maps = Maps(None if names is None else set(names))
+        self._propagate(inputs, [target], observers=[maps])
+        for name in names or ():
+            if name not in maps.relevances:
+                raise DataError(f"no relevance reaches a layer {name!r}")
+        return maps.relevances
+
+    def weights(self, inputs: Tensor, target: Target = None) -> dict[str, Tensor]:
+        """Compute the relevance of each layer's weights, summed over the batch.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Of the shape of each layer's weight, for layers whose rule is one of LRP.
+        """
+        result = self._propagate(inputs, [target], weights=True)
+        found: dict[str, Tensor] = {}
+        for operation in result.operations:
+            if operation.weight_relevance is not None and operation.kind != "batch_norm":
+                before = found.get(operation.layer, 0)
+                found[operation.layer] = operation.weight_relevance + before
+        return found
+
+    def begin(self, output: Tensor, target: Target) -> Tensor:
+        """Return the relevance that the outputs start with."""
+        weights = select(output, target)
+        return weights * output if self.start == "output" else weights
+
+    def _propagate(self, inputs: Tensor, targets: Sequence[Target], **options: Any) -> Propagated:
+        def start(output: Tensor) -> Tensor:
+            return torch.stack([self.begin(output, target) for target in targets])
+
+        return propagate(
+            self.model, inputs, self.composite, start, max_loss=self.max_loss, **options
+        )
 
     def __repr__(self) -> str:
         return f"{type(self.model).__name__} under {self.composite}"

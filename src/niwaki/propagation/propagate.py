@@ -113,11 +113,16 @@ def propagate(
                 f"{tuple(output.shape)}"
             )
         ends: Any = [] if to_input else _first_outputs(watch.operations)
+        starts = list(relevance) if several else [relevance]
         found = [
             torch.autograd.grad(
-                output, ends or leaf, one, allow_unused=bool(ends), retain_graph=several
+                output,
+                ends or leaf,
+                one,
+                allow_unused=bool(ends),
+                retain_graph=number < len(starts),  # the last one frees memory as it goes
             )[0]
-            for one in (relevance if several else [relevance])
+            for number, one in enumerate(starts, 1)
         ]
     watch.release()
     if max_loss is not None:

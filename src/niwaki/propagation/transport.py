@@ -92,7 +92,8 @@ def transport(
     if weights:
         shares_of_weights = map(torch.mul, weights, gradients[len(flat) :])
         operation.note_weights(torch.stack([w.detach() for w in shares_of_weights]).sum(0))
-    shares = [g.mul(x.detach()) if weigh else g for g, x in zip(gradients, flat, strict=True)]
+    pairs = zip(gradients[: len(flat)], flat, strict=True)
+    shares = [g.mul(x.detach()) if weigh else g for g, x in pairs]
     count = len(terms[0].inputs)
     result = list(shares[:count])
     for position, share in enumerate(shares[count:]):
