@@ -38,9 +38,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from niwaki.propagation import Operation, epsilon_plus, gradient, propagate
+from niwaki import attribution, criteria
 
 SEED = 0
+STEPS = 4
 NETWORKS = ("vgg16", "resnet18", "resnet50")
 Method = Callable[[], object]
 
@@ -52,46 +53,34 @@ def one_hot(output: Tensor) -> Tensor:
     return start
 
 
-class FilterSums:
-    """Observer that sums the relevance of each filter over images and positions."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-
-    def output(self, operation: Operation, output: Tensor) -> None:
-        """Nothing is read of outputs."""
-
-    def activation(self, operation: Operation, output: Tensor) -> None:
-        """Nothing is read of activations."""
-
-    def relevance(self, operation: Operation, relevance: Tensor) -> None:
-        """Sum over all dimensions but that of the units."""
-        self.sums[operation.layer] = relevance.transpose(0, 1).flatten(1).sum(1)
-
-
 def methods(network: str, model: nn.Module, x: Tensor) -> dict[str, Method]:
     """Return what is compared, by name; the first is what the others are measured against."""
+    labels = torch.zeros(len(x), dtype=torch.long)
 
     def plain() -> object:
         leaf = x.clone().requires_grad_()
         output = model(leaf)
         return torch.autograd.grad(output, leaf, one_hot(output))
 
-    def scores() -> object:
-        observer = FilterSums()
-        propagate(model, x, epsilon_plus(), one_hot, [observer], to_input=False, max_loss=None)
-        return observer.sums
+    def niwaki(name: str, **options: Any) -> Method:
+        return lambda: attribution.create(name, model, **options).attribute(x, 0)
 
-    def zennit() -> object:
-        from zennit.canonizers import SequentialMergeBatchNorm
-        from zennit.composites import EpsilonPlus
-        from zennit.torchvision import ResNetCanonizer
+    def zennit(name: str, **options: Any) -> Method:
+        def run() -> object:
+            from zennit import composites
+            from zennit.canonizers import SequentialMergeBatchNorm
+            from zennit.torchvision import ResNetCanonizer
 
-        canonizer = ResNetCanonizer() if network.startswith("res") else SequentialMergeBatchNorm()
-        leaf = x.clone().requires_grad_()
-        with EpsilonPlus(canonizers=[canonizer]).context(model) as modified:
-            output = modified(leaf)
-            return torch.autograd.grad(output, leaf, one_hot(output))
+            canonizer = (
+                ResNetCanonizer() if network.startswith("res") else SequentialMergeBatchNorm()
+            )
+            composite = getattr(composites, name)(canonizers=[canonizer], **options)
+            leaf = x.clone().requires_grad_()
+            with composite.context(model) as modified:
+                output = modified(leaf)
+                return torch.autograd.grad(output, leaf, one_hot(output))
+
+        return run
 
     def captum() -> object:
         from captum.attr import LRP  # type: ignore[import-untyped,unused-ignore]
@@ -100,15 +89,25 @@ def methods(network: str, model: nn.Module, x: Tensor) -> dict[str, Method]:
             warnings.simplefilter("ignore")  # that it makes the inputs require gradients
             return LRP(model).attribute(x.clone(), target=0)
 
+    box = {"low": torch.full((1, 3, 1, 1), -3.0), "high": torch.full((1, 3, 1, 1), 3.0)}
+    loss = {"max_loss": None}  # random weights say nothing about what gets lost
+    average = {"internal_batch_size": len(x)}
     return {
         "plain gradient": plain,
-        "niwaki gradient": lambda: propagate(model, x, gradient(), one_hot),
-        "niwaki LRP epsilon-plus": lambda: propagate(
-            model, x, epsilon_plus(), one_hot, max_loss=None
-        ),
-        "niwaki LRP filter scores": scores,
-        "zennit EpsilonPlus": zennit,
+        "niwaki gradient": niwaki("gradient"),
+        "niwaki LRP filter scores": lambda: criteria.create("lrp").batch(model, x, labels),
+        "niwaki EpsilonPlus": niwaki("EpsilonPlus", **loss),
+        "zennit EpsilonPlus": zennit("EpsilonPlus"),
         "captum LRP": captum,
+        "niwaki EpsilonAlpha2Beta1": niwaki("EpsilonAlpha2Beta1", **loss),
+        "niwaki lrp.sequential_preset_b": niwaki("lrp.sequential_preset_b", **loss),
+        "zennit EpsilonAlpha2Beta1": zennit("EpsilonAlpha2Beta1"),
+        "niwaki EpsilonGammaBox": niwaki("EpsilonGammaBox", **loss),
+        "zennit EpsilonGammaBox": zennit("EpsilonGammaBox", **box),
+        f"niwaki integrated_gradients, {STEPS} steps": niwaki(
+            "integrated_gradients", steps=STEPS, **average
+        ),
+        f"niwaki smoothgrad, {STEPS} samples": niwaki("smoothgrad", samples=STEPS, **average),
     }
 
 
@@ -126,6 +125,8 @@ def times(network: str, options: argparse.Namespace) -> dict[str, list[float] | 
     found: dict[str, list[float] | str] = {}
     for repetition in range(options.repeats + 1):
         for name, method in methods(network, model, x).items():
+            if options.methods and not any(part in name for part in options.methods):
+                continue
             seconds = found.setdefault(name, [])
             if isinstance(seconds, str):
                 continue
@@ -215,6 +216,7 @@ def machine(options: argparse.Namespace) -> str:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--methods", nargs="+", help="parts of the names of those wanted")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)

@@ -10,7 +10,6 @@ from niwaki.attribution import (  # noqa: F401  (they register themselves)
     _modified_gradients,
     _occlusion,
     _pattern,
-    _zennit,
 )
 from niwaki.attribution._explain import explain
 from niwaki.attribution._method import Method, Propagating

@@ -1,15 +1,26 @@
-"""Layer-wise relevance propagation under the composites that are in use."""
+"""Layer-wise relevance propagation under the composites that are in use, by several names."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 from niwaki.attribution._method import Propagating, Start
 from niwaki.attribution._registry import register
-from niwaki.propagation import Composite, Rule, epsilon, epsilon_plus, epsilon_plus_flat
-from niwaki.propagation.transport import STABILIZER
+from niwaki.propagation import (
+    PRESETS,
+    Composite,
+    epsilon,
+    epsilon_plus,
+    epsilon_plus_flat,
+)
 
-__all__ = ["lrp", "lrp_epsilon", "lrp_epsilon_plus", "lrp_epsilon_plus_flat"]
+__all__ = ["lrp"]
+
+_GRADIENTS = ("BetaSmooth", "DeconvNet", "GuidedBackprop")
 
 
 @register("lrp")
@@ -24,6 +35,8 @@ def lrp(
 
     Parameters
     ----------
+    model : nn.Module
+        See `Propagating`.
     composite : Composite, optional
         Gives each operation its rule; default: `epsilon_plus`.
     start : {"output", "one"}
@@ -34,49 +47,42 @@ def lrp(
     return Propagating(model, composite or epsilon_plus(), start=start, max_loss=max_loss)
 
 
-@register("lrp.epsilon")
-def lrp_epsilon(
+def _under(
     model: nn.Module,
     *,
-    epsilon: float = STABILIZER,
-    bias: bool = True,
-    start: Start = "output",
+    preset: Callable[..., Composite],
+    start: Start,
     max_loss: float | None = 1e-3,
+    **options: Any,
 ) -> Propagating:
-    """LRP-epsilon in every layer (Bach et al. 2015)."""
-    return Propagating(model, _EPSILON(epsilon, bias=bias), start=start, max_loss=max_loss)
+    """Make a method of a preset, whose options stay open."""
+    return Propagating(model, preset(**options), start=start, max_loss=max_loss)
 
 
-@register("lrp.epsilon_plus")
-def lrp_epsilon_plus(
-    model: nn.Module,
-    *,
-    epsilon: float = STABILIZER,
-    stabilizer: float = STABILIZER,
-    sums: Rule | None = None,
-    bias: bool = True,
-    start: Start = "output",
-    max_loss: float | None = 1e-3,
-) -> Propagating:
-    """Z-plus in convolutions, epsilon in linear layers (zennit's EpsilonPlus)."""
-    composite = epsilon_plus(epsilon, stabilizer, sums=sums, bias=bias)
-    return Propagating(model, composite, start=start, max_loss=max_loss)
+def _define(name: str, about: str, preset: Callable[..., Composite], **fixed: Any) -> None:
+    method: Callable[..., Propagating] = functools.partial(_under, preset=preset, **fixed)
+    method.__doc__ = about
+    register(name)(method)
 
 
-@register("lrp.epsilon_plus_flat")
-def lrp_epsilon_plus_flat(
-    model: nn.Module,
-    *,
-    epsilon: float = STABILIZER,
-    stabilizer: float = STABILIZER,
-    sums: Rule | None = None,
-    bias: bool = True,
-    start: Start = "output",
-    max_loss: float | None = 1e-3,
-) -> Propagating:
-    """Like lrp.epsilon_plus, with the flat rule in the first layer (zennit's EpsilonPlusFlat)."""
-    composite = epsilon_plus_flat(epsilon, stabilizer, sums=sums, bias=bias)
-    return Propagating(model, composite, start=start, max_loss=max_loss)
-
-
-_EPSILON = epsilon  # the option of the same name hides it
+_define("lrp.epsilon", "LRP-epsilon in every layer (Bach et al. 2015).", epsilon, start="output")
+_define(
+    "lrp.epsilon_plus",
+    "Z-plus in convolutions, epsilon in linear layers (zennit's EpsilonPlus).",
+    epsilon_plus,
+    start="output",
+)
+_define(
+    "lrp.epsilon_plus_flat",
+    "Like lrp.epsilon_plus, with the flat rule in the first layer (zennit's EpsilonPlusFlat).",
+    epsilon_plus_flat,
+    start="output",
+)
+for _name, _preset in PRESETS.items():
+    _define(
+        _name,
+        f"zennit's composite {_name}, starting with 1 at the chosen output.",
+        _preset,
+        start="one",
+        **({"max_loss": None} if _name in _GRADIENTS else {}),
+    )

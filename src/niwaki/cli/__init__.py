@@ -1,4 +1,4 @@
-"""What a person types: ``niwaki explain``, ``prune``, ``methods``, ``demo``."""
+"""What a person types; every command is one file."""
 
 from niwaki.cli._app import app, main
 

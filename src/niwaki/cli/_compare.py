@@ -70,7 +70,7 @@ def compare(
         about = {"file": str(out), "methods": chosen, "images": found.rows}
         typer.echo(json.dumps(about, indent=2))
         return
-    o.console().print(table(found.rows), width=o.WIDE)
+    o.console().print(table(found.rows))
     o.console().print(f"wrote {out}")
 
 

@@ -28,8 +28,8 @@ __all__ = ["evaluate"]
 
 _EXPLANATION = (
     "area while regions are perturbed, most relevant first (low is good) and least first (high); "
-    "gap: least - most (high);\nrandomised: rank correlation with the heatmaps of a network that "
-    "is randomised from the output down (near 0 is good)"
+    "gap: least - most (high);\nrandomised: rank correlation of absolute heatmaps with those of a "
+    "network randomised from the output down (near 0 is good)"
 )
 
 
@@ -109,6 +109,7 @@ def evaluate(
             picked.subset,
             chosen,
             layers=layers,
+            absolute=True,  # negative outputs turn the signs of some methods' heatmaps
             description="randomising",
             **options,
         )
@@ -120,7 +121,7 @@ def evaluate(
         typer.echo(json.dumps({"folder": str(out), "methods": rows}, indent=2))
         return
     show = o.console().print
-    show(table([_readable(row) for row in rows]), width=o.WIDE)
+    show(table([_readable(row) for row in rows]))
     show(_EXPLANATION)
     show(f"wrote {out}")
 

@@ -82,5 +82,5 @@ def _report(found: Explained, out: Path, as_json: bool) -> None:
         }
         typer.echo(json.dumps(about, indent=2))
         return
-    o.console().print(table(found.rows), width=o.WIDE)
+    o.console().print(table(found.rows))
     o.console().print(f"wrote {out / 'sheet.png'}")

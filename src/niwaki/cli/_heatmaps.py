@@ -149,7 +149,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     shown = Table(box=None, pad_edge=False)
     for column, value in rows[0].items():
         number = isinstance(value, (int, float))
-        shown.add_column(column, justify="right" if number else "left", no_wrap=True)
+        shown.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in rows:
         shown.add_row(*("" if value is None else str(value) for value in row.values()))
     return shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
@@ -116,10 +117,11 @@ Force = Annotated[bool, typer.Option("--force", help="Replace the output if it e
 
 def console(as_json: bool = False) -> Console:
     """Where tables and remarks go: the terminal, or nowhere beside JSON."""
-    return Console(quiet=as_json, highlight=False)
+    width = None if sys.stdout.isatty() else _WIDE
+    return Console(quiet=as_json, highlight=False, width=width)
 
 
-WIDE = 120  # columns of a table; a narrower terminal wraps it rather than cutting names short
+_WIDE = 120  # columns where there is no terminal, so that tables in files are not folded
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,18 @@ def sums_of(totals: Totals, layer: Layer) -> Tensor:
 
 def per_unit(operation: Operation, values: Tensor) -> Tensor:
     """Sum a layer's values over everything but its units; shape (units,)."""
+    return values.sum(_others(operation, values))
+
+
+def per_unit_size(operation: Operation, values: Tensor) -> Tensor:
+    """Sum absolute values likewise, without a copy of them: copies are what it would cost."""
+    found: Tensor = torch.linalg.vector_norm(values, 1, dim=_others(operation, values))
+    return found
+
+
+def _others(operation: Operation, values: Tensor) -> list[int]:
     dimension = unit_dimension(operation) % values.dim()
-    return values.sum([d for d in range(values.dim()) if d != dimension])
+    return [d for d in range(values.dim()) if d != dimension]
 
 
 class UnitSums:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
-from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, sums_of
+from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, per_unit_size, sums_of
 from niwaki.criteria._registry import register
 from niwaki.propagation import (
     Composite,
@@ -36,7 +36,7 @@ class _RelevanceSums(UnitSums):
     def relevance(self, operation: Operation, relevance: Tensor) -> None:
         """Add what a layer receives."""
         if self.reduce == "absolute":
-            self.add(operation, per_unit(operation, relevance.abs()))
+            self.add(operation, per_unit_size(operation, relevance))
         elif self.reduce == "signed":
             self.add(operation, per_unit(operation, relevance))
         else:  # summed over space in each sample, then the absolute values over samples

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
-from niwaki.criteria._criterion import Criterion, UnitSums, per_unit
+from niwaki.criteria._criterion import Criterion, UnitSums, per_unit_size
 from niwaki.criteria._registry import register
 from niwaki.propagation import Layer, Operation, observe
 
@@ -55,7 +55,7 @@ class _ActivationSums(UnitSums):
 
     def output(self, operation: Operation, output: Tensor) -> None:
         """Read the output; an activation behind it overrules this."""
-        self._latest[operation] = per_unit(operation, output.detach().abs())
+        self._latest[operation] = per_unit_size(operation, output.detach())
 
     activation = output
 

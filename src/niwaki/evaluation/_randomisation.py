@@ -60,7 +60,9 @@ class Randomisation:
         return [estimate(values) for values in self.spearman]
 
     def similarity(self) -> Estimate:
-        """Mean rank correlation over layers and images; the closer to 0 the better."""
+        """Mean rank correlation over layers and images; the closer to 0 the better.
+
+        A heatmap that is constant, so that it shows nothing at all, counts as 0."""
         return estimate(self.spearman.mean(0))
 
     def to_json(self) -> dict[str, Any]:
@@ -111,7 +113,8 @@ def randomisation_test(
     layers : int, sequence of str, optional
         Which; an int takes that many, evenly from the output to the input; default: all.
     absolute : bool
-        Compare absolute values.
+        Compare absolute values. Without it, a heatmap that merely changes its sign, as where the
+        randomised network's output is negative and relevance starts from it, counts as opposite.
     target : None, int or "label"
         The class explained in all networks: the one the trained network predicts, this one, or the
         true one.

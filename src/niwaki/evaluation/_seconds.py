@@ -8,7 +8,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from niwaki.evaluation._explainers import Methods, factories
+from niwaki.evaluation._explainers import Methods, factories, tolerant
 
 __all__ = ["seconds_per_image"]
 
@@ -36,7 +36,7 @@ def seconds_per_image(
     """
     found = {}
     for name, make in factories(methods).items():
-        method, seconds = make(model), []
+        method, seconds = tolerant(make(model)), []
         for _ in range(repeats + 1):
             _wait(inputs)
             before = time.perf_counter()

@@ -170,9 +170,17 @@ def epsilon_gamma_box(
     return replace(rest.with_rows(*rows), name="EpsilonGammaBox")
 
 
-def excitation_backprop(stabilizer: float = STABILIZER) -> Composite:
-    """Z-plus without biases in every layer: ``ExcitationBackprop`` (Zhang et al. 2016)."""
-    rule = ZPlus(stabilizer, bias=False)
+def excitation_backprop(stabilizer: float = STABILIZER, *, bias: bool = False) -> Composite:
+    """Z-plus without biases in every layer: ``ExcitationBackprop`` (Zhang et al. 2016).
+
+    Parameters
+    ----------
+    stabilizer : float
+        Of all rules.
+    bias : bool
+        Whether positive biases take their share: not in the paper; in zennit by default.
+    """
+    rule = ZPlus(stabilizer, bias=bias)
     return Composite(
         "ExcitationBackprop",
         (

@@ -100,7 +100,7 @@ def _row(about: dict[str, Any]) -> Assign:
         if option not in known:
             raise ValueError(f"the rule {name} has no option {option!r}; it has {sorted(known)}")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    if "kind" in about:
+    if not isinstance(about.get("kind", ""), str):
         about["kind"] = tuple(about["kind"])
     return Assign(_RULES[name](**values), **about)
 

@@ -92,13 +92,16 @@ def transport(
     if weights:
         shares_of_weights = map(torch.mul, weights, gradients[len(flat) :])
         operation.note_weights(torch.stack([w.detach() for w in shares_of_weights]).sum(0))
-    pairs = zip(gradients[: len(flat)], flat, strict=True)
-    shares = [g.mul(x.detach()) if weigh else g for g, x in pairs]
+    shares = list(gradients[: len(flat)])
+    if weigh:
+        # A fresh tensor behind a layer; elsewhere it may be expanded, or shared between inputs.
+        fresh = operation.kind in ("convolution", "linear")
+        multiply = torch.Tensor.mul_ if fresh else torch.mul
+        shares = [multiply(share, x.detach()) for share, x in zip(shares, flat, strict=True)]
     count = len(terms[0].inputs)
-    result = list(shares[:count])
     for position, share in enumerate(shares[count:]):
-        result[position % count] = result[position % count] + share
-    return tuple(result)
+        shares[position % count] = shares[position % count] + share
+    return tuple(shares[:count])
 
 
 def _own_weight(operation: Operation, term: Term) -> Tensor | None:

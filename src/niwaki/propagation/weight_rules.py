@@ -60,7 +60,7 @@ class Gamma(Rule):
     stabilizer : float
         Added to the denominators with their sign.
     bias : bool
-        Whether the bias takes its share.
+        Whether the bias takes its share. The output's sign is that with the bias, as in zennit.
 
     Raises
     ------
@@ -81,9 +81,9 @@ class Gamma(Rule):
     ) -> tuple[Tensor, ...]:
         """See `Rule.relevance`."""
         weight, bias = operation.parameters()
-        bias = bias if self.bias else None
         with torch.no_grad():
             output = operation.function(inputs, weight, bias)
+        bias = bias if self.bias else None
         shares = None
         for sign in (1, -1):
             # Behind a ReLU no relevance is on outputs below zero: the second round is for others.
