@@ -62,7 +62,8 @@ class Randomisation:
     def similarity(self) -> Estimate:
         """Mean rank correlation over layers and images; the closer to 0 the better.
 
-        A heatmap that is constant, so that it shows nothing at all, counts as 0."""
+        A heatmap that is constant, so that it shows nothing at all, counts as 0.
+        """
         return estimate(self.spearman.mean(0))
 
     def to_json(self) -> dict[str, Any]:
