@@ -51,8 +51,32 @@ def resnet():
     return zoo.ResNet(1, 4)
 
 
-NETWORKS = {"plain": plain, "resnet": resnet, "functional": Functional}
-LATE = {"plain": "5", "resnet": "pool", "functional": "ready"}  # a module late in the forward
+class Dense(nn.Module):
+    """Batch norms before convolutions, concatenations, a transition: a small DenseNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(4), nn.BatchNorm2d(7), nn.BatchNorm2d(10)])
+        self.convs = nn.ModuleList([nn.Conv2d(4, 3, 3, padding=1), nn.Conv2d(7, 3, 3, padding=1)])
+        self.transition = nn.Conv2d(10, 5, 1)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        for norm, conv in zip(self.norms, self.convs, strict=False):
+            x = torch.cat([x, conv(F.relu(norm(x)))], 1)
+        x = F.avg_pool2d(self.transition(F.relu(self.norms[2](x))), 2)
+        return self.head(F.relu(x).mean((2, 3)))
+
+
+NETWORKS = {"plain": plain, "resnet": resnet, "functional": Functional, "dense": Dense}
+LATE = {
+    "plain": "5",
+    "resnet": "pool",
+    "functional": "ready",
+    "dense": "head",
+}  # a module late in the forward
 
 
 @pytest.fixture(params=NETWORKS)
@@ -161,13 +185,20 @@ class TestEveryMethod:
         del late.forward
         assert method.attribute(images).shape == images.shape
 
-    def test_a_batch_is_its_samples(self, name, small, images):
-        if name in ("random", "smoothgrad", "expected_gradients"):
-            return  # they draw numbers for a whole batch
-        method = made(name, small, images)
+    def test_a_batch_is_its_samples_and_comes_out_again(self, name, network, images):
+        method = made(name, network, images)
         together = method.attribute(images, [0, 1, 2, 3, 0])
-        for i, target in enumerate((0, 1, 2, 3, 0)):
-            torch.testing.assert_close(method.attribute(images[i : i + 1], target)[0], together[i])
+        assert torch.equal(method.attribute(images, [0, 1, 2, 3, 0]), together)
+        for i in (0, 3):
+            alone = method.attribute(images[i : i + 1], i)[0]
+            torch.testing.assert_close(alone, together[i], rtol=1e-6, atol=1e-9)
+
+    def test_single_precision(self, name, network, images):
+        exact = made(name, network, images).attribute(images, 1)
+        found = made(name, network.float(), images.float()).attribute(images.float(), 1)
+        assert found.dtype == torch.float32
+        assert bool(found.isfinite().all())
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-2 * exact.abs().max())
 
     def test_does_not_depend_on_gradient_modes(self, name, small, images):
         def heatmap(inputs):

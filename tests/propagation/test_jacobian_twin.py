@@ -15,10 +15,13 @@ from niwaki.propagation import (
     Deconvnet,
     Epsilon,
     Flat,
+    Gamma,
     Gradient,
     Guided,
+    Norm,
     Pass,
     Rule,
+    WSquare,
     ZBox,
     ZPlus,
     propagate,
@@ -66,6 +69,44 @@ def flat(x: Tensor, W: Tensor, b: Tensor, R: Tensor, parameters: bool) -> Tensor
     return R / stabilized(pattern.sum(1)) @ pattern
 
 
+def both_biases(alpha: float, beta: float) -> Formula:
+    """iNNvestigate's: the whole bias, whatever its sign, in both denominators."""
+
+    def formula(x: Tensor, W: Tensor, b: Tensor, R: Tensor, _: bool) -> Tensor:
+        contributions = x[:, None, :] * W
+        plus, minus = (
+            torch.einsum("noi,no->ni", part, R / stabilized(part.sum(2) + b))
+            for part in (contributions.clamp(min=0), contributions.clamp(max=0))
+        )
+        return alpha * plus - beta * minus
+
+    return formula
+
+
+def w_square(bias: bool) -> Formula:
+    def formula(x: Tensor, W: Tensor, b: Tensor, R: Tensor, parameters: bool) -> Tensor:
+        squared = W**2 if parameters else W.abs()
+        return R / stabilized(squared.sum(1) + b**2 * bias) @ squared
+
+    return formula
+
+
+def gamma(gamma: float, bias: bool = True) -> Formula:
+    """Outputs above zero favour contributions above zero, outputs below zero those below."""
+
+    def formula(x: Tensor, W: Tensor, b: Tensor, R: Tensor, _: bool) -> Tensor:
+        contributions = x[:, None, :] * W
+        sign = torch.sign(contributions.sum(2) + b)  # of the output as it is, with its bias
+        b = b * bias
+        own = (sign[:, :, None] * contributions).clamp(min=0) * sign[:, :, None]
+        z = (contributions + gamma * own).sum(2) + b + gamma * sign * (sign * b).clamp(min=0)
+        return torch.einsum(
+            "noi,no->ni", contributions + gamma * own, R * sign.abs() / stabilized(z)
+        )
+
+    return formula
+
+
 def derivative(x: Tensor, W: Tensor, b: Tensor, R: Tensor, _: bool) -> Tensor:
     return R @ W
 
@@ -81,6 +122,13 @@ RULES: dict[str, tuple[Rule, Formula]] = {
     "alpha3-beta2-unbiased": (AlphaBeta(3, 2, bias=False), alpha_beta(3, 2, bias=False)),
     "z-box": (ZBox(LOW, HIGH), z_box),
     "flat": (Flat(), flat),
+    "alpha2-beta1-both": (AlphaBeta(2, 1, bias="both"), both_biases(2, 1)),
+    "w-square": (WSquare(), w_square(True)),
+    "w-square-unbiased": (WSquare(bias=False), w_square(False)),
+    "gamma": (Gamma(), gamma(0.25)),
+    "gamma-large": (Gamma(10.0), gamma(10.0)),
+    "gamma-unbiased": (Gamma(0.5, bias=False), gamma(0.5, bias=False)),
+    "norm": (Norm(), epsilon(STABILIZER, False)),
     "gradient": (Gradient(), derivative),
 }
 PASSED_ON = ("max_pool", "move", "activation", "scale")
@@ -119,7 +167,10 @@ def test_rule_equals_its_formula(map_: Map, rule: str, behind_relu: bool) -> Non
     model = nn.Sequential(nn.ReLU(), module).eval() if behind_relu else module
     relevance, result = shares(model, x, under(engine))
     sums = map_.name in ("sum", "sum-alpha", "sum-in-place", "sum-broadcast", "difference")
-    close(result, formula(seen.flatten(1), W, b, relevance, map_.parameters or sums))
+    # A difference, or a sum with a factor, has its factor in the inputs: its weights are ones.
+    plain = sums and rule.startswith("w-square")
+    weights = (W != 0).double() if plain else W
+    close(result, formula(seen.flatten(1), weights, b, relevance, map_.parameters or sums))
 
 
 @pytest.mark.parametrize("units", ["features", "channels"])

@@ -79,7 +79,8 @@ class IntegratedGradients(Average):
     """Difference to a baseline times the mean gradient on the way (Sundararajan et al. 2017).
 
     The heatmap sums to the difference of the output at the input and at the baseline, up to the
-    error of the quadrature; ``quadrature="gauss"`` has by far the smallest.
+    error of the quadrature: for smooth networks ``quadrature="gauss"`` has by far the smallest;
+    where the slope jumps on the way, as with ReLUs, ``"midpoint"`` does as well.
 
     Parameters
     ----------
