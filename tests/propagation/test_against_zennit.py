@@ -97,20 +97,18 @@ def test_composites(name: str, composite: str) -> None:
     options: dict[str, object] = {}
     if composite == "EpsilonGammaBox":
         options = {"low": torch.full_like(x, -3.0), "high": torch.full_like(x, 3.0)}
-    if composite == "ExcitationBackprop":  # zennit's lets the biases take part, the paper does not
-        options = {"zero_params": "bias"}
-    for (
-        module
-    ) in model.modules():  # zennit's BetaSmooth reads a ReLU's input when it is overwritten
+    for module in model.modules():
+        # zennit's BetaSmooth reads a ReLU's input when it is overwritten.
         if isinstance(module, nn.ReLU):
             module.inplace = False
     if (name, composite) == ("resnet18", "BetaSmooth"):
         pytest.skip("its blocks use a ReLU twice; zennit keeps one input: see the next test")
     theirs = getattr(zennit.composites, composite)(canonizers=[canonizer()], **options)
     agree(model, x, PRESETS[composite](), theirs)
-    if composite == "ExcitationBackprop":
-        theirs = zennit.composites.ExcitationBackprop(canonizers=[canonizer()])
-        agree(model, x, PRESETS[composite](bias=True), theirs)
+    if composite == "ExcitationBackprop":  # as in the paper, without biases
+        options = {"zero_params": "bias"}
+        theirs = zennit.composites.ExcitationBackprop(canonizers=[canonizer()], **options)
+        agree(model, x, PRESETS[composite](bias=False), theirs)
 
 
 class Smoothed(torch.autograd.Function):

@@ -127,7 +127,7 @@ PRESETS = {
     "EpsilonAlpha2Beta1": zennits(alpha_beta(2, 1, "own", USUAL)),
     "EpsilonAlpha2Beta1Flat": zennits(alpha_beta(2, 1, "own", USUAL), FLAT_USUAL),
     "EpsilonGammaBox": zennits(gamma, box(USUAL)),
-    "ExcitationBackprop": same(alpha_beta(1, 0, "none", USUAL), "one", average=z(USUAL)),
+    "ExcitationBackprop": same(alpha_beta(1, 0, "own", USUAL), "one", average=z(USUAL)),
 }
 
 

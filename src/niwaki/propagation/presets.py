@@ -170,15 +170,15 @@ def epsilon_gamma_box(
     return replace(rest.with_rows(*rows), name="EpsilonGammaBox")
 
 
-def excitation_backprop(stabilizer: float = STABILIZER, *, bias: bool = False) -> Composite:
-    """Z-plus without biases in every layer: ``ExcitationBackprop`` (Zhang et al. 2016).
+def excitation_backprop(stabilizer: float = STABILIZER, *, bias: bool = True) -> Composite:
+    """Z-plus in every layer: ``ExcitationBackprop`` (Zhang et al. 2016).
 
     Parameters
     ----------
     stabilizer : float
         Of all rules.
     bias : bool
-        Whether positive biases take their share: not in the paper; in zennit by default.
+        Whether positive biases take their share: in zennit, by default; not in the paper.
     """
     rule = ZPlus(stabilizer, bias=bias)
     return Composite(
