@@ -86,7 +86,7 @@ class LayerInputs(Rule):
         shape: torch.Size,
     ) -> None:
         """Gather what is needed from a layer's inputs; `shape` is that of its output."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say what it reads of a layer's inputs")
 
     def add(self, key: str, value: Tensor) -> None:
         """Add to a sum, in double precision."""

@@ -4,7 +4,7 @@ from niwaki.criteria import _gradient, _lrp, _plain  # noqa: F401  (they registe
 from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._importance import Importance
 from niwaki.criteria._registry import create, describe, names, register
-from niwaki.criteria._score import score
+from niwaki.criteria._score import hidden_layers, score
 from niwaki.criteria._scores import Scores
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Scores",
     "create",
     "describe",
+    "hidden_layers",
     "names",
     "register",
     "score",

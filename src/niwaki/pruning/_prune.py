@@ -13,8 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 
 from niwaki import models
-from niwaki.criteria import Criterion, create, score
-from niwaki.criteria._score import hidden_layers
+from niwaki.criteria import Criterion, create, hidden_layers, score
 from niwaki.data import Data, batches
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
 from niwaki.evaluation import accuracy, cost
