@@ -94,7 +94,7 @@ def assert_prediction_holds(model, size, of, share, criterion="random"):
         return saved
 
     budget.remove = remove
-    removals = select(groups, scores, budget, target)
+    removals = select(groups, scores, budget, target, least=[1] * len(groups))
     if removals:
         operate(model, data[0], removals)
     found = getattr(cost(model, data[0]), of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -68,9 +68,38 @@ class Budget:
         """Return the cost of the network as it would be now."""
         return self._constant + sum(module.cost() for module in self._modules.values())
 
+    def saving(self, group: int, unit: int) -> int:
+        """Return how much the network would save if a unit went now."""
+        saved = 0
+        for name, (outputs, inputs) in self._touched(group, unit).items():
+            module = self._modules[name]
+            smaller = replace(
+                module, outputs=module.outputs - outputs, inputs=module.inputs - inputs
+            )
+            saved += module.cost() - smaller.cost()
+        return saved
+
     def remove(self, group: int, unit: int) -> int:
         """Take out a unit and return how much is saved."""
-        saved = 0
+        saved = self.saving(group, unit)
+        for name, (outputs, inputs) in self._touched(group, unit).items():
+            self._modules[name].outputs -= outputs
+            self._modules[name].inputs -= inputs
+        return saved
+
+    def neighbours(self) -> list[list[int]]:
+        """List, for each group, the groups whose savings change when it loses a unit."""
+        users: dict[str, list[int]] = {}
+        for index, group in enumerate(self._groups):
+            for layer in {member.layer for member in group.members} & self._modules.keys():
+                users.setdefault(layer, []).append(index)
+        return [
+            sorted({i for member in group.members for i in users.get(member.layer, ())} | {index})
+            for index, group in enumerate(self._groups)
+        ]
+
+    def _touched(self, group: int, unit: int) -> dict[str, tuple[int, int]]:
+        """Count the outputs and inputs that each layer loses with a unit."""
         touched: dict[str, tuple[int, int]] = {}
         for member in self._groups[group].members:
             if member.layer not in self._modules:
@@ -80,13 +109,7 @@ class Budget:
             touched[member.layer] = (
                 (outputs + count, inputs) if member.output else (outputs, inputs + count)
             )
-        for name, (outputs, inputs) in touched.items():
-            module = self._modules[name]
-            saved += module.cost()
-            module.outputs -= outputs
-            module.inputs -= inputs
-            saved -= module.cost()
-        return saved
+        return touched
 
 
 def _describe(module: nn.Module, layer: Layer | None, of: Of) -> _Module | None:

@@ -130,7 +130,9 @@ def prune(
         groups = couple(working, example, list(scores), ignore)
         budget = Budget(working, trace(working, example[:1]), groups, of)
         # Costs are whole numbers, so the small addition only mends rounding: 0.29 * 100 < 29.
-        removals = select(groups, scores, budget, share * total + 1e-3, min_units)
+        removals = select(
+            groups, scores, budget, share * total + 1e-3, least=[min_units] * len(groups)
+        )
         if removals:
             operate(working, example, removals)
             plan = plan.with_step(removals)
