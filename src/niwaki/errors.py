@@ -4,6 +4,7 @@ Each message says what happened, where, and what to do about it.
 """
 
 __all__ = [
+    "CompletenessWarning",
     "DataError",
     "ModelError",
     "NiwakiError",
@@ -50,3 +51,7 @@ class SoftmaxOutputWarning(UserWarning):
 
 class PatternWarning(UserWarning):
     """Patterns that a whole layer lacks, or that were fitted on other weights."""
+
+
+class CompletenessWarning(UserWarning):
+    """Heatmaps that should sum to a change of the output, and do not."""

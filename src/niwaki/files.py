@@ -4,14 +4,27 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from niwaki.errors import NiwakiError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-__all__ = ["new_folder", "write_atomically", "write_json", "write_text"]
+from niwaki.errors import DataError, NiwakiError
+
+__all__ = [
+    "new_folder",
+    "read_layers",
+    "write_atomically",
+    "write_json",
+    "write_layers",
+    "write_text",
+]
+
+Made = TypeVar("Made")
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -47,6 +60,40 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, obj: Any) -> None:
     """Write `obj` as indented JSON to `path`, atomically; NaN and infinity are refused."""
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_layers(path: str | Path, by_layer: Mapping[str, Tensor], **about: Any) -> None:
+    """Write a tensor per layer, and what is to be known about them, to a safetensors file.
+
+    Parameters
+    ----------
+    path
+        Where the file shall be; it is written atomically.
+    by_layer
+        Layer name to tensor. The order is kept.
+    **about
+        Plain data.
+    """
+    metadata = {"niwaki": json.dumps({**about, "layers": list(by_layer)})}
+    values = {name: value.contiguous() for name, value in by_layer.items()}
+    write_atomically(path, lambda file: save_file(values, file, metadata=metadata))
+
+
+def read_layers(path: str | Path, make: Callable[..., Made], what: str) -> Made:
+    """Read what `write_layers` wrote and return ``make(by_layer, **about)``.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or was not written so; `what` says what it should hold.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["niwaki"])
+            values = {name: file.get_tensor(name) for name in about.pop("layers")}
+        return make(values, **about)
+    except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
+        raise DataError(f"{path} holds no {what}: {type(error).__name__}: {error}") from error
 
 
 @contextmanager

@@ -215,3 +215,5 @@ def test_completeness_of_integrated_gradients(name: str, gauss: float, left: flo
     assert shares["gauss"] < gauss
     assert shares["left"] < left
     assert shares["midpoint"] < 3e-3
+    default = explain(model, x, TARGETS, "integrated_gradients")
+    assert missing(model, x, default, torch.zeros_like(x)) < 1e-6

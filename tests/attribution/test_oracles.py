@@ -15,7 +15,7 @@ METHODS = {
     "Gradient": ("gradient", {}),
     "GuidedBackprop": ("guided_backprop", {}),
     "InputTimesGradient": ("input_t_gradient", {}),
-    "IntegratedGradients": ("integrated_gradients", {}),
+    "IntegratedGradients": ("integrated_gradients", {"quadrature": "left"}),
     "LRPAlpha1Beta0": ("lrp.alpha_1_beta_0", {}),
     "LRPAlpha1Beta0IgnoreBias": ("lrp.alpha_1_beta_0_IB", {}),
     "LRPAlpha2Beta1": ("lrp.alpha_2_beta_1", {}),

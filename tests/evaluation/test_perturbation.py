@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -280,3 +281,20 @@ def test_real_heatmaps_beat_a_random_order(shared):
         assert found.area("most").mean < found.area("random").mean
     lrp = curves["lrp"]
     assert lrp.area("least").mean > lrp.area("random").mean
+
+
+def test_lrp_and_integrated_gradients_beat_a_random_order_on_large_images(shared):
+    model = torchvision.models.squeezenet1_1().eval()
+    weights = shared / "data" / "weights" / "squeezenet1_1_imagenet.safetensors"
+    models.load_weights(model, weights)
+    preprocessing = Preprocessing(224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    data = open_data(shared / "data" / "imagenette", preprocessing, split="val")
+    picked = Subset(data, [i * len(data) // 8 for i in range(8)])
+    methods = {
+        "lrp": partial(create, "lrp.epsilon_plus"),
+        "integrated": partial(create, "integrated_gradients", steps=8),
+    }
+    options = {"regions": (28, 28), "steps": 4, "regions_per_step": 5}
+    for found in perturbation_curves(model, picked, methods, **options).values():
+        assert found.gap().mean > 2 * found.gap().error, found
+        assert found.area("most").mean < found.area("random").mean < found.area("least").mean

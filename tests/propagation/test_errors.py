@@ -248,19 +248,11 @@ def test_active_dropout(dropout: Callable[..., Tensor]) -> None:
     run(Net(lambda x: torch.dropout(x, 0.5, train=False)))
 
 
-def test_an_output_read_beside_its_norm() -> None:
-    def after(x: Tensor) -> Tensor:
-        return model.norm(x) + x
-
-    def before(x: Tensor) -> Tensor:
-        y = 0.5 * x
-        return model.norm(x) + y
-
-    model = Net(after)
-    with pytest.raises(PropagationError, match="the output of conv goes both into the batch norm"):
-        run(model)
-    model.function = before
-    run(model)
+def test_an_output_overwritten_behind_its_norm() -> None:
+    model = Net(lambda x: model.norm(x) + x.sinh_())
+    with pytest.raises(PropagationError, match="'sinh' overwrites the output of conv"):
+        run(model, epsilon_plus().with_rows(Assign(Gradient(), operation="sinh")))
+    run(model, epsilon_plus().with_rows(Assign(Pass(), operation="sinh")))
 
 
 def test_rules_that_do_not_fit_the_operation() -> None:

@@ -6,21 +6,22 @@ import functools
 from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import islice
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from niwaki.attribution._complete import CompleteMean
 from niwaki.attribution._method import Method
 from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
-from niwaki.propagation import gradient, propagate
+from niwaki.propagation import check_inputs, gradient, propagate
 
 __all__ = ["ExpectedGradients", "IntegratedGradients", "SmoothGrad"]
 
-Quadrature = Literal["left", "right", "midpoint", "gauss"]
+Quadrature = Literal["complete", "left", "right", "midpoint", "gauss"]
 
 
 class Average(Method):
@@ -48,10 +49,21 @@ class Average(Method):
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
-        inputs = inputs.detach()
+        inputs = self._checked(inputs)
         with torch.no_grad():
             weights = select(self.model(inputs), target)
         total = torch.zeros_like(inputs)
+        for part in self.parts(inputs, weights):
+            total += part
+        return total
+
+    def _checked(self, inputs: Tensor) -> Tensor:
+        # Before the first forward pass, which in training mode would change batch statistics.
+        check_inputs(self.model, inputs)
+        return inputs.detach()
+
+    def parts(self, inputs: Tensor, weights: Tensor) -> Iterator[Tensor]:
+        """Yield the gradient of the weighted outputs at each point, times its factor."""
         steps = max(1, self.internal_batch_size // len(inputs))
         drawn = self.points(inputs)
         while some := list(islice(drawn, steps)):  # several steps of the whole batch at a time
@@ -66,8 +78,7 @@ class Average(Method):
             assert result.relevance is not None
             gradients = result.relevance.view(len(some), *inputs.shape)
             for (_, factor), slope in zip(some, gradients, strict=True):
-                total += slope * factor
-        return total
+                yield slope * factor
 
 
 def _constant(start: Tensor, _: Tensor) -> Tensor:
@@ -78,9 +89,9 @@ def _constant(start: Tensor, _: Tensor) -> Tensor:
 class IntegratedGradients(Average):
     """Difference to a baseline times the mean gradient on the way (Sundararajan et al. 2017).
 
-    The heatmap sums to the difference of the output at the input and at the baseline, up to the
-    error of the quadrature: for smooth networks ``quadrature="gauss"`` has by far the smallest;
-    where the slope jumps on the way, as with ReLUs, ``"midpoint"`` does as well.
+    The heatmap should sum to the difference of the output at the input and at the baseline. Every
+    classical quadrature misses it, on trained ReLU networks by percents, because the slope jumps
+    hundreds of times on the way; the default does not.
 
     Parameters
     ----------
@@ -90,11 +101,20 @@ class IntegratedGradients(Average):
         Where the way begins: a number, or a tensor that broadcasts to the inputs.
     steps : int
         Number of points.
-    quadrature : {"left", "right", "midpoint", "gauss"}
-        Where the points lie. ``"left"`` as in iNNvestigate, ``"right"`` as in zennit, ``"gauss"``
-        (Gauss-Legendre) as in Captum.
+    quadrature : {"complete", "left", "right", "midpoint", "gauss"}
+        Where the points lie and how much they count. ``"complete"``: midpoints of equal steps,
+        whose weights are adjusted, as little as possible, such that the sum is right (this costs
+        one forward pass). Equal weights: ``"left"`` as in iNNvestigate, ``"right"`` as in zennit,
+        ``"midpoint"``. ``"gauss"`` (Gauss-Legendre) as in Captum, by far the best for networks
+        without jumps.
     internal_batch_size : int
         Largest number of points that go through the network together.
+
+    Warns
+    -----
+    CompletenessWarning
+        If, for all the adjusting, a sum misses the difference by more than a thousandth of it: then
+        there are too few steps.
     """
 
     def __init__(
@@ -103,7 +123,7 @@ class IntegratedGradients(Average):
         *,
         baseline: float | Tensor = 0.0,
         steps: int = 64,
-        quadrature: Quadrature = "left",
+        quadrature: Quadrature = "complete",
         internal_batch_size: int = 64,
     ) -> None:
         super().__init__(model, internal_batch_size=internal_batch_size)
@@ -112,6 +132,24 @@ class IntegratedGradients(Average):
         self.baseline = baseline
         self.steps = steps
         self.places, self.weights = _quadrature(quadrature, steps)
+        self.complete = quadrature == "complete"
+
+    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+        """See `Method.attribute`."""
+        if not self.complete:
+            return super().attribute(inputs, target)
+        inputs = self._checked(inputs)
+        with torch.no_grad():
+            end = self.model(inputs)
+            weights = select(end, target)
+            start = self.model(_baseline(self.baseline, inputs).contiguous())
+            ends = torch.stack([end, start]).double() * weights
+        change = (ends[0] - ends[1]).flatten(1).sum(1)
+        rounding = ends.abs().sum(0).flatten(1).sum(1) * 100 * torch.finfo(end.dtype).eps
+        mean = CompleteMean(change, rounding)
+        for weight, part in zip(self.weights, self.parts(inputs, weights), strict=True):
+            mean.add(weight, part)
+        return mean.result()
 
     def points(self, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield points between the baseline and the inputs."""
@@ -239,7 +277,7 @@ def _quadrature(name: str, steps: int) -> tuple[list[float], list[float]]:
     if name == "gauss":
         places, weights = np.polynomial.legendre.leggauss(steps)
         return list((places + 1) / 2), list(weights / 2)
-    offsets = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
+    offsets = {"complete": 0.5, "left": 0.0, "midpoint": 0.5, "right": 1.0}
     if name not in offsets:
-        raise ValueError(f"quadrature {name!r} is not one of 'left', 'right', 'midpoint', 'gauss'")
+        raise ValueError(f"quadrature {name!r} is not one of {', '.join(get_args(Quadrature))}")
     return [(k + offsets[name]) / steps for k in range(steps)], [1 / steps] * steps

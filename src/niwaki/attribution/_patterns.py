@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
@@ -22,8 +19,8 @@ from niwaki.attribution._pattern_statistics import (
     run,
 )
 from niwaki.data import Data, batches
-from niwaki.errors import DataError, ModelError, PatternWarning
-from niwaki.files import write_atomically
+from niwaki.errors import ModelError, PatternWarning
+from niwaki.files import read_layers, write_layers
 from niwaki.models import fingerprint
 
 __all__ = ["Patterns", "fit_patterns"]
@@ -102,15 +99,12 @@ class Patterns(Mapping[str, Tensor]):
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file."""
-        about = {
-            "estimator": self.estimator,
-            "samples": self.samples,
-            "fingerprint": self.fingerprint,
-            "patterns": list(self.by_layer),
-        }
-        values = {name: value.contiguous() for name, value in self.by_layer.items()}
-        write_atomically(
-            Path(path), lambda p: save_file(values, p, metadata={"niwaki": json.dumps(about)})
+        write_layers(
+            path,
+            self.by_layer,
+            estimator=self.estimator,
+            samples=self.samples,
+            fingerprint=self.fingerprint,
         )
 
     @classmethod
@@ -122,13 +116,7 @@ class Patterns(Mapping[str, Tensor]):
         DataError
             If the file is missing or holds no patterns.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["niwaki"])
-                values = {name: file.get_tensor(name) for name in about.pop("patterns")}
-            return cls(values, **about)
-        except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
-            raise DataError(f"{path} holds no patterns: {type(error).__name__}: {error}") from error
+        return read_layers(path, cls, "patterns")
 
     def __repr__(self) -> str:
         units = sum(len(pattern) for pattern in self.by_layer.values())

@@ -57,7 +57,8 @@ def batches(
         dataset = as_dataset(data)
         if isinstance(dataset, Sized) and len(dataset) == 0:
             raise DataError("there are no data: the length is 0")
-        loader = DataLoader(dataset, batch_size=batch_size)
+        # Its own generator: a loader draws a seed for its workers from the global one otherwise.
+        loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator())
     return _checked(_shown(loader, description), device)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -11,10 +11,19 @@ from torch import Tensor, nn
 
 from niwaki import attribution, models
 from niwaki.attribution import Method, Propagating
-from niwaki.data import check_labels
+from niwaki.data import Data, batches, check_labels
 from niwaki.errors import DataError, ModelError
 
-__all__ = ["Choice", "Factory", "Methods", "chosen_classes", "device_of", "factories", "tolerant"]
+__all__ = [
+    "Choice",
+    "Factory",
+    "Methods",
+    "chosen_classes",
+    "device_of",
+    "factories",
+    "tolerant",
+    "with_classes",
+]
 
 Factory: TypeAlias = Callable[[nn.Module], Method]
 Methods: TypeAlias = "str | Sequence[str] | Mapping[str, Factory]"
@@ -55,6 +64,21 @@ def device_of(model: nn.Module) -> torch.device:
     """Return where a checked model computes."""
     models.check(model)
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def with_classes(
+    model: nn.Module, data: Data, target: Choice, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Check the model, and return an iterator over batches of images and their chosen classes."""
+    device = device_of(model)
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        for inputs, labels in batches(data, batch_size, device):
+            with torch.no_grad():
+                output = model(inputs)
+            yield inputs, chosen_classes(output, labels, target)
+
+    return pairs()
 
 
 def chosen_classes(output: Tensor, labels: Tensor, target: Choice) -> Tensor:

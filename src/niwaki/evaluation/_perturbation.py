@@ -10,16 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.attribution import Method
-from niwaki.data import Data, batches, count
+from niwaki.data import Data, count
 from niwaki.errors import DataError
 from niwaki.evaluation._curves import PerturbationCurves
 from niwaki.evaluation._explainers import (
     Choice,
     Methods,
-    chosen_classes,
-    device_of,
     factories,
     tolerant,
+    with_classes,
 )
 from niwaki.evaluation._regions import Grid, Pooling, Replacement, ranks, replaced
 from niwaki.progress import track
@@ -113,12 +112,12 @@ def perturbation_curves(
     """
     _check(regions, steps, regions_per_step, orders, score)
     run = _Run(regions, steps, regions_per_step, orders, replacement, pooling, score, target, seed)
-    device = device_of(model)
+    images = with_classes(model, data, target, batch_size)
     made = {name: tolerant(make(model)) for name, make in factories(methods).items()}
     found: dict[str, dict[Order, list[Tensor]]] = {
         name: {order: [] for order in orders} for name in made
     }
-    measured = run.measure(model, batches(data, batch_size, device), made)
+    measured = run.measure(model, images, made)
     samples = None if isinstance(data, torch.utils.data.DataLoader) else count(data)
     curves = len(made) * len(set(orders) - {"random"}) + ("random" in orders)
     total = None if samples is None else ceil(samples / batch_size) * curves
@@ -162,14 +161,12 @@ class _Run:
     def measure(
         self,
         model: nn.Module,
-        data: Iterator[tuple[Tensor, Tensor]],
+        images: Iterator[tuple[Tensor, Tensor]],
         methods: dict[str, Method],
     ) -> Iterator[_Measured]:
         """Yield method (None: all), order and scores (B, steps + 1), batch by batch."""
-        for inputs, labels in data:
+        for inputs, classes in images:
             grid = self._grid(inputs)
-            with torch.no_grad():
-                classes = chosen_classes(model(inputs), labels, self.target)
             other = replaced(inputs, grid, self.replacement, self.noise)
             drawn = (len(inputs), 2, grid.count)
             chance = torch.rand(drawn, generator=self.chance, dtype=torch.float64).to(inputs.device)

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.attribution import Method
-from niwaki.data import Data, batches
+from niwaki.data import Data
 from niwaki.errors import ModelError
 from niwaki.evaluation._curves import Estimate, estimate
 from niwaki.evaluation._explainers import (
     Choice,
     Methods,
-    chosen_classes,
-    device_of,
     factories,
     tolerant,
+    with_classes,
 )
 from niwaki.evaluation._similarity import rank_correlation, structural_similarity
 from niwaki.progress import track
@@ -140,12 +139,9 @@ def randomisation_test(
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode {mode!r} is none of {', '.join(get_args(Mode))}")
-    device = device_of(model)
+    images = with_classes(model, data, target, batch_size)
     made = factories(methods)
-    held: list[tuple[Tensor, Tensor]] = []
-    with torch.no_grad():
-        for inputs, labels in batches(data, batch_size, device):
-            held.append((inputs, chosen_classes(model(inputs), labels, target)))
+    held = list(images)
     twin = copy.deepcopy(model)
     groups = _layers(twin, held[0][0][:1])
     wanted = _selected(list(groups), layers)

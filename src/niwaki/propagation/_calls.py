@@ -106,8 +106,8 @@ class Tag:
         Whether it is `unit`'s own output, that a batch norm may follow.
     uses : int
         How many operations have read it.
-    absorbed : bool
-        Whether a batch norm was absorbed on its account, so that nobody else may read it.
+    norm : Operation or None
+        The batch norm that follows it as if it alone read it; see `Watch.separate`.
     owner : str
         Of a constant: the layer from whose parameters it was made, as by a parametrization.
     """
@@ -123,7 +123,7 @@ class Tag:
     unit: Operation | None = None
     raw: bool = False
     uses: int = 0
-    absorbed: bool = False
+    norm: Operation | None = None
     owner: str = ""
 
     @property

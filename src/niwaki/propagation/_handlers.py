@@ -133,9 +133,9 @@ def batch_norm(watch: Watch, call: Call) -> Any:
         if not isinstance(unit.rule, Gradient):
             unit.absorb(scale, shift)
             operation.rule = Pass()
-            tag.absorbed = True
     output = watch.apply(operation, call, [x], **known)
     if unit is not None:
+        tag.norm = operation
         watch.announce(unit, output)
     return output
 

@@ -72,6 +72,10 @@ class Operation:
         In the batch.
     wants_weights, weight_relevance : bool, Tensor or None
         Whether the relevance of the weights is to be noted, and what was noted.
+    absorbed : pair of Tensor or None
+        Scale and shift of the batch norm that follows this layer and is folded into it.
+    kept : tuple of Tensor or None
+        The inputs, where only after the operation ran it showed that its rule needs them.
     """
 
     kind: Kind
@@ -93,6 +97,7 @@ class Operation:
     wants_weights: bool = False
     weight_relevance: Tensor | None = field(default=None, repr=False)
     absorbed: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    kept: tuple[Tensor, ...] | None = field(default=None, repr=False)
     handle: Any = field(default=None, repr=False)
     edge: Any = field(default=None, repr=False)
 

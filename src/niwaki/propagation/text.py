@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from niwaki.files import write_json
 from niwaki.propagation.composites import Assign, Composite
@@ -81,7 +83,8 @@ def from_json(about: dict[str, Any]) -> Composite:
     Raises
     ------
     ValueError
-        For a rule, an option, a kind or a place that does not exist.
+        For a rule, an option, a kind or a place that does not exist, or a value of another type
+        than the option has.
     """
     try:
         rows = tuple(_row(dict(row)) for row in about["rows"])
@@ -91,18 +94,57 @@ def from_json(about: dict[str, Any]) -> Composite:
 
 
 def _row(about: dict[str, Any]) -> Assign:
-    name = about.pop("rule")
+    rule = _rule(about.pop("rule"), about.pop("options", {}))
+    for name, value in about.items():
+        if not isinstance(value, str) and not (name == "kind" and isinstance(value, list)):
+            raise ValueError(f"{name} = {value!r} in a row of a composite: must be a text")
+    if isinstance(about.get("kind"), list):
+        about["kind"] = tuple(about["kind"])
+    return Assign(rule, **about)
+
+
+def _rule(name: Any, options: Any) -> Rule:
     if name not in _RULES:
         raise ValueError(f"there is no rule {name!r}; rules: {', '.join(sorted(_RULES))}")
-    options = about.pop("options", {})
-    known = {field.name for field in fields(_RULES[name])}  # type: ignore[arg-type]
-    for option in options:
+    known = get_type_hints(_RULES[name])
+    del known["needs_inputs"]
+    values = {}
+    for option, value in dict(options).items():
         if option not in known:
             raise ValueError(f"the rule {name} has no option {option!r}; it has {sorted(known)}")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    if not isinstance(about.get("kind", ""), str):
-        about["kind"] = tuple(about["kind"])
-    return Assign(_RULES[name](**values), **about)
+        values[option] = tuple(value) if isinstance(value, list) else value
+        if not _fits(values[option], known[option]):
+            raise ValueError(
+                f"{option} = {value!r} of the rule {name}: must be {_words(known[option])}"
+            )
+    return _RULES[name](**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from a text is of the type that an option is annotated with."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is Literal:
+        return value in parts
+    if kind is tuple:
+        return isinstance(value, tuple) and len(value) > 0 and all(_fits(v, float) for v in value)
+    if hint is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and isfinite(value)
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return " or ".join(_words(part) for part in parts)
+    if kind is Literal:
+        return " or ".join(json.dumps(part) for part in parts)
+    if kind is tuple:
+        return "a list of numbers"
+    words: dict[Any, str] = {float: "a number", bool: "true or false"}
+    return words[hint]
 
 
 def save_composite(composite: Composite, path: str | Path) -> None:

@@ -48,7 +48,8 @@ class _Ruled(torch.autograd.Function):
     def backward(ctx: Any, relevance: Tensor) -> Any:
         operation: Operation = ctx.operation
         assert operation.rule is not None
-        shares = operation.rule.relevance(operation, ctx.saved_tensors, relevance)
+        inputs = ctx.saved_tensors if operation.kept is None else operation.kept
+        shares = operation.rule.relevance(operation, inputs, relevance)
         pairs = zip(shares, ctx.shapes, strict=True)
         return (None, None, None, *(_fit(operation, share, shape) for share, shape in pairs))
 
@@ -133,7 +134,7 @@ class Watch(TorchFunctionMode):
         handler = HANDLERS.get(call.name)
         if handler is None:
             return self.unknown(call, signals)
-        self.read(call, [self.tags[t] for t in signals])
+        self.read(call, signals, [self.tags[t] for t in signals])
         return handler(self, call)
 
     def unfollowed(self, call: Call, signals: Sequence[Tensor]) -> Any:
@@ -148,18 +149,37 @@ class Watch(TorchFunctionMode):
 
     # What handlers use.
 
-    def read(self, call: Call, tags: Sequence[Tag]) -> None:
-        """Count the uses of tagged signals, and refuse those that no rule can serve."""
-        for tag in tags:
+    def read(self, call: Call, signals: Sequence[Tensor], tags: Sequence[Tag]) -> None:
+        """Count the uses of signals, and refuse those that no rule can serve."""
+        for signal, tag in zip(signals, tags, strict=True):
             tag.uses += 1
             if tag.pending is not None and HANDLERS.get(call.name) is not HANDLERS["view"]:
                 raise self.no_rule(tag.pending)
-            if tag.absorbed:
-                raise PropagationError(
-                    f"the output of {tag.place.removeprefix('after ')} goes both into the batch "
-                    f"norm that follows it and into {call.name!r}: its rule cannot fold the batch "
-                    "norm into the layer. Let the other operation read it before the batch norm"
-                )
+            if tag.norm is not None:
+                self.separate(call, signal, tag)
+
+    def separate(self, call: Call, signal: Tensor, tag: Tag) -> None:
+        """Let a batch norm stand alone after all: another operation reads its input too.
+
+        So it is with the first layer of a pre-activation ResNet. The layer's units end before the
+        norm then, and the norm becomes a diagonal linear layer of its own.
+        """
+        norm, unit = tag.norm, tag.unit
+        assert norm is not None
+        assert unit is not None
+        tag.norm = None
+        if signal._version != tag.version:
+            raise PropagationError(
+                f"{call.name!r} overwrites the output of {unit.layer}, which the batch norm that "
+                "follows it has read: give it a copy"
+            )
+        if unit.absorbed is not None:
+            unit.absorbed = None
+            norm.rule = self.composite.rule(norm)
+            if norm.rule is None:
+                raise self.no_rule(norm)
+            norm.kept = (signal.detach().clone(),)  # a copy: it may be overwritten from here on
+        self.announce(unit, signal)
 
     def operation(self, call: Call, signals: Sequence[Tensor], **known: Any) -> Operation:
         """Describe the operation of a call on `signals` (see `Operation` for what is known)."""
@@ -244,7 +264,7 @@ class Watch(TorchFunctionMode):
                 return result  # a shape, an index, a detached copy
         if operation.rule is None:
             raise self.no_rule(operation, passes=len(signals) == 1)
-        self.read(call, tags)
+        self.read(call, signals, tags)
         if isinstance(operation.rule, Gradient):
             self.operations.append(operation)
             self.mark(result, nearest=frozenset().union(*(tag.nearest for tag in tags)))
@@ -314,7 +334,7 @@ class Watch(TorchFunctionMode):
     def release(self) -> None:
         """Let go of the graph, which the operations would otherwise keep in memory."""
         for operation in self.operations:
-            operation.edge = operation.handle = None
+            operation.edge = operation.handle = operation.kept = None
 
     def finish(self, output: Tensor) -> Tag:
         """Look at the output: tell the last layers that they are, and return its tag."""
