@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from criteria_networks import UNITS, Functional, Plain, randomise
+from criteria_networks import UNITS, Functional, Plain, captured, close, l2, randomise
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -13,14 +13,39 @@ from niwaki.criteria import create, describe, names, score
 from niwaki.errors import DataError, ModelError, NothingToPruneError
 from niwaki.propagation import Assign, Maps, ZPlus, epsilon, epsilon_plus, propagate
 
-CRITERIA = ["activation", "gradient", "lrp", "random", "taylor", "weight"]
-WITH_DATA = ["activation", "gradient", "lrp", "taylor"]
+WITHOUT_DATA = ["bn_scale", "fpgm", "lamp", "random", "weight", "weight.l2"]
+LOOKING_BACK = [
+    "gradient",
+    "hessian",
+    "integrated_gradients",
+    "lrp",
+    "pattern_attribution",
+    "taylor",
+    "taylor_gates",
+    "taylor_squared",
+    "taylor_weights",
+]
+COMBINED = "taylor + 0.5*apoz + 2*weight"
+VARIANTS = [
+    "lrp.absolute_of_sum",
+    "lrp.alpha_2_beta_1",
+    "lrp.epsilon",
+    "lrp.epsilon_sums",
+    "lrp.gamma",
+    "lrp.predicted",
+    "lrp.signed",
+    "lrp.z_plus",
+]
+WITH_DATA = ["activation", "apoz", *LOOKING_BACK]
+CRITERIA = [*WITHOUT_DATA, *WITH_DATA]
+EVERYWHERE = [name for name in CRITERIA if name != "bn_scale"]  # also where there is no norm
 
 
 @pytest.fixture
-def plain():
+def plain(request):
     torch.manual_seed(0)
-    return randomise(Plain())
+    criterion = getattr(request.node, "callspec", None) and request.node.callspec.params
+    return randomise(Plain(transposed=(criterion or {}).get("criterion") != "pattern_attribution"))
 
 
 @pytest.fixture
@@ -29,36 +54,8 @@ def samples():
     return torch.randn(7, 3, 12, 12).double(), torch.tensor([0, 1, 2, 3, 0, 1, 1])
 
 
-def captured(model, inputs, where):
-    """Outputs of the named modules, copied before anything overwrites them."""
-    outputs = {}
-
-    def keep(name):
-        def hook(module, args, output):
-            outputs[name] = output
-            return output.clone()
-
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in where]
-    output = model(inputs)
-    for handle in handles:
-        handle.remove()
-    return outputs, output
-
-
 def over_units(values):
     return values.transpose(0, 1).flatten(1).mean(1)
-
-
-def close(scores, expected):
-    assert list(scores) == list(expected)
-    for layer, values in expected.items():
-        torch.testing.assert_close(scores[layer], values.detach(), rtol=1e-9, atol=1e-12)
-
-
-def l2(values):
-    return values / values.norm()
 
 
 def test_weight_is_the_sum_of_absolute_weights_of_each_filter(plain):
@@ -196,7 +193,7 @@ def test_signed_relevance_is_conserved_in_every_layer():
         assert float(values.sum()) == pytest.approx(11, rel=1e-3), layer
 
 
-@pytest.mark.parametrize("criterion", WITH_DATA)
+@pytest.mark.parametrize("criterion", [*WITH_DATA, *VARIANTS, COMBINED])
 @pytest.mark.parametrize("network", ["plain", "functional"])
 def test_batches_and_kinds_of_data_do_not_matter(plain, samples, criterion, network):
     torch.manual_seed(0)
@@ -209,14 +206,11 @@ def test_batches_and_kinds_of_data_do_not_matter(plain, samples, criterion, netw
     assert expected.samples == 7
 
 
-@pytest.mark.parametrize("criterion", WITH_DATA)
+@pytest.mark.parametrize("criterion", [*WITH_DATA, COMBINED])
 def test_merging_parts_gives_the_whole(plain, samples, criterion):
-    made = create(criterion, normalise="none")
+    made = create(criterion, normalise="none").prepared(plain, samples, 32)
     if criterion == "lrp":
-        parts = [score(plain, tuple(t[i::2] for t in samples), made) for i in range(2)]
-        whole = score(plain, samples, made)
-        close(whole, {layer: parts[0][layer] + parts[1][layer] for layer in whole})
-        return
+        made.max_loss = None
     parts = [
         Totals().update(made.batch(plain, *(t[i::2] for t in samples)), n)
         for i, n in enumerate((4, 3))
@@ -227,14 +221,15 @@ def test_merging_parts_gives_the_whole(plain, samples, criterion):
     close(merged.sums, {layer: whole.sums[layer] for layer in merged.sums})
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", [*EVERYWHERE, *VARIANTS])
 def test_functional_and_shared_layers_get_scores(criterion):
     torch.manual_seed(0)
     model = Functional().eval()
     data = torch.randn(4, 3, 8, 8), torch.arange(4)
     scores = score(model, data, criterion)
     assert {layer: len(values) for layer, values in scores.items()} == {"kernel": 5, "twice": 5}
-    assert all(bool((values >= 0).all()) and values.sum() > 0 for values in scores.values())
+    assert all(values.abs().sum() > 0 for values in scores.values())
+    assert all(bool((values >= 0).all()) or criterion == "lrp.signed" for values in scores.values())
 
 
 def test_a_layer_used_twice_gets_the_sum_of_its_uses():
@@ -251,7 +246,7 @@ def test_a_layer_used_twice_gets_the_sum_of_its_uses():
     torch.testing.assert_close(scores["twice"], l2(product.abs()).detach())
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", EVERYWHERE)
 def test_a_layer_whose_output_nobody_uses_is_worth_nothing_to_what_looks_back(criterion):
     class Wasteful(nn.Module):
         def __init__(self):
@@ -268,7 +263,7 @@ def test_a_layer_whose_output_nobody_uses_is_worth_nothing_to_what_looks_back(cr
     model = Wasteful().eval()
     scores = score(model, (torch.randn(2, 1, 8, 8), torch.tensor([0, 1])), criterion)
     assert set(scores) == {"used", "unused"}
-    if criterion in ("gradient", "lrp", "taylor"):
+    if criterion in LOOKING_BACK:
         assert scores["unused"].tolist() == [0, 0]
 
 
@@ -289,7 +284,7 @@ def deciding_network(decides):
     return model, (images, torch.zeros(20, dtype=torch.long))
 
 
-@pytest.mark.parametrize("criterion", ["lrp", "taylor"])
+@pytest.mark.parametrize("criterion", [c for c in LOOKING_BACK if c != "gradient"])
 @pytest.mark.parametrize("decides", [0, 3, 7])
 def test_the_filter_that_decides_is_ranked_highest(criterion, decides):
     model, data = deciding_network(decides)
@@ -305,7 +300,8 @@ def test_random_follows_its_seed(plain, samples):
 
 
 def test_the_catalogue_names_and_describes_all():
-    assert names() == CRITERIA
+    assert names() == sorted([*CRITERIA, *VARIANTS])
+    assert [create(name).name for name in names()] == names()
     assert all(describe(name).endswith((".", ")", ").")) for name in names())
     assert "seed" in str(create("random", seed=3).__dict__)
 

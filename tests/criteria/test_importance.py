@@ -10,14 +10,6 @@ from niwaki.criteria import Importance, names, score
 from niwaki.pruning import couple
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # best on a machine that others use too
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def data():
     torch.manual_seed(0)
@@ -60,7 +52,7 @@ def test_three_lines_prune_resnet18(resnet18, data, criterion, everywhere):
 @pytest.mark.parametrize(
     ("network", "criterion"),
     [
-        *[("resnet18", name) for name in names()],
+        *[("resnet18", name) for name in names() if not name.startswith("lrp.")],
         ("mobilenet_v2", "random"),
         ("squeezenet1_1", "random"),
     ],

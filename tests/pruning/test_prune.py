@@ -20,7 +20,7 @@ from pruning_networks import (
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from niwaki.criteria import Criterion, names
+from niwaki.criteria import Criterion, create, names
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
 from niwaki.evaluation import accuracy, cost
 from niwaki.pruning import Plan, Removal, Step, Trajectory, prune
@@ -68,14 +68,26 @@ def test_numbers_are_exact_when_all_scores_are_equal(widths, keep):
         gone -= here
 
 
+CRITERIA = [name for name in names() if not name.startswith("lrp.")]
+EVERYWHERE = [name for name in CRITERIA if name != "bn_scale"]  # also where there is no norm
+
+
 @pytest.mark.parametrize("of", ["units", "params", "macs"])
-@pytest.mark.parametrize("criterion", names())
+@pytest.mark.parametrize("criterion", EVERYWHERE)
 def test_every_criterion_prunes_by_every_cost(criterion, of):
     model, data = randomise(Residual()), data_for(8)
     pruned = prune(model, data, criterion, keep=0.6, of=of, steps=2)
     assert getattr(cost(pruned.model, data[0]), of) <= 0.6 * getattr(cost(model, data[0]), of)
     assert pruned.model(data[0]).shape == (6, 3)
     assert not any(m.training for m in pruned.model.modules())
+
+
+def test_network_slimming_leaves_layers_without_a_norm_alone():
+    model, data = randomise(chain()), data_for(8)
+    model[4] = nn.Identity().eval()
+    pruned = prune(model, data, "bn_scale", keep=0.8, of="units", steps=1)
+    assert pruned.model[0].out_channels < 6
+    assert pruned.model[3].out_channels == 8
 
 
 class Breaks(Dataset):
@@ -93,7 +105,7 @@ class Breaks(Dataset):
         return self.data[0][index], int(self.data[1][index])
 
 
-@pytest.mark.parametrize("criterion", names())
+@pytest.mark.parametrize("criterion", EVERYWHERE)
 @pytest.mark.parametrize("name", ["chain", "residual", "partly functional"])
 @pytest.mark.parametrize("breaks", [False, True], ids=["goes well", "breaks"])
 def test_the_network_is_as_it_was(criterion, name, breaks):
@@ -103,7 +115,7 @@ def test_the_network_is_as_it_was(criterion, name, breaks):
     first.requires_grad_(False)
     model.register_forward_hook(lambda *_: None)
     before = snapshot(model)
-    if breaks and criterion not in ("random", "weight"):
+    if breaks and create(criterion).needs_data:
         with pytest.raises(OSError, match="the disk is gone"):
             prune(model, Breaks(data), criterion, keep=0.7, steps=1, batch_size=2)
     else:

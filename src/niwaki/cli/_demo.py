@@ -29,6 +29,9 @@ __all__ = ["demo"]
 Pair = tuple[Tensor, Tensor]
 SHOWN = [0.8, 0.6, 0.5, 0.4, 0.3, 0.2]
 
+# Those of Yeom et al. (2021), and the activation.
+CRITERIA = ("activation", "gradient", "lrp", "random", "taylor", "weight")
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
@@ -56,7 +59,7 @@ def demo(
     )
     few = _pair(references(TensorDataset(*training), 10, seed))
     runs = {}
-    for name in track(criteria.names(), "pruning by each criterion"):
+    for name in track(CRITERIA, "pruning by each criterion"):
         made = criteria.create(name, **({"seed": seed} if name == "random" else {}))
         runs[name] = pruning.prune(
             model, few, made, keep=0.2, per_step=0.1, test=test, batch_size=batch_size

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
+from niwaki.data import Data
+from niwaki.errors import ModelError
 from niwaki.propagation import Layer, Operation, unit_dimension
 
-__all__ = ["Criterion", "UnitSums", "per_unit", "sums_of"]
+__all__ = ["Criterion", "UnitSums", "per_sample", "per_unit", "per_unit_size", "sums_of"]
 
 
 class Criterion(ABC):
@@ -21,19 +23,35 @@ class Criterion(ABC):
     Attributes
     ----------
     name : str
-        In the catalogue.
+        In the catalogue; a variant such as ``"lrp.signed"`` bears its own.
     normalise : str
         How scores of different layers are made comparable, see `Scores.normalised`; each
         criterion's default is the published one.
     """
 
-    name: ClassVar[str]
+    name: str
     default_normalise: ClassVar[str] = "none"
     #: Whether it looks at data at all.
     needs_data: ClassVar[bool] = True
 
     def __init__(self, *, normalise: str | None = None) -> None:
         self.normalise = self.default_normalise if normalise is None else normalise
+
+    def prepared(self, model: nn.Module, data: Data, batch_size: int) -> Criterion:
+        """Return the criterion ready for this network and these reference samples.
+
+        Called once before the batches; itself, for all that have nothing to learn beforehand.
+
+        Parameters
+        ----------
+        model : nn.Module
+            In evaluation mode; not changed.
+        data : DataLoader, Dataset or pair of tensors
+            The reference samples, which `batch` will get.
+        batch_size : int
+            For a data set or tensors; a loader has its own.
+        """
+        return self
 
     def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """Compute a batch's own sums: layer name to a tensor of one value per unit.
@@ -66,7 +84,12 @@ class Criterion(ABC):
         """
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(normalise={self.normalise!r})"
+        options = {k: v for k, v in vars(self).items() if k[0] != "_" and k not in self._untold}
+        told = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        return f"{type(self).__name__}({told})"
+
+    #: Attributes that are no options.
+    _untold: ClassVar[tuple[str, ...]] = ("name",)
 
 
 def sums_of(totals: Totals, layer: Layer) -> Tensor:
@@ -85,19 +108,37 @@ def per_unit_size(operation: Operation, values: Tensor) -> Tensor:
     return found
 
 
+def per_sample(operation: Operation, values: Tensor) -> Tensor:
+    """Sum a layer's values over everything but samples and units; shape (N, units).
+
+    Raises
+    ------
+    ModelError
+        If the network has folded other dimensions into that of the samples.
+    """
+    if len(values) != operation.samples:
+        raise ModelError(
+            f"{operation}: its output has shape {tuple(values.shape)} for {operation.samples} "
+            "samples, so that a criterion of values per sample cannot tell them apart. Use one of "
+            "sums, such as 'lrp' or 'taylor'"
+        )
+    space = [d for d in _others(operation, values) if d != 0]
+    return values.sum(space) if space else values
+
+
 def _others(operation: Operation, values: Tensor) -> list[int]:
     dimension = unit_dimension(operation) % values.dim()
     return [d for d in range(values.dim()) if d != dimension]
 
 
 class UnitSums:
-    """Observer that sums one number per unit; the base of what criteria read in a pass."""
+    """Observer that adds up numbers per unit; the base of what criteria read in a pass."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
 
     def add(self, operation: Operation, values: Tensor) -> None:
-        """Add values of a layer, one per unit; a layer that is used twice gets the sum."""
+        """Add values of a layer's units; a layer that is used twice gets the sum."""
         before = self.sums.get(operation.layer)
         self.sums[operation.layer] = values if before is None else before + values
 

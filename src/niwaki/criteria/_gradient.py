@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, sums_of
 from niwaki.criteria._registry import register
+from niwaki.criteria._starts import cross_entropy
 from niwaki.propagation import Layer, Operation, gradient, propagate
 
 __all__ = ["GradientCriterion", "Taylor"]
@@ -58,14 +58,8 @@ class GradientCriterion(Criterion):
 
     def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """See `Criterion.batch`."""
-
-        def start(output: Tensor) -> Tensor:  # derivative of the summed cross-entropy
-            return torch.softmax(output, 1).scatter_add_(
-                1, labels[:, None], -output.new_ones(len(output), 1)
-            )
-
         sums = self._sums()
-        propagate(model, inputs, gradient(), start, [sums], to_input=False)
+        propagate(model, inputs, gradient(), cross_entropy(labels), [sums], to_input=False)
         return sums.sums
 
     def scores(
@@ -80,9 +74,11 @@ class GradientCriterion(Criterion):
 
 @register("taylor")
 class Taylor(GradientCriterion):
-    """Absolute mean of a unit's output times the loss's derivative (Molchanov et al. 2017, eq. 8).
+    """Absolute mean of a unit's output times the loss's derivative (as in Yeom et al. 2021).
 
-    The first-order change of the loss when the unit's output is set to zero.
+    The first-order change of the loss when the unit's output is set to zero. The mean is over
+    samples and space, so that samples of opposite signs cancel; Molchanov et al. (2017), who
+    introduced it, take the absolute value of each sample, see `TaylorGates`.
 
     Parameters
     ----------

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
+from niwaki.criteria._composites import named
 from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, per_unit_size, sums_of
-from niwaki.criteria._registry import register
+from niwaki.criteria._registry import register, register_variant
+from niwaki.criteria._starts import one_hot
 from niwaki.propagation import (
     Composite,
+    Epsilon,
     Layer,
     Operation,
-    ZPlus,
     epsilon_plus,
     propagate,
     unit_dimension,
@@ -55,8 +56,10 @@ class Relevance(Criterion):
 
     Parameters
     ----------
-    composite : Composite, optional
-        Gives each operation its rule; default: `epsilon_plus` with z-plus at sums.
+    composite : Composite or str
+        Gives each operation its rule. A preset's name, such as ``"epsilon_plus"`` or
+        ``"EpsilonGammaBox"`` (see `niwaki.propagation.PRESETS`), takes z-plus at residual sums
+        instead of epsilon; a composite that is made already is used as it is.
     reduce : {"absolute", "signed", "absolute_of_sum"}
         What is summed: absolute relevances (as the paper's released code does for residual
         networks), relevances, or the absolute value of each sample's sum over space.
@@ -74,7 +77,7 @@ class Relevance(Criterion):
     def __init__(
         self,
         *,
-        composite: Composite | None = None,
+        composite: Composite | str = "epsilon_plus",
         reduce: Reduce = "absolute",
         start: Literal["true", "predicted"] = "true",
         normalise: str | None = None,
@@ -87,21 +90,22 @@ class Relevance(Criterion):
             )
         if start not in ("true", "predicted"):
             raise ValueError(f"start {start!r} is neither 'true' nor 'predicted'")
-        self.composite = composite or epsilon_plus(sums=ZPlus())
+        self.composite = named(composite) if isinstance(composite, str) else composite
         self.reduce: Reduce = reduce
         self.start = start
         self.max_loss = max_loss
 
     def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """See `Criterion.batch`."""
-
-        def start(output: Tensor) -> Tensor:
-            classes = labels if self.start == "true" else output.argmax(1)
-            return torch.zeros_like(output).scatter_(1, classes[:, None], 1)
-
         sums = _RelevanceSums(self.reduce)
         propagate(
-            model, inputs, self.composite, start, [sums], to_input=False, max_loss=self.max_loss
+            model,
+            inputs,
+            self.composite,
+            one_hot(labels if self.start == "true" else None),
+            [sums],
+            to_input=False,
+            max_loss=self.max_loss,
         )
         return sums.sums
 
@@ -113,6 +117,37 @@ class Relevance(Criterion):
 
     def __repr__(self) -> str:
         return (
-            f"Relevance({self.composite.name}, reduce={self.reduce!r}, start={self.start!r}, "
-            f"normalise={self.normalise!r})"
+            f"{type(self).__name__}({self.composite.name}, reduce={self.reduce!r}, "
+            f"start={self.start!r}, normalise={self.normalise!r})"
         )
+
+
+def _variant(name: str, about: str, **options: Any) -> None:
+    register_variant(f"lrp.{name}", "lrp", about, **options)
+
+
+_variant("signed", "As `lrp`; relevances add up with their signs.", reduce="signed")
+_variant(
+    "absolute_of_sum",
+    "As `lrp`; |sum over space| of each sample (Hatefi et al. 2024).",
+    reduce="absolute_of_sum",
+)
+_variant("predicted", "As `lrp`; from the predicted class, without labels.", start="predicted")
+_variant(
+    "epsilon_sums",
+    "As `lrp` with epsilon at residual sums (released code of Yeom et al. 2021).",
+    composite=epsilon_plus(sums=Epsilon()),
+)
+_variant("epsilon", "Relevance by the epsilon rule in all layers.", composite="epsilon")
+_variant("z_plus", "Relevance by z-plus in all layers.", composite="excitation_backprop")
+_variant(
+    "alpha_2_beta_1",
+    "Relevance by alpha 2 beta 1 in convolutions, epsilon in linear layers.",
+    composite="epsilon_alpha2_beta1",
+    max_loss=None,  # of relevance that may double in each layer, a share of the start says nothing
+)
+_variant(
+    "gamma",
+    "Relevance by gamma (0.25) in convolutions, epsilon in linear layers.",
+    composite="epsilon_gamma_box",
+)

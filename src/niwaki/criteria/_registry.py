@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from niwaki.criteria._criterion import Criterion
 
-__all__ = ["create", "describe", "names", "register"]
+__all__ = ["describe", "make", "names", "register", "register_variant"]
 
 C = TypeVar("C", bound=type[Criterion])
-_CATALOGUE: dict[str, type[Criterion]] = {}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """How a criterion is made, and what it is in a line."""
+
+    factory: Callable[..., Criterion]
+    about: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+_CATALOGUE: dict[str, _Entry] = {}
 
 
 def register(name: str) -> Callable[[C], C]:
@@ -19,40 +31,56 @@ def register(name: str) -> Callable[[C], C]:
 
     def decorator(criterion: C) -> C:
         criterion.name = name
-        _CATALOGUE[name] = criterion
+        _CATALOGUE[name] = _Entry(criterion, (criterion.__doc__ or "").strip().splitlines()[0])
         return criterion
 
     return decorator
 
 
+def register_variant(name: str, of: str, about: str, **options: Any) -> None:
+    """Register a name for a criterion with some options set, so that text alone can choose it.
+
+    Parameters
+    ----------
+    name : str
+        Of the variant: that of the criterion, a dot, and what differs.
+    of : str
+        Name of the criterion.
+    about : str
+        What it is, in a line.
+    **options
+        Those that differ from the criterion's defaults; whoever creates it may still set others.
+    """
+    _CATALOGUE[name] = _Entry(_CATALOGUE[of].factory, about, options)
+
+
 def names() -> list[str]:
-    """Return the names of all criteria, sorted."""
+    """Return the names of all criteria and their variants, sorted."""
     return sorted(_CATALOGUE)
 
 
 def describe(name: str) -> str:
-    """Return the first line of a criterion's documentation."""
-    return (_lookup(name).__doc__ or "").strip().splitlines()[0]
+    """Return a line on what a criterion is."""
+    return _lookup(name).about
 
 
-def create(criterion: str | Criterion, **options: Any) -> Criterion:
-    """Make the criterion of that name; one that is made already is handed on.
+def make(name: str, **options: Any) -> Criterion:
+    """Make the criterion of that name.
 
     Raises
     ------
     ValueError
-        For a name that does not exist, or options beside a criterion that is made already.
+        For a name that does not exist.
     TypeError
         For an option that the criterion does not have.
     """
-    if isinstance(criterion, Criterion):
-        if options:
-            raise ValueError(f"{criterion} is made already: it takes no options {sorted(options)}")
-        return criterion
-    return _lookup(criterion)(**options)
+    entry = _lookup(name)
+    made = entry.factory(**{**entry.options, **options})
+    made.name = name
+    return made
 
 
-def _lookup(name: str) -> type[Criterion]:
+def _lookup(name: str) -> _Entry:
     if name not in _CATALOGUE:
         close = get_close_matches(name, _CATALOGUE, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(close)}? " if close else ""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
+from niwaki.criteria._create import create
 from niwaki.criteria._criterion import Criterion
-from niwaki.criteria._registry import create
 from niwaki.criteria._scores import Scores
 from niwaki.data import batches, check_labels
 from niwaki.errors import ModelError, NothingToPruneError
@@ -37,7 +37,8 @@ def score(
     data : DataLoader, Dataset or pair of tensors
         The reference samples with their labels.
     criterion : str or Criterion
-        One of `niwaki.criteria.names`, or one that is made already.
+        One of `niwaki.criteria.names`, several as in ``"lrp + 0.5*weight"`` (see `Combination`), or
+        one that is made already.
     batch_size : int
         For a data set or tensors; a loader has its own.
     normalise : str, optional
@@ -56,7 +57,7 @@ def score(
     ModelError, DataError, NothingToPruneError
         For a network or data that cannot be scored.
     """
-    made = create(criterion, **options)
+    made = create(criterion, **options).prepared(model, data, batch_size)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     totals, layers = Totals(), None
     for inputs, labels in batches(data, batch_size, device, f"scoring by {made.name}"):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from niwaki.errors import DataError
-from niwaki.files import write_atomically
+from niwaki.files import read_layers, write_layers
 
 __all__ = ["NORMALISATIONS", "Scores"]
 
@@ -80,7 +76,7 @@ class Scores(Mapping[str, Tensor]):
 
     def flat(self) -> Tensor:
         """Return all scores as one vector, layer after layer."""
-        return torch.cat(list(self.by_layer.values()))
+        return torch.cat([value.flatten() for value in self.by_layer.values()])
 
     def ranks(self) -> Tensor:
         """Rank all units together: 0 for the lowest; ties share their mean rank."""
@@ -105,15 +101,12 @@ class Scores(Mapping[str, Tensor]):
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file."""
-        about = {
-            "criterion": self.criterion,
-            "samples": self.samples,
-            "fingerprint": self.fingerprint,
-            "layers": list(self.by_layer),
-        }
-        values = {name: value.contiguous() for name, value in self.by_layer.items()}
-        write_atomically(
-            Path(path), lambda p: save_file(values, p, metadata={"niwaki": json.dumps(about)})
+        write_layers(
+            path,
+            self.by_layer,
+            criterion=self.criterion,
+            samples=self.samples,
+            fingerprint=self.fingerprint,
         )
 
     @classmethod
@@ -125,17 +118,11 @@ class Scores(Mapping[str, Tensor]):
         DataError
             If the file is missing or holds no scores.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["niwaki"])
-                values = {name: file.get_tensor(name) for name in about.pop("layers")}
-        except (OSError, SafetensorError, LookupError, ValueError) as error:
-            raise DataError(f"{path} holds no scores: {type(error).__name__}: {error}") from error
-        return cls(values, **about)
+        return read_layers(path, cls, "scores")
 
     def _same_units(self, other: Scores) -> None:
-        mine = {name: len(value) for name, value in self.by_layer.items()}
-        theirs = {name: len(value) for name, value in other.by_layer.items()}
+        mine = {name: value.numel() for name, value in self.by_layer.items()}
+        theirs = {name: value.numel() for name, value in other.by_layer.items()}
         if mine != theirs:
             different = next(n for n in {**mine, **theirs} if mine.get(n) != theirs.get(n))
             raise ValueError(
@@ -144,7 +131,7 @@ class Scores(Mapping[str, Tensor]):
             )
 
     def __repr__(self) -> str:
-        units = sum(len(v) for v in self.by_layer.values())
-        return (
-            f"Scores({self.criterion}: {units} units in {len(self)} layers, {self.samples} samples)"
-        )
+        count = sum(value.numel() for value in self.by_layer.values())
+        what = "weights" if any(value.dim() > 1 for value in self.by_layer.values()) else "units"
+        where = f"{count} {what} in {len(self)} layers"
+        return f"Scores({self.criterion}: {where}, {self.samples} samples)"

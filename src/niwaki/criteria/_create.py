@@ -1,0 +1,38 @@
+"""From text to a criterion: a name of the catalogue, or a weighted sum of several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from niwaki.criteria._combination import Combination
+from niwaki.criteria._criterion import Criterion
+from niwaki.criteria._registry import make
+
+__all__ = ["create"]
+
+
+def create(criterion: str | Criterion, **options: Any) -> Criterion:
+    """Make the criterion of that name; one that is made already is handed on.
+
+    Parameters
+    ----------
+    criterion : str or Criterion
+        One of `niwaki.criteria.names`, or several of them: ``"lrp + 0.5*weight"``, see
+        `Combination`.
+    **options
+        The criterion's own.
+
+    Raises
+    ------
+    ValueError
+        For a name that does not exist, or options beside a criterion that is made already.
+    TypeError
+        For an option that the criterion does not have.
+    """
+    if isinstance(criterion, Criterion):
+        if options:
+            raise ValueError(f"{criterion} is made already: it takes no options {sorted(options)}")
+        return criterion
+    if "+" in criterion or "*" in criterion:
+        return Combination(criterion, **options)
+    return make(criterion, **options)

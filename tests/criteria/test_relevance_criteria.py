@@ -1,0 +1,175 @@
+"""Variants of relevance: composites by name, PatternAttribution, names with options."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from criteria_networks import Functional, Plain, close, randomise
+from torch import nn
+
+from niwaki.attribution import fit_patterns
+from niwaki.criteria import create, names, score
+from niwaki.errors import PropagationError
+from niwaki.propagation import (
+    PRESETS,
+    AlphaBeta,
+    Assign,
+    Epsilon,
+    Gamma,
+    Maps,
+    ZPlus,
+    epsilon_plus,
+    pattern_attribution,
+    propagate,
+)
+
+
+@pytest.fixture
+def samples():
+    torch.manual_seed(1)
+    return torch.randn(5, 3, 12, 12).double(), torch.tensor([0, 1, 2, 3, 0])
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 5, 3, padding=1)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.head((x + self.inner(x)).relu().mean((2, 3)))
+
+
+@pytest.fixture
+def residual():
+    torch.manual_seed(0)
+    return Residual().double().eval()
+
+
+def rules(composite, **about):
+    """The rules of the rows that a kind of operation meets first."""
+    return next(row.rule for row in composite.rows if about["kind"] in row.kinds)
+
+
+@pytest.mark.parametrize("text", ["epsilon_plus", "EpsilonPlus", "epsilonplus"])
+def test_a_composite_by_name_has_z_plus_at_sums(residual, samples, text):
+    expected = score(residual, samples, "lrp", composite=epsilon_plus(sums=ZPlus()))
+    close(score(residual, samples, "lrp", composite=text), expected)
+    close(score(residual, samples, "lrp"), expected)
+    with_epsilon = score(residual, samples, "lrp", composite=epsilon_plus())
+    assert not torch.allclose(with_epsilon["inner"], expected["inner"])
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, "epsilon", "gradient"])
+def test_every_preset_is_a_composite_by_name(preset, residual, samples):
+    scores = score(residual, samples, "lrp", composite=preset, max_loss=None)
+    assert all(bool((values > 0).any()) for values in scores.values())
+
+
+def test_derivatives_keep_their_sums():
+    assert isinstance(create("lrp", composite="epsilon").composite.rows[0].rule, ZPlus)
+    gradient = create("lrp", composite="gradient").composite
+    assert not any(isinstance(row.rule, ZPlus) for row in gradient.rows)
+
+
+def test_an_unknown_composite_shows_what_there_is():
+    with pytest.raises(ValueError, match=r"did you mean EpsilonPlus.*All: .*GuidedBackprop"):
+        create("lrp", composite="epsilon_pluss")
+
+
+@pytest.mark.parametrize(
+    ("variant", "options"),
+    [
+        ("lrp.signed", {"reduce": "signed"}),
+        ("lrp.absolute_of_sum", {"reduce": "absolute_of_sum"}),
+        ("lrp.predicted", {"start": "predicted"}),
+        ("lrp.epsilon", {"composite": "epsilon"}),
+        ("lrp.epsilon_sums", {"composite": epsilon_plus(sums=Epsilon())}),
+        ("lrp.alpha_2_beta_1", {"composite": "epsilon_alpha2_beta1"}),
+        ("lrp.gamma", {"composite": "epsilon_gamma_box"}),
+        ("lrp.z_plus", {"composite": "excitation_backprop"}),
+    ],
+)
+def test_a_variant_is_the_criterion_with_its_options(residual, samples, variant, options):
+    found = score(residual, samples, variant, max_loss=None)
+    assert found.criterion == variant
+    close(found, score(residual, samples, "lrp", max_loss=None, **options))
+    default = score(residual, samples, "lrp", max_loss=None)
+    assert any(not torch.allclose(found[layer], default[layer]) for layer in found)
+    assert score(residual, samples, variant, start="true", max_loss=None).samples == 5
+
+
+def test_the_variants_are_named_after_their_rules():
+    rule = {
+        name: rules(create(name).composite, kind="convolution")
+        for name in names()
+        if name.startswith("lrp.")
+    }
+    assert rule["lrp.alpha_2_beta_1"] == AlphaBeta(2.0, 1.0)
+    assert isinstance(rule["lrp.epsilon"], Epsilon)
+    assert rule["lrp.z_plus"] == ZPlus()
+    gamma = create("lrp.gamma").composite
+    assert Gamma(0.25) in [row.rule for row in gamma.rows]
+
+
+def test_the_first_layers_rule_does_not_matter():
+    """Why there are no variants of it: scores are read at outputs."""
+    torch.manual_seed(0)
+    model = Functional().double().eval()
+    data = torch.randn(3, 3, 8, 8).double(), torch.arange(3)
+    flat = score(model, data, "lrp", composite="epsilon_plus_flat")
+    close(flat, score(model, data, "lrp", composite="epsilon_plus"))
+
+
+# PatternAttribution
+
+
+@pytest.mark.parametrize("estimator", ["relu", "linear"])
+@pytest.mark.parametrize("reduce", ["absolute", "signed"])
+def test_pattern_relevance_sums_the_maps(samples, estimator, reduce):
+    torch.manual_seed(0)
+    model = randomise(Plain(transposed=False))
+    inputs, labels = samples
+    patterns = fit_patterns(model, samples, estimator=estimator)
+    maps = Maps()
+    composite = pattern_attribution(patterns)
+    propagate(model, inputs, composite, lambda y: F.one_hot(labels, 4).to(y), [maps], max_loss=None)
+    found = score(model, samples, "pattern_attribution", estimator=estimator, reduce=reduce)
+    for layer, values in found.items():
+        relevance = maps.relevances[layer].reshape(5, len(values), -1)
+        relevance = relevance.abs() if reduce == "absolute" else relevance
+        torch.testing.assert_close(values, relevance.sum((0, 2)), rtol=1e-9, atol=1e-12)
+
+
+def test_on_a_linear_network_all_relevance_arrives():
+    """As w^T a = 1 for each unit, nothing is lost or made on the way."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3)).double().eval()
+    data = torch.randn(40, 6).double(), torch.arange(40) % 3
+    found = score(model, data, "pattern_attribution", estimator="linear", reduce="signed")
+    for values in found.values():
+        torch.testing.assert_close(values.sum(), torch.tensor(40.0).double())
+
+
+def test_patterns_are_fitted_anew_for_each_network(samples):
+    torch.manual_seed(0)
+    one, two = randomise(Plain(transposed=False)), randomise(Plain(transposed=False))
+    made = create("pattern_attribution")
+    before = repr(made), dict(vars(made))
+    first = score(one, samples, made)
+    second = score(two, samples, made)
+    close(second, score(two, samples, "pattern_attribution"))
+    assert not torch.allclose(first["0"], second["0"])
+    assert (repr(made), dict(vars(made))) == before
+
+
+def test_a_transposed_layer_has_no_patterns(samples):
+    with pytest.raises(PropagationError, match="not for transposed"):
+        score(randomise(Plain()), samples, "pattern_attribution")
+
+
+def test_assign_is_not_needed_to_choose_a_rule(residual, samples):
+    """A composite that is made already is used as it is, sums included."""
+    mine = epsilon_plus().with_rows(Assign(Epsilon(), kind="convolution"))
+    assert create("lrp", composite=mine).composite is mine
+    assert score(residual, samples, "lrp", composite=mine, max_loss=None).samples == 5
