@@ -2,6 +2,7 @@
 
 from niwaki.report._arrays import save_hdf5, save_npy
 from niwaki.report._colours import colour, colour_range, overlay
+from niwaki.report._comparison import plot_agreement, plot_comparison, plot_removed
 from niwaki.report._curves import plot_trajectories
 from niwaki.report._judged import plot_perturbation, plot_randomisation
 from niwaki.report._sheets import contact_sheet
@@ -11,8 +12,11 @@ __all__ = [
     "colour_range",
     "contact_sheet",
     "overlay",
+    "plot_agreement",
+    "plot_comparison",
     "plot_perturbation",
     "plot_randomisation",
+    "plot_removed",
     "plot_trajectories",
     "save_hdf5",
     "save_npy",

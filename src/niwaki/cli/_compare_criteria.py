@@ -1,0 +1,216 @@
+"""``niwaki compare-criteria``: which criterion keeps the most accuracy at equal cost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from niwaki import criteria
+from niwaki.cli import _options as o
+from niwaki.cli._heatmaps import pick
+from niwaki.data import in_memory
+from niwaki.errors import NiwakiError
+from niwaki.files import write_json, write_text
+from niwaki.pruning import Comparison, Contender, Outcome, area, compare
+from niwaki.report import plot_agreement, plot_comparison, plot_removed
+
+__all__ = ["compare_criteria"]
+
+_USUAL = ("lrp", "weight", "gradient", "taylor", "activation", "random")
+_FILES = {
+    "runs",
+    "settings.json",
+    "table.md",
+    "table.csv",
+    "curves.csv",
+    "comparison.json",
+    "curves.png",
+    "layers.png",
+    "rank_correlation.png",
+}
+
+
+@o.spread
+def compare_criteria(
+    model: o.ModelSpec,
+    data: o.DataSpec,
+    criterion: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="May be given several times; with options as in lrp:reduce=signed,normalise=sum. "
+            "Default: those that most papers compare. See `niwaki methods`.",
+            show_default=False,
+        ),
+    ] = None,
+    per_class: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--references",
+            help="Reference images per class; may be given several times. Default: 10.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Draws of reference images.", min=1)] = 5,
+    keep: Annotated[float, typer.Option(help="Share to keep in the end.")] = 0.3,
+    of: Annotated[Literal["units", "params", "macs"], typer.Option(help="Of what.")] = "macs",
+    steps: Annotated[
+        int | None, typer.Option(help="Number of steps of equal size.", show_default=False)
+    ] = None,
+    per_step: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the whole that goes in each step. Default: 0.05.", show_default=False
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Test images at the most. Default: all.", min=1, show_default=False),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            help="Size of the sets of least and most relevant units whose overlap is measured. "
+            "Default: a tenth of all units.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write; an unfinished one goes on.")] = Path(
+        "comparison"
+    ),
+    *,
+    common: o.Common,
+) -> None:
+    """Prune by several criteria on the same reference images, without fine-tuning.
+
+    Writes the table (table.md, table.csv), the curves (curves.csv), all numbers (comparison.json),
+    and pictures: accuracy against cost, what each layer lost, rank correlations. Every finished run
+    is kept: the same command goes on where it was interrupted.
+    """
+    chosen = [_contender(text) for text in dict.fromkeys(criterion or _USUAL)]
+    _prepare(out, common)
+    loaded = common.load(model)
+    test, training = (
+        common.images(data, loaded),
+        o.load_images(data, loaded, split="train", outputs=common.outputs),
+    )
+    if not test.labelled:
+        raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
+    judged = test if limit is None else pick(test, limit, common.seed, data).subset
+    shown = o.console(common.as_json)
+    sizes = sorted(set(per_class or [10]))
+    shown.print(f"{len(chosen)} criteria, {sizes} reference images per class, {seeds} draws")
+    schedule = {"steps": steps, "per_step": per_step}
+    found = compare(
+        loaded.model,
+        training,
+        chosen,
+        test=in_memory(judged, description="reading test images"),
+        references=sizes,
+        seeds=range(common.seed, common.seed + seeds),
+        keep=keep,
+        of=of,
+        folder=out,
+        batch_size=common.batch_size,
+        callback=lambda run: shown.print(_line(run, of, keep)),
+        **{name: value for name, value in schedule.items() if value is not None},
+    )
+    _write(out, found, count, f"{Path(model).name} on {Path(data).name}, without fine-tuning")
+    if common.as_json:
+        typer.echo(json.dumps({"folder": str(out), "table": found.rows()}, indent=2))
+        return
+    shown.print(str(found))
+    shown.print(f"area: mean accuracy between {keep:.0%} and 100 % of the {of} kept; wrote {out}")
+
+
+def _contender(text: str) -> Contender:
+    """Read a name with options, such as lrp:reduce=signed,normalise=sum."""
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in rest.split(",") if rest else ():
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise NiwakiError(f"--criterion {text!r}: expected NAME:OPTION=VALUE,OPTION=VALUE")
+        try:
+            options[key.strip()] = json.loads(value)
+        except ValueError:
+            options[key.strip()] = value.strip()
+    try:
+        criteria.create(name, **options)
+    except TypeError as error:
+        raise NiwakiError(f"--criterion {text!r}: {error}") from error
+    return Contender(text, name, options)
+
+
+def _prepare(out: Path, common: o.Common) -> None:
+    """Go on with a comparison of ours; start anew, or in a folder that is free."""
+    ours = (out / "settings.json").is_file() and {path.name for path in out.iterdir()} <= _FILES
+    if not ours:
+        common.check_free(out)
+    if common.force and out.exists():
+        shutil.rmtree(out / "runs", ignore_errors=True)
+        (out / "settings.json").unlink(missing_ok=True)
+
+
+def _line(run: Outcome, of: Literal["units", "params", "macs"], keep: float) -> str:
+    draw = [] if run.references is None else [f"{run.references} per class"]
+    draw += [] if run.seed is None else [f"seed {run.seed}"]
+    found = area(run.trajectory, of, (keep, 1.0))
+    return f"{run.label:<28} {', '.join(draw):<24} area {found:.4f}"
+
+
+def _write(folder: Path, found: Comparison, count: int | None, heading: str) -> None:
+    rows = found.rows()
+    agreement = found.agreement(count)
+    write_text(folder / "table.md", _markdown(rows))
+    write_text(folder / "table.csv", _csv(rows))
+    write_text(folder / "curves.csv", _csv(_curves(found)))
+    summary = {"table": rows, "agreement": [asdict(row) for row in agreement]}
+    write_json(folder / "comparison.json", {**summary, **found.to_json()})
+    of = found.settings["of"]
+    plot_comparison(folder / "curves.png", found, of=of, heading=heading)
+    plot_removed(folder / "layers.png", found, heading=heading)
+    if agreement:
+        plot_agreement(folder / "rank_correlation.png", agreement, heading=heading)
+
+
+def _curves(found: Comparison) -> list[dict[str, Any]]:
+    """One row per step of each run."""
+    return [
+        {
+            "contender": run.label,
+            "references": run.references,
+            "seed": run.seed,
+            **step,
+        }
+        for run in found.runs
+        for step in run.trajectory.to_json()
+    ]
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    for row in rows:
+        cells = [_cell(value) for value in row.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

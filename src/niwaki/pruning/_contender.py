@@ -1,0 +1,170 @@
+"""Who takes part in a comparison: a criterion with its settings, or any other way to prune."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from niwaki.criteria import Criterion, create
+from niwaki.data import Data
+from niwaki.pruning._pruned import Pruned
+from niwaki.pruning._trajectory import Trajectory
+
+__all__ = ["Contender", "Contenders", "Runner", "contenders_of"]
+
+#: Gets a copy of the network, the reference samples and the seed; gives the network after each
+#: step, to be measured as all others are, or a trajectory that it has measured itself.
+Runner: TypeAlias = Callable[[nn.Module, Data, int], Iterable[nn.Module] | Trajectory | Pruned]
+
+# Options of `prune` that leave a criterion without data as blind as it is; anything else, such as
+# repairs and fine-tuning, may look at the reference samples.
+_BLIND = {
+    "keep",
+    "of",
+    "steps",
+    "per_step",
+    "schedule",
+    "floor",
+    "validation",
+    "recompute",
+    "per_cost",
+    "ignore",
+    "min_units",
+    "round_to",
+    "ceilings",
+    "batch_size",
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One entry of a comparison.
+
+    Attributes
+    ----------
+    label : str
+        Its name in tables and pictures.
+    criterion : str, Criterion or callable
+        One of `niwaki.criteria.names`; one that is made already; or a function
+        ``(model, references, seed)`` that prunes in a way of its own. The function gets a copy of
+        the network that it may change, the reference samples as a dataset or a pair of tensors,
+        and the seed of their draw. It returns, best as a generator, the network after each step;
+        or a `Trajectory` or `Pruned`.
+    options : mapping
+        The criterion's own; a criterion with a ``seed`` gets that of the draw.
+    prune_options : mapping
+        Options of `niwaki.prune` that overrule those of the comparison.
+    needs_data : bool, optional
+        Whether it looks at the reference samples. What does not is run once for all draws, or,
+        where it is seeded, once per seed. Default: what the criterion says; True for functions
+        and for options of `prune` that may look at samples.
+    """
+
+    label: str
+    criterion: str | Criterion | Runner
+    options: Mapping[str, Any] = field(default_factory=dict)
+    prune_options: Mapping[str, Any] = field(default_factory=dict)
+    needs_data: bool | None = None
+
+    def create(self, seed: int) -> Criterion:
+        """Make the criterion for a draw.
+
+        Raises
+        ------
+        TypeError
+            For a function, which has none.
+        """
+        if not isinstance(self.criterion, (str, Criterion)):
+            raise TypeError(f"{self.label!r} is a function and has no criterion")
+        options = {**self.options, **({"seed": seed} if self.is_seeded() else {})}
+        return create(self.criterion, **options)
+
+    def is_seeded(self) -> bool:
+        """Whether it draws anew for each seed, without looking at data."""
+        if not isinstance(self.criterion, str) or "seed" in self.options:
+            return False
+        return hasattr(create(self.criterion, **self.options), "seed")
+
+    def looks(self, shared: Mapping[str, Any]) -> bool:
+        """Whether it looks at the reference samples, given the comparison's options of `prune`."""
+        if self.needs_data is not None:
+            return self.needs_data
+        if not isinstance(self.criterion, (str, Criterion)):
+            return True
+        merged = {**shared, **self.prune_options}
+        wanted = {
+            name for name, value in merged.items() if value is not None and value is not False
+        }
+        return self.create(0).needs_data or not wanted <= _BLIND
+
+    def describe(self) -> dict[str, Any]:
+        """Say in plain words what it is, to tell whether a saved run was made by the same."""
+        if isinstance(self.criterion, (str, Criterion)):
+            made = readable(create(self.criterion, **self.options))
+        else:
+            made = f"function {getattr(self.criterion, '__qualname__', type(self.criterion))}"
+        return {
+            "criterion": made,
+            "options": {name: readable(value) for name, value in self.options.items()},
+            "prune_options": {n: readable(value) for n, value in self.prune_options.items()},
+        }
+
+
+Contenders: TypeAlias = (
+    Sequence[str | Criterion | Contender]
+    | Mapping[str, str | Criterion | Runner | Mapping[str, Any]]
+)
+
+
+def contenders_of(given: Contenders) -> list[Contender]:
+    """Read what a user may write; see `compare`.
+
+    Raises
+    ------
+    ValueError
+        For no contender, two of the same label, or unknown criteria.
+    TypeError
+        For what is none, or options that a criterion does not have.
+    """
+    if isinstance(given, Mapping):
+        found = [_labelled(label, entry) for label, entry in given.items()]
+    else:
+        found = [_single(entry) for entry in ([given] if isinstance(given, str) else given)]
+    labels = [contender.label for contender in found]
+    if not labels:
+        raise ValueError("there is nothing to compare: give at least one criterion")
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ValueError(f"two contenders are called {twice!r}: give a mapping with other labels")
+    for contender in found:  # wrong names and options are refused before any work
+        contender.describe()
+    return found
+
+
+def _single(entry: str | Criterion | Contender) -> Contender:
+    if isinstance(entry, Contender):
+        return entry
+    if isinstance(entry, (str, Criterion)):
+        return Contender(entry if isinstance(entry, str) else entry.name, entry)
+    raise TypeError(
+        f"{entry!r} is no contender: pass names of criteria, criteria or Contender objects, or a "
+        "mapping from labels"
+    )
+
+
+def _labelled(label: str, entry: str | Criterion | Runner | Mapping[str, Any]) -> Contender:
+    if isinstance(entry, Mapping):
+        options = dict(entry)
+        return Contender(label, options.pop("criterion", label), options)
+    if isinstance(entry, (str, Criterion)) or callable(entry):
+        return Contender(label, entry)
+    raise TypeError(f"{label!r}: {entry!r} is no criterion, options or function")
+
+
+def readable(value: Any) -> str:
+    """Write a value so that it reads the same in another process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

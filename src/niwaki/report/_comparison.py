@@ -1,0 +1,166 @@
+"""Comparisons of criteria: accuracy against cost, what each layer loses, how alike they rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from niwaki.files import write_atomically
+from niwaki.pruning import Agreement, Comparison
+
+__all__ = ["plot_agreement", "plot_comparison", "plot_removed"]
+
+_MARKERS = "osD^vP*X<>"
+_WORDS = {"macs": "multiply-accumulates", "params": "parameters", "units": "units"}
+
+
+def plot_comparison(
+    path: str | Path,
+    comparison: Comparison,
+    *,
+    of: Literal["macs", "params", "units"] = "macs",
+    points: int = 15,
+    heading: str = "",
+) -> None:
+    """Draw accuracy against the share kept: a panel per number of references.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the PNG goes.
+    comparison : Comparison
+        Lines: mean over the seeds; bands: one standard deviation to both sides.
+    of : {"macs", "params", "units"}
+        The horizontal axis.
+    points : int
+        Shares at which the curves are read off, between the steps.
+    heading : str
+        Title.
+    """
+    low = max(min(run.trajectory.kept(of)) for run in comparison.runs)
+    shares = np.linspace(low, 1, points)
+    columns = [comparison.accuracies(float(share), of) for share in shares]
+    figure, axes = _panels(comparison.references)
+    for curve in zip(*columns, strict=True):
+        if not all(point.values for point in curve):
+            continue
+        axis, label = axes[curve[0].references], curve[0].label
+        number = comparison.labels.index(label)
+        colour = f"C{number % 10}"
+        mean = 100 * np.array([point.mean for point in curve])
+        spread = 100 * np.array([point.std or 0.0 for point in curve])
+        marker = _MARKERS[number % len(_MARKERS)]
+        axis.plot(100 * shares, mean, marker=marker, markersize=3.5, label=label, color=colour)
+        edges = mean - spread, mean + spread
+        axis.fill_between(100 * shares, *edges, color=colour, alpha=0.12, linewidth=0)
+    for references, axis in axes.items():
+        axis.set_title(f"{references} reference samples per class", fontsize=9)
+        axis.set_xlabel(f"{_WORDS[of]} kept (%)")
+        axis.set_ylim(0, 101)
+        axis.grid(alpha=0.3)
+    first = next(iter(axes.values()))
+    first.invert_xaxis()  # the panels share the axis
+    first.set_ylabel("accuracy (%)")
+    first.legend(fontsize=7)
+    _finish(figure, path, heading)
+
+
+def plot_removed(path: str | Path, comparison: Comparison, *, heading: str = "") -> None:
+    """Draw the share of its units that each layer has lost in the end: a panel per contender.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the PNG goes.
+    comparison : Comparison
+        Of the largest number of references; contenders whose layers are not known are left out.
+    heading : str
+        Title.
+
+    Raises
+    ------
+    ValueError
+        If no contender's layers are known.
+    """
+    size = comparison.references[-1]
+    found = {label: lost for label, n, lost in comparison.removed() if n == size}
+    if not found:
+        raise ValueError("the comparison does not know what any layer lost")
+    layers = list(next(iter(found.values())))
+    width = min(24.0, max(6.0, 0.16 * len(layers) + 2))
+    figure = Figure(figsize=(width, 1.3 * len(found) + 1), layout="constrained", dpi=130)
+    axes = np.atleast_1d(figure.subplots(len(found), 1, sharex=True, sharey=True))
+    places = np.arange(len(layers))
+    for axis, (label, lost) in zip(axes, found.items(), strict=True):
+        colour = f"C{comparison.labels.index(label) % 10}"
+        axis.bar(places, [100 * lost[layer] for layer in layers], color=colour)
+        axis.set_title(label, fontsize=8, loc="left")
+        axis.set_ylim(0, 100)
+        axis.grid(axis="y", alpha=0.3)
+    axes[-1].set_xticks(places, layers, rotation=90, fontsize=6)
+    figure.supylabel("units removed (%)", fontsize=9)
+    _finish(figure, path, heading)
+
+
+def plot_agreement(
+    path: str | Path,
+    agreement: Sequence[Agreement],
+    *,
+    what: Literal["rank_correlation", "lowest", "highest"] = "rank_correlation",
+    heading: str = "",
+) -> None:
+    """Draw how alike contenders rank the units: a heat map per number of references.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the PNG goes.
+    agreement : sequence of Agreement
+        From `Comparison.agreement`. On the diagonal stands each contender from draw to draw.
+    what : {"rank_correlation", "lowest", "highest"}
+        Spearman's correlation, or the overlap of the least or most relevant units.
+    heading : str
+        Title.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw.
+    """
+    if not agreement:
+        raise ValueError("there are no rankings to draw")
+    labels = list(dict.fromkeys(name for row in agreement for name in (row.first, row.second)))
+    figure, axes = _panels(sorted({row.references for row in agreement}))
+    lowest = -1.0 if what == "rank_correlation" else 0.0
+    for references, axis in axes.items():
+        table = np.full((len(labels), len(labels)), np.nan)
+        for row in agreement:
+            if row.references == references:
+                i, j = labels.index(row.first), labels.index(row.second)
+                table[i, j] = table[j, i] = getattr(row, what)
+        image = axis.imshow(table, cmap="RdBu_r" if lowest < 0 else "Reds", vmin=lowest, vmax=1)
+        for i, j in zip(*np.nonzero(np.isfinite(table)), strict=True):
+            colour = "white" if abs(table[i, j]) > 0.7 else "black"
+            axis.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=6, c=colour)
+        axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=7)
+        axis.set_yticks(range(len(labels)), labels, fontsize=7)
+        axis.set_title(f"{references} reference samples per class", fontsize=9)
+    figure.colorbar(image, ax=list(axes.values()), shrink=0.7)
+    _finish(figure, path, heading)
+
+
+def _panels(sizes: Sequence[int]) -> tuple[Figure, dict[int, Any]]:
+    """Make a row of panels, one per number of references."""
+    figure = Figure(figsize=(4.4 * len(sizes) + 1, 4.2), layout="constrained", dpi=130)
+    axes = np.atleast_1d(figure.subplots(1, len(sizes), sharex=True, sharey=True))
+    return figure, dict(zip(sizes, axes, strict=True))
+
+
+def _finish(figure: Figure, path: str | Path, heading: str) -> None:
+    if heading:
+        figure.suptitle(heading, fontsize=10)
+    write_atomically(path, lambda aside: figure.savefig(aside, format="png"))
