@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import niwaki
 from niwaki.cli import app, main
+from niwaki.errors import NiwakiError
 from niwaki.models import zoo
 
 MODEL = "niwaki.models.zoo:vgg_digits"
@@ -36,7 +37,7 @@ def test_the_demo_leaves_pictures_a_table_and_a_network(demo):
     assert {"heatmaps.png", "curves.png", "table.md", "table.json", "pruned"} <= names
     with Image.open(out / "heatmaps.png") as picture:
         assert picture.width > 1000
-    assert {row["criterion"] for row in said["accuracy"]} == set(niwaki.criteria.names())
+    assert {"lrp", "random", "taylor", "weight"} <= {row["criterion"] for row in said["accuracy"]}
     assert all(row["100%"] > 0.95 for row in said["accuracy"])
     again = niwaki.load(out / "pruned", model=zoo.vgg_digits())
     test = niwaki.data.open_data("digits")
@@ -56,6 +57,79 @@ def test_a_pruned_folder_is_a_model_again_and_again(demo, tmp_path):
     saved = load_file(smaller / "weights.safetensors")
     assert all(torch.equal(saved[name], value) for name, value in twice.state_dict().items())
     assert run("explain", smaller, "digits", "--out", tmp_path / "maps", *QUIET).exit_code == 0
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    torch.manual_seed(0)
+    save_file(zoo.vgg_digits().state_dict(), path)
+    return path
+
+
+def test_every_option_reaches_the_loop(weights, tmp_path):
+    out = tmp_path / "smaller"
+    done = run("prune", MODEL, "digits", "--weights", weights, "--criterion", "weight",
+               "--keep", 0.5, "--of", "units", "--steps", 2, "--schedule", "geometric",
+               "--no-recompute",
+               "--references", 2, "--validation", 3, "--ignore", "*1_1", "--round-to", 2,
+               "--ceiling", 0.9, "--ceiling", "conv2_1=0.25", "--recalibrate", "--compensate",
+               "--epochs", 1, "--tune", "end", "--lr", 0.02, "--distil", 0.5, "--tune-batch", 128,
+               "--floor", 0.001, "--per-cost", 0.5, "--json", "--out", out, *QUIET)  # fmt: skip
+    assert done.exit_code == 0
+    said = json.loads(done.stdout)
+    about = json.loads((out / "niwaki.json").read_text())["settings"]
+    assert said["settings"] == about
+    assert about["tune"]["lr"] == 0.02
+    assert about["tune"]["batch_size"] == 128
+    assert (about["schedule"], about["recompute"], about["floor"]) == ("geometric", False, 0.001)
+    assert about["recalibrate"]
+    assert about["compensate"]
+    assert said["trajectory"][-1]["accuracy_tuned"] is not None
+    assert said["trajectory"][-1]["validation"] is not None
+    fresh, smaller = zoo.vgg_digits(), niwaki.load(out, model=zoo.vgg_digits())
+    widths = {
+        name: (module.out_channels, smaller.get_submodule(name).out_channels)
+        for name, module in fresh.named_modules()
+        if isinstance(module, torch.nn.Conv2d)
+    }
+    assert all(after in (before, after // 2 * 2) for before, after in widths.values())
+    assert widths["conv1_1"][0] == widths["conv1_1"][1]
+    assert widths["conv2_1"][1] >= 0.75 * widths["conv2_1"][0]
+
+
+def test_a_stopped_command_goes_on(weights, tmp_path, monkeypatch):
+    from niwaki.pruning import _loop
+
+    def prune(out, *more, expected=0):
+        done = run("prune", MODEL, "digits", "--weights", weights, "--keep", 0.5, "--steps", 4,
+                   "--references", 2, "--json", "--out", out, *more, *QUIET)  # fmt: skip
+        assert done.exit_code == expected, done.stderr
+        return done
+
+    score, calls = _loop.score, []
+
+    def stopped(*args, **options):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(*args, **options)
+
+    whole, out, kept = tmp_path / "whole", tmp_path / "out", tmp_path / "out.run"
+    prune(whole)
+    assert not (tmp_path / "whole.run").exists()
+    monkeypatch.setattr(_loop, "score", stopped)
+    assert f"goes on from {kept}" in prune(out, expected=130).stderr
+    assert kept.exists()
+    assert not out.exists()
+    with pytest.raises(NiwakiError, match="recalibrate: there False, now True"):
+        prune(out, "--recalibrate")
+    assert kept.exists()
+    prune(out)
+    assert len(calls) == 5  # the third once more, and the fourth
+    assert not kept.exists()
+    for name in ("plan.json", "weights.safetensors"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_a_foreign_folder_is_no_demo(tmp_path, monkeypatch, capsys):
@@ -96,6 +170,10 @@ def images(folder, *, broken=False):
         ([MODEL, "digits", "--keep", "1.5"], "between 0 and 1"),
         ([MODEL, "digits", "--keep", "0.0001"], "cannot be reached"),
         ([MODEL, "digits", "--criterion", "lpr"], "did you mean lrp"),
+        ([MODEL, "digits", "--ceiling", "conv1=half"], "expected 0.5 or LAYER=0.5"),
+        ([MODEL, "digits", "--ignore", "conv77"], "ignore: there is no"),
+        ([MODEL, "digits", "--epochs", "1", "--lr", "-1"], "lr = -1.0"),
+        ([MODEL, "digits", "--floor", "0.99"], "below the floor"),
         ([MODEL, "{folder}/nothing"], "no data set and no file or folder"),
         ([MODEL, "{folder}/empty"], "empty"),
         ([MODEL, "{folder}/images", "--outputs", "0,10", "--references", "1"], "label 10"),

@@ -27,9 +27,9 @@ LOOKING_BACK = [
 ]
 COMBINED = "taylor + 0.5*apoz + 2*weight"
 VARIANTS = [
-    "lrp.absolute_of_sum",
+    "lrp.absolute",
     "lrp.alpha_2_beta_1",
-    "lrp.epsilon",
+    "lrp.epsilon_plus",
     "lrp.epsilon_sums",
     "lrp.gamma",
     "lrp.predicted",

@@ -80,11 +80,11 @@ def test_an_unknown_composite_shows_what_there_is():
 @pytest.mark.parametrize(
     ("variant", "options"),
     [
-        ("lrp.signed", {"reduce": "signed"}),
-        ("lrp.absolute_of_sum", {"reduce": "absolute_of_sum"}),
+        ("lrp.signed", {"composite": "epsilon_plus", "reduce": "signed"}),
+        ("lrp.absolute", {"reduce": "absolute"}),
         ("lrp.predicted", {"start": "predicted"}),
-        ("lrp.epsilon", {"composite": "epsilon"}),
-        ("lrp.epsilon_sums", {"composite": epsilon_plus(sums=Epsilon())}),
+        ("lrp.epsilon_plus", {"composite": "epsilon_plus", "reduce": "absolute"}),
+        ("lrp.epsilon_sums", {"composite": epsilon_plus(sums=Epsilon()), "reduce": "absolute"}),
         ("lrp.alpha_2_beta_1", {"composite": "epsilon_alpha2_beta1"}),
         ("lrp.gamma", {"composite": "epsilon_gamma_box"}),
         ("lrp.z_plus", {"composite": "excitation_backprop"}),
@@ -106,7 +106,7 @@ def test_the_variants_are_named_after_their_rules():
         if name.startswith("lrp.")
     }
     assert rule["lrp.alpha_2_beta_1"] == AlphaBeta(2.0, 1.0)
-    assert isinstance(rule["lrp.epsilon"], Epsilon)
+    assert isinstance(rule["lrp"], Epsilon)
     assert rule["lrp.z_plus"] == ZPlus()
     gamma = create("lrp.gamma").composite
     assert Gamma(0.25) in [row.rule for row in gamma.rows]

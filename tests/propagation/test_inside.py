@@ -199,6 +199,29 @@ WRONG = {
     "field": ({"rule": "Pass", "colour": "red"}, "no composite: TypeError.*colour"),
     "missing option": ({"rule": "ZBox", "options": {"low": 0}}, "no composite: TypeError.*high"),
     "options": ({"rule": "Pass", "options": 3}, "no composite"),
+    "text for a number": (
+        {"rule": "Epsilon", "options": {"epsilon": "0.1"}},
+        r"epsilon = '0\.1' of the rule Epsilon: must be a number",
+    ),
+    "truth for a number": ({"rule": "Gamma", "options": {"gamma": True}}, "must be a number"),
+    "NaN": ({"rule": "Gamma", "options": {"gamma": float("nan")}}, "must be a number"),
+    "number for a truth": (
+        {"rule": "ZPlus", "options": {"bias": 1}},
+        "bias = 1 of the rule ZPlus: must be true or false",
+    ),
+    "word": (
+        {"rule": "AlphaBeta", "options": {"bias": "all"}},
+        'must be true or false or "both"',
+    ),
+    "list": (
+        {"rule": "ZBox", "options": {"low": [0, "1"], "high": 1}},
+        "must be a number or a list of numbers",
+    ),
+    "empty list": ({"rule": "ZBox", "options": {"low": [], "high": 1}}, "a list of numbers"),
+    "null": ({"rule": "Flat", "options": {"stabilizer": None}}, "must be a number"),
+    "layer": ({"rule": "Pass", "layer": 3}, "layer = 3 in a row of a composite: must be a text"),
+    "kinds": ({"rule": "Pass", "kind": {"linear": 1}}, "kind = .* must be a text"),
+    "rule in a list": ({"rule": ["Pass"]}, "composite"),
 }
 
 

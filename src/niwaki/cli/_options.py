@@ -7,7 +7,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -197,26 +197,30 @@ class Common:
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the parameter ``common`` of a command by the options of `Common`, one by one."""
-    names = [option.name for option in fields(Common)]
+    """Replace each parameter that is a bundle, such as `Common`, by its options, one by one."""
+    own = get_type_hints(command, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    bundles: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if not is_dataclass(own[name]):
+            parameters.append(parameter.replace(annotation=own[name], kind=keyword))
+            continue
+        bundles[name] = own[name]
+        types = get_type_hints(own[name], include_extras=True)
+        parameters += [
+            inspect.Parameter(f.name, keyword, default=f.default, annotation=types[f.name])
+            for f in fields(own[name])
+        ]
 
     @functools.wraps(command)
     def spread_out(**given: Any) -> None:
-        common = Common(**{name: given.pop(name) for name in names})
-        command(common=common, **given)
+        made = {
+            name: bundle(**{f.name: given.pop(f.name) for f in fields(bundle)})
+            for name, bundle in bundles.items()
+        }
+        command(**made, **given)
 
-    own = get_type_hints(command, include_extras=True)
-    types = get_type_hints(Common, include_extras=True)
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        if name != "common":
-            parameters.append(parameter.replace(annotation=own[name], kind=keyword))
-            continue
-        parameters += [
-            inspect.Parameter(f.name, keyword, default=f.default, annotation=types[f.name])
-            for f in fields(Common)
-        ]
     spread_out.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     spread_out.__annotations__ = {p.name: p.annotation for p in parameters}
     return spread_out

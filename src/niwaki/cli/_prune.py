@@ -3,97 +3,97 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 from torch import Tensor
+from torch.utils.data import Subset
 
 from niwaki import criteria, pruning
 from niwaki.cli import _options as o
-from niwaki.data import batches, in_memory, references
+from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning
+from niwaki.data import Images, batches, in_memory, references
 from niwaki.errors import NiwakiError
 from niwaki.evaluation import latency
-from niwaki.pruning import Pruned, Step
+from niwaki.pruning import Pruned, Step, discard
 from niwaki.report import plot_trajectories
 
 __all__ = ["prune"]
 
 
+@o.spread
 def prune(
     model: o.ModelSpec,
     data: o.DataSpec,
     criterion: Annotated[str, typer.Option(help="See `niwaki methods`.")] = "lrp",
-    keep: Annotated[float, typer.Option(help="Share to keep, between 0 and 1.")] = 0.5,
-    of: Annotated[Literal["units", "params", "macs"], typer.Option(help="Of what.")] = "macs",
-    steps: Annotated[
-        int | None, typer.Option(help="Number of steps of equal size.", show_default=False)
-    ] = None,
-    per_step: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the whole that goes in each step. Default: 0.05.", show_default=False
-        ),
-    ] = None,
     per_class: Annotated[
         int, typer.Option("--references", help="Reference images per class.", min=1)
     ] = 10,
+    held_out: Annotated[
+        int,
+        typer.Option(
+            "--validation",
+            help="Training images per class that a floor and fine-tuning decide by.",
+            min=1,
+        ),
+    ] = 10,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("pruned"),
-    weights: o.Weights = None,
-    classes: o.Classes = None,
-    outputs: o.Outputs = None,
-    size: o.Size = None,
-    resize: o.Resize = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    batch_size: o.BatchSize = 32,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
-    seed: o.Seed = 0,
-    force: o.Force = False,
-    as_json: o.AsJson = False,
+    *,
+    scheduling: Scheduling,
+    limiting: Limiting,
+    tuning: Tuning,
+    common: Common,
 ) -> None:
-    """Remove the filters that matter least, without fine-tuning.
+    """Remove the filters that matter least.
 
     The criterion looks at a few training images per class; the accuracy is measured on the test
     images. Writes the weights, the plan, the trajectory and its plot; the folder is a MODEL again.
+    Finished steps are kept in OUT.run until then: the same command goes on from there.
     """
-    if out.exists() and not force:
-        raise NiwakiError(f"{out} exists; choose another folder with --out, or replace it: --force")
-    machine = o.Machine.prepare(device, threads)
+    common.check_free(out)
+    kept = out.with_name(f"{out.name}.run")
+    if common.force and kept.exists():
+        discard(kept)
+    seed = common.seed
     made = criteria.create(criterion, **({"seed": seed} if criterion == "random" else {}))
-    loaded = o.load_model(
-        model,
-        machine,
-        weights=weights,
-        classes=classes,
-        size=size,
-        resize=resize,
-        mean=mean,
-        std=std,
-    )
-    test = o.load_images(data, loaded, split="test", outputs=outputs)
-    training = o.load_images(data, loaded, split="train", outputs=outputs)
+    tune, limits = tuning.settings(seed), limiting.options()
+    loaded = common.load(model)
+    test = common.images(data, loaded)
+    training = o.load_images(data, loaded, split="train", outputs=common.outputs)
     if not test.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
-    few = references(training, per_class, seed)
-    shown = o.console(as_json)
+    decides = tune is not None or scheduling.floor is not None
+    rest, held = _hold_out(training, held_out, seed) if decides else (training, None)
+    few = references(rest, per_class, seed)
+    shown = o.console(common.as_json)
     shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {made}")
     shown.print(_HEAD)
-    pruned = pruning.prune(
-        loaded.model,
-        in_memory(few),
-        made,
-        keep=keep,
-        of=of,
-        steps=steps,
-        per_step=per_step,
-        test=in_memory(test, description="reading test images"),
-        batch_size=batch_size,
-        callback=lambda step: shown.print(_row(step)),
-    )
-    example = next(iter(batches(test, batch_size, machine.device)))[0]
+    try:
+        pruned = pruning.prune(
+            loaded.model,
+            in_memory(few),
+            made,
+            test=in_memory(test, description="reading test images"),
+            validation=None if held is None else in_memory(held),
+            tune=tune,
+            tune_each=tuning.tune == "each",
+            training=None if tune is None else rest,
+            folder=kept,
+            batch_size=common.batch_size,
+            callback=lambda step: shown.print(_row(step)),
+            **scheduling.options(),
+            **limits,
+        )
+    except KeyboardInterrupt:
+        if kept.exists():
+            print(f"stopped; the same command goes on from {kept}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    example = next(iter(batches(test, common.batch_size, next(loaded.model.parameters()).device)))[
+        0
+    ]
     before, after = _seconds(loaded, pruned, example)
     settings = {**pruned.settings, "data": data, "references": per_class, "seed": seed}
     whole = replace(
@@ -102,20 +102,35 @@ def prune(
         architecture=loaded.architecture or pruned.architecture,
         settings=settings,
     )
-    whole.save(out, about=loaded.about, overwrite=force)
+    whole.save(out, about=loaded.about, overwrite=common.force)
     plot_trajectories(out / "trajectory.png", {criterion: pruned.trajectory}, heading=model)
-    _report(whole, before, after, len(example), out, as_json)
+    discard(kept)
+    _report(whole, before, after, len(example), out, common.as_json)
+
+
+def _hold_out(training: Images, per_class: int, seed: int) -> tuple[Subset[Any], Subset[Any]]:
+    """Take some images of each class out of the training images, to decide by."""
+    held = references(training, per_class, seed)
+    taken = set(held.indices)
+    return Subset(training, [i for i in range(len(training)) if i not in taken]), held
 
 
 _HEAD = f"{'step':>4} {'units':>8} {'parameters':>12} {'MACs':>15} {'accuracy':>9} {'seconds':>8}"
 
 
 def _row(step: Step) -> str:
-    accuracy = "" if step.accuracy is None else f"{step.accuracy:.2%}"
+    found = step.accuracy if step.accuracy_tuned is None else step.accuracy_tuned
+    accuracy = "" if found is None else f"{found:.2%}"
     return (
         f"{step.step:>4} {step.units:>8,} {step.params:>12,} {step.macs:>15,} {accuracy:>9} "
-        f"{step.seconds:>8.1f}"
+        f"{step.seconds:>8.1f}" + (" below the floor" if step.rejected else "")
     )
+
+
+def _accuracy(step: Step) -> str:
+    if step.accuracy_tuned is None:
+        return f"{step.accuracy:.2%}, without fine-tuning"
+    return f"{step.accuracy_tuned:.2%}, fine-tuned (before: {step.accuracy:.2%})"
 
 
 def _seconds(loaded: o.Loaded, pruned: Pruned, example: Tensor) -> tuple[float, float]:
@@ -131,7 +146,7 @@ def _seconds(loaded: o.Loaded, pruned: Pruned, example: Tensor) -> tuple[float, 
 def _report(
     pruned: Pruned, before: float, after: float, batch: int, out: Path, as_json: bool
 ) -> None:
-    first, last = pruned.trajectory[0], pruned.trajectory[-1]
+    first, last = pruned.trajectory[0], pruned.trajectory.final
     if as_json:
         typer.echo(
             json.dumps(
@@ -151,6 +166,6 @@ def _report(
         f"parameters, {last.units / first.units:.1%} of the units"
     )
     if first.accuracy is not None and last.accuracy is not None:
-        show(f"accuracy {first.accuracy:.2%} -> {last.accuracy:.2%}, without fine-tuning")
+        show(f"accuracy {first.accuracy:.2%} -> {_accuracy(last)}")
     show(f"{1e3 * before:.1f} -> {1e3 * after:.1f} ms for {batch} images ({before / after:.2f}x)")
     show(f"wrote {out}; it is a model again: niwaki explain {out} IMAGES")

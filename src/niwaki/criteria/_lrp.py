@@ -50,9 +50,12 @@ class _RelevanceSums(UnitSums):
 class Relevance(Criterion):
     """Relevance that reaches a unit, summed over space and samples (Yeom et al. 2021, eq. 3).
 
-    The pass starts with 1 at the true class and uses z-plus in convolutions and at residual sums
-    (where the epsilon rule lets relevances of both signs grow without bound) and epsilon in linear
-    layers. Relevance is conserved from layer to layer, so that scores need no normalisation.
+    The pass starts with 1 at the true class. Relevance is conserved from layer to layer, so that
+    scores need no normalisation. By default the epsilon rule hands it on, with z-plus at residual
+    sums (where epsilon lets relevances of both signs grow without bound), and a unit's score is
+    |sum over space|, summed over samples, as in Hatefi et al. (2024): of all rules and sums that
+    were measured (see ``experiments/scarce``) this comes closest to what removing a unit does. The
+    paper's own choice, z-plus in convolutions, is `lrp.epsilon_plus`.
 
     Parameters
     ----------
@@ -60,9 +63,9 @@ class Relevance(Criterion):
         Gives each operation its rule. A preset's name, such as ``"epsilon_plus"`` or
         ``"EpsilonGammaBox"`` (see `niwaki.propagation.PRESETS`), takes z-plus at residual sums
         instead of epsilon; a composite that is made already is used as it is.
-    reduce : {"absolute", "signed", "absolute_of_sum"}
-        What is summed: absolute relevances (as the paper's released code does for residual
-        networks), relevances, or the absolute value of each sample's sum over space.
+    reduce : {"absolute_of_sum", "absolute", "signed"}
+        What is summed: the absolute value of each sample's sum over space, absolute relevances (as
+        the paper's released code does for residual networks), or relevances.
     start : {"true", "predicted"}
         The class that the relevance starts from.
     normalise : str, optional
@@ -77,8 +80,8 @@ class Relevance(Criterion):
     def __init__(
         self,
         *,
-        composite: Composite | str = "epsilon_plus",
-        reduce: Reduce = "absolute",
+        composite: Composite | str = "epsilon",
+        reduce: Reduce = "absolute_of_sum",
         start: Literal["true", "predicted"] = "true",
         normalise: str | None = None,
         max_loss: float | None = 0.9,
@@ -126,19 +129,26 @@ def _variant(name: str, about: str, **options: Any) -> None:
     register_variant(f"lrp.{name}", "lrp", about, **options)
 
 
-_variant("signed", "As `lrp`; relevances add up with their signs.", reduce="signed")
 _variant(
-    "absolute_of_sum",
-    "As `lrp`; |sum over space| of each sample (Hatefi et al. 2024).",
-    reduce="absolute_of_sum",
+    "epsilon_plus",
+    "Sum of |relevance| by z-plus in convolutions, epsilon in linear layers (Yeom et al. 2021).",
+    composite="epsilon_plus",
+    reduce="absolute",
 )
-_variant("predicted", "As `lrp`; from the predicted class, without labels.", start="predicted")
 _variant(
     "epsilon_sums",
-    "As `lrp` with epsilon at residual sums (released code of Yeom et al. 2021).",
+    "As `lrp.epsilon_plus`, with epsilon at residual sums (released code of Yeom et al. 2021).",
     composite=epsilon_plus(sums=Epsilon()),
+    reduce="absolute",
 )
-_variant("epsilon", "Relevance by the epsilon rule in all layers.", composite="epsilon")
+_variant(
+    "signed",
+    "As `lrp.epsilon_plus`; relevances add up with their signs (Yeom et al. 2021, eq. 3).",
+    composite="epsilon_plus",
+    reduce="signed",
+)
+_variant("absolute", "As `lrp`; all absolute relevances add up.", reduce="absolute")
+_variant("predicted", "As `lrp`; from the predicted class, without labels.", start="predicted")
 _variant("z_plus", "Relevance by z-plus in all layers.", composite="excitation_backprop")
 _variant(
     "alpha_2_beta_1",

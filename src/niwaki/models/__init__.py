@@ -2,20 +2,23 @@
 
 `build` turns a name into a plain module in eval mode, `load_weights` fills one from a file,
 `preprocessing` and `class_names` tell what is known of a name's inputs and outputs, `check`
-refuses a model that cannot be judged as it is, and `fingerprint` tells two apart. `zoo` holds
-small networks of the literature.
+refuses a model that cannot be judged as it is, and `fingerprint` tells two apart. `export` writes
+a network as ONNX or as a program of torch. `zoo` holds small networks of the literature.
 """
 
 from niwaki.models import zoo
 from niwaki.models._build import build, class_names, is_saved, preprocessing
 from niwaki.models._check import check
+from niwaki.models._export import Format, export
 from niwaki.models._fingerprint import fingerprint
 from niwaki.models._weights import load_weights
 
 __all__ = [
+    "Format",
     "build",
     "check",
     "class_names",
+    "export",
     "fingerprint",
     "is_saved",
     "load_weights",

@@ -1,6 +1,7 @@
 """Weights from a file into a network: read without unpickling, checked before they are set."""
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,11 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None
                 f"{name} in {path} has NaN or infinite values; the training that wrote it has "
                 "diverged, so take an earlier checkpoint"
             )
-    model.load_state_dict(state, strict=False)  # only counts of batches can be missing
+    versioned = OrderedDict(state)
+    # Some modules (MNASNet) refuse weights that do not say which version of them wrote them: these
+    # fit, so they are of the network's own.
+    versioned._metadata = own._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=False)  # only counts of batches can be missing
 
 
 def _torch_load(path: Path) -> Any:

@@ -1,19 +1,57 @@
 """What is removed, in which steps, and what is left?"""
 
-from niwaki.pruning._coupling import Group, couple
+from niwaki.pruning._agreement import Agreement
+from niwaki.pruning._area import accuracy_at, area
+from niwaki.pruning._compare import compare
+from niwaki.pruning._comparison import Comparison, Summary
+from niwaki.pruning._contender import Contender
+from niwaki.pruning._coupling import Group, Member, couple
+from niwaki.pruning._graph import CUSTOMIZED_PRUNERS
+from niwaki.pruning._masks import mask_weights, select_weights
+from niwaki.pruning._outcome import Outcome
 from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning._prune import prune
 from niwaki.pruning._pruned import Pruned, load
+from niwaki.pruning._repair import compensate, recalibrate
+from niwaki.pruning._run_folder import discard
+from niwaki.pruning._sparse import PrunedWeights, WeightStep, WeightTrajectory, load_masks
+from niwaki.pruning._surgery import operate
 from niwaki.pruning._trajectory import Step, Trajectory
+from niwaki.pruning._tune import Epoch, FineTune, fine_tune
+from niwaki.pruning._weights import prune_weights
 
 __all__ = [
+    "CUSTOMIZED_PRUNERS",
+    "Agreement",
+    "Comparison",
+    "Contender",
+    "Epoch",
+    "FineTune",
     "Group",
+    "Member",
+    "Outcome",
     "Plan",
     "Pruned",
+    "PrunedWeights",
     "Removal",
     "Step",
+    "Summary",
     "Trajectory",
+    "WeightStep",
+    "WeightTrajectory",
+    "accuracy_at",
+    "area",
+    "compare",
+    "compensate",
     "couple",
+    "discard",
+    "fine_tune",
     "load",
+    "load_masks",
+    "mask_weights",
+    "operate",
     "prune",
+    "prune_weights",
+    "recalibrate",
+    "select_weights",
 ]

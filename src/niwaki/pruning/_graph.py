@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from niwaki.errors import ModelError
 from niwaki.models.zoo import ShortcutA
 
-__all__ = ["dependency_graph", "is_output", "prune_outputs"]
+__all__ = ["CUSTOMIZED_PRUNERS", "dependency_graph", "is_output", "prune_outputs"]
 
 
 class _ShortcutAPruner(tp.BasePruningFunc):  # type: ignore[misc]
@@ -46,6 +47,10 @@ class _ShortcutAPruner(tp.BasePruningFunc):  # type: ignore[misc]
         return layer.in_channels
 
 
+#: What torch-pruning has to be told of our own layers: its pruners' `customized_pruners`.
+CUSTOMIZED_PRUNERS = {ShortcutA: _ShortcutAPruner()}
+
+
 def dependency_graph(model: nn.Module, example: Tensor) -> Any:
     """Build the dependency graph of a network that is ours to work on.
 
@@ -63,16 +68,27 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Any:
             return tp.DependencyGraph().build_dependency(
                 model,
                 example,
-                customized_pruners={ShortcutA: _ShortcutAPruner()},
+                customized_pruners=CUSTOMIZED_PRUNERS,
                 verbose=False,
             )
     except Exception as error:
         raise ModelError(
-            f"torch-pruning cannot follow {type(model).__name__}: {type(error).__name__}: {error}"
+            f"torch-pruning cannot follow {type(model).__name__}: {_reason(error)}"
         ) from error
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+def _reason(error: Exception) -> str:
+    """Say what torch-pruning stumbled over, as far as its own error does not."""
+    where = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+    if "update_reshape_index_mapping" in where:
+        return (
+            "it views its channels as groups and moves them about, as a channel shuffle does, so "
+            "that which channels belong together cannot be told"
+        )
+    return f"{type(error).__name__}: {error}"
 
 
 def is_output(graph: Any, item: Any) -> bool:

@@ -1,10 +1,13 @@
-"""The loop: score, choose, remove, look, and again."""
+"""Pruning as one call: what is asked for, checked, and then run step by step."""
 
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Sequence
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,21 +16,25 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 
 from niwaki import models
-from niwaki.criteria import Criterion, create, hidden_layers, score
-from niwaki.data import Data, batches
+from niwaki.criteria import Criterion, create, hidden_layers
+from niwaki.data import Data, batches, count
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
-from niwaki.evaluation import accuracy, cost
+from niwaki.evaluation import cost
 from niwaki.propagation import trace
 from niwaki.pruning._budget import Budget, Of
 from niwaki.pruning._coupling import Group, couple
-from niwaki.pruning._plan import Plan
+from niwaki.pruning._limits import Limits
+from niwaki.pruning._loop import ROUNDING, Job, State, Tune, begin, run
 from niwaki.pruning._pruned import Pruned, shapes
-from niwaki.pruning._schedule import targets
-from niwaki.pruning._select import select
-from niwaki.pruning._surgery import operate
+from niwaki.pruning._repair import has_batch_norms
+from niwaki.pruning._run_folder import RunFolder, digest
+from niwaki.pruning._schedule import Schedule, targets
 from niwaki.pruning._trajectory import Step, Trajectory
+from niwaki.pruning._tune import FineTune
 
 __all__ = ["prune"]
+
+PER_COST: dict[str, float] = {"macs": 0.6, "params": 0.0, "units": 0.0}
 
 
 def prune(
@@ -39,9 +46,22 @@ def prune(
     of: Of = "macs",
     steps: int | None = None,
     per_step: float | None = None,
+    schedule: Schedule = "equal",
+    floor: float | None = None,
+    recompute: bool = True,
+    per_cost: float | None = None,
     test: Data | None = None,
+    validation: Data | None = None,
     ignore: Sequence[str] = (),
     min_units: int = 1,
+    round_to: int = 1,
+    ceilings: float | Mapping[str, float] | None = None,
+    recalibrate: bool = False,
+    compensate: bool = False,
+    tune: Tune | None = None,
+    tune_each: bool = True,
+    training: Data | None = None,
+    folder: str | Path | None = None,
     batch_size: int = 32,
     callback: Callable[[Step], None] | None = None,
     **options: Any,
@@ -66,17 +86,53 @@ def prune(
     of : {"units", "params", "macs"}
         Of what.
     steps, per_step : int, float, optional
-        Number of steps, or share of the original cost per step; default: 0.05 per step.
+        Number of steps, or share of the cost per step; default: 0.05 per step.
+    schedule : {"equal", "geometric"}
+        Whether each step removes the same share of the original cost or of what is left.
+    floor : float, optional
+        Accuracy on the validation data, from 0 to 1, below which a step is taken back: the network
+        before it is the result, and `keep` only the furthest it may go. The step stays in the
+        trajectory, `rejected`.
+    recompute : bool
+        Whether units are scored in each step; else once at the start.
+    per_cost : float, optional
+        Exponent of the cost that a unit saves in the network as it then stands, by which its score
+        is divided: 0 ranks by the score alone, 1 by the score per MAC (parameter, unit). Default:
+        0.6 for ``of="macs"``, where that was better for every criterion measured, else 0. The harm
+        of a removal grows about as the square of its score, hence the root of the cost.
     test : DataLoader, Dataset or pair of tensors, optional
-        Measures the accuracy after each step.
+        Measures the accuracy after each step. Nothing is decided by it.
+    validation : DataLoader, Dataset or pair of tensors, optional
+        What the floor and fine-tuning decide by.
     ignore : sequence of str
-        Layers whose units stay; the name of a module stands for all layers in it.
+        Layers whose units stay; the name of a module stands for all layers in it, and patterns
+        such as ``"*.downsample.0"`` for all that fit.
     min_units : int
         Units that each layer keeps at the least.
+    round_to : int
+        Layers that lose units are left with a multiple of so many, such as 8.
+    ceilings : float or mapping of str to float, optional
+        Largest share of its original units that a layer may lose: one for all, or by name (as in
+        `ignore`; the last entry that fits counts).
+    recalibrate : bool
+        Measure batch norms anew on the reference samples after each step, see `recalibrate`.
+    compensate : bool
+        Fold the mean of what goes into the biases behind it, see `compensate`.
+    tune : FineTune or callable, optional
+        Fine-tuning: its settings, or a loop of your own, called with the network (in evaluation
+        mode, to be trained in place) and the number of the step.
+    tune_each : bool
+        Whether that is done after each step, or once in the end.
+    training : DataLoader, Dataset or pair of tensors, optional
+        What fine-tuning learns from; default: the reference samples.
+    folder : str or Path, optional
+        Where each finished step is written. Called again with the same folder, model, data and
+        settings, after whatever interruption, the run goes on from there and ends as it would have
+        without.
     batch_size : int
         For data sets and tensors; a loader has its own.
     callback : callable, optional
-        Told about each step.
+        Told about each step, also about those that were found in the folder.
     **options
         The criterion's own.
 
@@ -91,85 +147,152 @@ def prune(
         For options out of range.
     ModelError, DataError, NothingToPruneError
         For a network or data that cannot be worked with.
+    NiwakiError
+        If `keep` cannot be reached, the network is below the floor from the start, or the folder is
+        of another run.
 
     Examples
     --------
     >>> pruned = niwaki.prune(model, (images, labels), criterion="lrp", keep=0.5, of="macs")
     >>> pruned.save("smaller")
     """
-    shares = targets(keep, steps, per_step)
+    shares = targets(keep, steps, per_step, schedule)
     if of not in ("units", "params", "macs"):
         raise ValueError(f"of = {of!r} is not one of 'units', 'params', 'macs'")
-    if min_units < 1:
-        raise ValueError(f"min_units = {min_units}: every layer keeps at least one unit")
-    ignore = _layers(model, ignore)
+    per_cost = PER_COST[of] if per_cost is None else per_cost
+    if not per_cost >= 0:
+        raise ValueError(f"per_cost = {per_cost}: an exponent of the cost is 0 or more")
+    _check_tuning(floor, validation, tune)
+    limits = Limits.of(model, ignore, min_units, round_to, ceilings)
     made = create(criterion, **options)
     models.check(model)
+    if recalibrate and not has_batch_norms(model):
+        warnings.warn(
+            f"recalibrate: {type(model).__name__} has no batch norm with running statistics; "
+            "nothing is done",
+            stacklevel=2,
+        )
     example = _example(model, data)
     working = _copy(model)
-    started = time.perf_counter()
-    first = cost(working, example)
-    total = getattr(first, of)
-    plan = Plan()
+    total = getattr(cost(working, example), of)
+    job = Job(
+        original=model,
+        data=data,
+        example=example,
+        criterion=made,
+        shares=shares,
+        of=of,
+        total=total,
+        limits=limits,
+        per_cost=per_cost,
+        recompute=recompute,
+        recalibrate=recalibrate,
+        compensate=compensate,
+        tune=tune,
+        tune_each=tune_each,
+        training=training,
+        test=test,
+        validation=validation,
+        floor=floor,
+        batch_size=batch_size,
+    )
+    _check_reach(job, working, keep)
+    asked = {"keep": keep, "steps": steps, "per_step": per_step, "schedule": schedule}
+    settings = _settings(job, asked)
+    kept = None if folder is None else RunFolder(Path(folder), _identity(job, settings))
 
-    def look(step: int, since: float) -> Step:
-        now = cost(working, example)
-        right = None if test is None else accuracy(working, test, batch_size=batch_size)
-        row = Step(step, now.units, now.params, now.macs, right, None, time.perf_counter() - since)
-        if callback is not None:
+    def record(state: State) -> None:
+        if kept is not None:
+            kept.write(state)
+        if callback is not None and not state.done:
+            callback(state.rows[-1])
+
+    state = None if kept is None else kept.latest(model, example)
+    if state is None:
+        state = begin(job, working)
+        _check_floor(state, floor)
+        record(state)
+    elif callback is not None:
+        for row in state.rows:
             callback(row)
-        return row
-
-    hidden = [layer.name for layer in hidden_layers(working, example[:1])]
-    groups = couple(working, example, hidden, ignore)
-    _check_reach(working, example, groups, of, keep * total, total, min_units)
-    rows = [look(0, started)]
-    for number, share in enumerate(shares, 1):
-        started = time.perf_counter()
-        scores = score(working, data, made, batch_size=batch_size)
-        groups = couple(working, example, list(scores), ignore)
-        budget = Budget(working, trace(working, example[:1]), groups, of)
-        # Costs are whole numbers, so the small addition only mends rounding: 0.29 * 100 < 29.
-        removals = select(
-            groups, scores, budget, share * total + 1e-3, least=[min_units] * len(groups)
-        )
-        if removals:
-            operate(working, example, removals)
-            plan = plan.with_step(removals)
-        rows.append(look(number, started))
-    left = getattr(rows[-1], of)
-    if left > keep * total + 1e-3:
+    state = run(job, state, record)
+    left = getattr(state.rows[-1], of)
+    if left > keep * total + ROUNDING and not state.rows[-1].rejected:
         raise NiwakiError(
             f"keep = {keep} of the {of} was not reached: {left / total:.3g} remain, as some layers "
             "became too narrow to lose more. Keep more, or take fewer steps"
         )
     return Pruned(
-        working,
-        plan,
-        Trajectory(tuple(rows)),
+        state.model,
+        state.plan,
+        Trajectory(state.rows),
         tuple(example.shape[1:]),
         shapes(model),
-        {"criterion": repr(made), "keep": keep, "of": of},
+        settings,
     )
 
 
-def _layers(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """List the layers that are named, or lie in modules that are."""
-    layers: list[str] = []
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    for name in [names] if isinstance(names, str) else names:
-        found = [
-            layer
-            for layer, module in model.named_modules()
-            if isinstance(module, kinds) and f"{layer}.".startswith(f"{name}.")
-        ]
-        if not found:
-            raise ValueError(
-                f"ignore: there is no convolution or linear layer {name!r} in "
-                f"{type(model).__name__}, nor one inside a module of that name"
-            )
-        layers += found
-    return layers
+def _settings(job: Job, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return as plain data what the result depends on, beside the network and the data."""
+    return {
+        # Of an object without a text of its own, the address changes from run to run.
+        "criterion": re.sub(" at 0x[0-9a-f]+", "", repr(job.criterion)),
+        "of": job.of,
+        **asked,
+        "floor": job.floor,
+        "recompute": job.recompute,
+        "per_cost": job.per_cost,
+        "ignore": list(job.limits.ignore),
+        "min_units": job.limits.min_units,
+        "round_to": job.limits.multiple,
+        "ceilings": job.limits.channels,
+        "recalibrate": job.recalibrate,
+        "compensate": job.compensate,
+        "tune": _named(job.tune),
+        "tune_each": job.tune_each,
+        "batch_size": job.batch_size,
+    }
+
+
+def _check_tuning(floor: float | None, validation: Data | None, tune: Tune | None) -> None:
+    if floor is not None and not 0 < floor <= 1:
+        raise ValueError(f"floor = {floor}: an accuracy lies between 0 and 1")
+    if floor is not None and validation is None:
+        raise ValueError(f"floor = {floor} needs validation data to measure the accuracy on")
+    if isinstance(tune, FineTune):
+        if tune.patience is not None and validation is None:
+            raise ValueError(f"patience = {tune.patience} needs validation data")
+    elif tune is not None and not callable(tune):
+        raise ValueError(f"tune = {tune!r} is neither a FineTune nor a function")
+
+
+def _check_floor(state: State, floor: float | None) -> None:
+    found = state.rows[0].validation
+    if floor is not None and found is not None and found < floor:
+        raise NiwakiError(
+            f"the accuracy on the validation data is {found:.2%} before anything is removed, below "
+            f"the floor of {floor:.2%}"
+        )
+
+
+def _named(tune: Tune | None) -> Any:
+    """Describe how is fine-tuned, as plain data."""
+    if isinstance(tune, FineTune):
+        return asdict(tune)
+    name = getattr(tune, "__qualname__", type(tune).__qualname__)
+    return None if tune is None else f"{getattr(tune, '__module__', '')}.{name}"
+
+
+def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what a run is recognised by; augmented training data are only counted."""
+    return {
+        "model": models.fingerprint(job.original),
+        "data": digest(job.data),
+        "validation": None if job.validation is None else digest(job.validation),
+        "training": None if job.training is None else count(job.training),
+        "test": None if job.test is None else count(job.test),
+        **settings,
+    }
 
 
 def _example(model: nn.Module, data: Data) -> Tensor:
@@ -196,28 +319,37 @@ def _copy(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _check_reach(
-    model: nn.Module,
-    example: Tensor,
-    groups: Sequence[Group],
-    of: Of,
-    target: float,
-    total: float,
-    min_units: int,
-) -> None:
+def _check_reach(job: Job, model: nn.Module, keep: float) -> None:
     """Refuse a target that cannot be met, before any work is done."""
-    if not any(len(group) > min_units for group in groups):
+    layers = [layer.name for layer in hidden_layers(model, job.example[:1])]
+    groups = couple(model, job.example, layers, job.limits.ignore)
+    lowest = job.limits.lowest(groups)
+    least = job.limits.min_units
+    if all(len(group) <= left for group, left in zip(groups, lowest, strict=True)):
         raise NothingToPruneError(
             f"{type(model).__name__} has nothing to prune: no hidden layer has more than "
-            f"{min_units} unit(s) that may go. Convolutions and linear layers must be modules "
+            f"{least} unit(s) that may go. Convolutions and linear layers must be modules "
             "(nn.Conv2d, nn.Linear) for channels to be removed"
         )
-    budget = Budget(model, trace(model, example[:1]), groups, of)
-    for index, group in enumerate(groups):
-        for unit in range(len(group) - min_units):
-            budget.remove(index, unit)
-    if budget.total() > target + 1e-3:
+    remains = _cost_of(lowest, model, job, groups)
+    # A floor stops where it stops: then the target is only the furthest that is tried.
+    if remains > keep * job.total + ROUNDING and job.floor is None:
         raise NiwakiError(
-            f"keep = {target / total:.3g} of the {of} cannot be reached: with {min_units} unit(s) "
-            f"left everywhere, {budget.total() / total:.3g} remain"
+            f"keep = {keep:.3g} of the {job.of} cannot be reached: with {least} unit(s) left "
+            f"everywhere{_more(job.limits)}, {remains / job.total:.3g} remain"
         )
+
+
+def _cost_of(units: Sequence[int], model: nn.Module, job: Job, groups: Sequence[Group]) -> int:
+    """Count what the network costs when each group has so many units left."""
+    budget = Budget(model, trace(model, job.example[:1]), groups, job.of)
+    for index, (group, left) in enumerate(zip(groups, units, strict=True)):
+        for unit in range(len(group) - left):
+            budget.remove(index, unit)
+    return budget.total()
+
+
+def _more(limits: Limits) -> str:
+    parts = [f"multiples of {limits.multiple}"] if limits.multiple > 1 else []
+    parts += ["the ceilings"] if limits.channels else []
+    return f" and {' and '.join(parts)} respected" if parts else ""

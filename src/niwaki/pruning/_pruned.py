@@ -92,6 +92,18 @@ class Pruned:
                 },
             )
 
+    def export(self, path: str | Path, *, format: models.Format = "onnx") -> None:
+        """Write the network as ONNX or as a program of torch, see `niwaki.models.export`.
+
+        Parameters
+        ----------
+        path : str or Path
+            Where the file shall be.
+        format : {"onnx", "program"}
+            ONNX needs the extra ``onnx``.
+        """
+        models.export(self.model, path, self.input_shape, format=format)
+
 
 def load(folder: str | Path, model: nn.Module) -> nn.Module:
     """Rebuild a saved network from a fresh copy of the architecture.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, log
+from typing import Literal
 
-__all__ = ["targets"]
+__all__ = ["Schedule", "targets"]
+
+Schedule = Literal["equal", "geometric"]
 
 
-def targets(keep: float, steps: int | None, per_step: float | None) -> list[float]:
+def targets(
+    keep: float, steps: int | None, per_step: float | None, schedule: Schedule = "equal"
+) -> list[float]:
     """Return the share of the cost to be left after each step, the last one being `keep`.
 
     Parameters
@@ -15,9 +20,12 @@ def targets(keep: float, steps: int | None, per_step: float | None) -> list[floa
     keep : float
         Share to be left in the end, between 0 and 1.
     steps : int, optional
-        Number of steps of equal size.
+        Number of steps; 1 removes all at once.
     per_step : float, optional
-        Share of the original cost that goes in each step; default 0.05, as in Yeom et al. (2021).
+        Share that goes in each step, of the original cost (``"equal"``) or of what is left
+        (``"geometric"``); default 0.05, as in Yeom et al. (2021).
+    schedule : {"equal", "geometric"}
+        Whether steps remove the same amount, or the same share of what is left.
 
     Raises
     ------
@@ -26,14 +34,21 @@ def targets(keep: float, steps: int | None, per_step: float | None) -> list[floa
     """
     if not 0 < keep < 1:
         raise ValueError(f"keep = {keep}: the share to keep must lie between 0 and 1")
+    if schedule not in ("equal", "geometric"):
+        raise ValueError(f"schedule = {schedule!r} is neither 'equal' nor 'geometric'")
     if steps is not None and per_step is not None:
         raise ValueError("give steps or per_step, not both")
-    if steps is None:
-        share = 0.05 if per_step is None else per_step
-        if not 0 < share < 1:
-            raise ValueError(f"per_step = {share}: must lie between 0 and 1")
-        steps = ceil((1 - keep) / share - 1e-9)
-        return [1 - share * i for i in range(1, steps)] + [keep]
-    if steps < 1:
+    if steps is not None and steps < 1:
         raise ValueError(f"steps = {steps}: must be at least 1")
-    return [1 - (1 - keep) * i / steps for i in range(1, steps)] + [keep]
+    share = 0.05 if per_step is None else per_step
+    if not 0 < share < 1:
+        raise ValueError(f"per_step = {share}: must lie between 0 and 1")
+    if schedule == "geometric":
+        if steps is not None:
+            return [keep ** (i / steps) for i in range(1, steps)] + [keep]
+        steps = ceil(log(keep) / log(1 - share) - 1e-9)
+        return [(1 - share) ** i for i in range(1, steps)] + [keep]
+    if steps is not None:
+        return [1 - (1 - keep) * i / steps for i in range(1, steps)] + [keep]
+    steps = ceil((1 - keep) / share - 1e-9)
+    return [1 - share * i for i in range(1, steps)] + [keep]

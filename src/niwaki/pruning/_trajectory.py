@@ -25,6 +25,10 @@ class Step:
         The same after fine-tuning; None without.
     seconds : float
         That the step took.
+    validation : float or None
+        Accuracy on the validation data, by which a floor decides; None where there are none.
+    rejected : bool
+        Whether the step fell below the floor: it was taken back, and nothing came after it.
     """
 
     step: int
@@ -34,6 +38,8 @@ class Step:
     accuracy: float | None
     accuracy_tuned: float | None
     seconds: float
+    validation: float | None = None
+    rejected: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,11 @@ class Trajectory(Sequence[Step]):
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
 
+    @property
+    def final(self) -> Step:
+        """The row of the network that was kept: the last that was not rejected."""
+        return [step for step in self.steps if not step.rejected][-1]
+
     def kept(self, of: str) -> list[float]:
         """Return the share of units, params or macs that is left after each step."""
         return [getattr(step, of) / getattr(self.steps[0], of) for step in self.steps]
@@ -65,12 +76,19 @@ class Trajectory(Sequence[Step]):
         return cls(tuple(Step(**step) for step in steps))
 
     def __str__(self) -> str:
+        tuned = any(step.accuracy_tuned is not None for step in self.steps)
         head = (
             f"{'step':>4} {'units':>8} {'parameters':>12} {'MACs':>15} {'kept':>6} {'accuracy':>9}"
         )
-        rows = [
-            f"{s.step:>4} {s.units:>8,} {s.params:>12,} {s.macs:>15,} {kept:>6.1%} "
-            + (f"{s.accuracy:>9.2%}" if s.accuracy is not None else f"{'':>9}")
-            for s, kept in zip(self.steps, self.kept("macs"), strict=True)
-        ]
-        return "\n".join([head, *rows])
+        rows = []
+        for step, kept in zip(self.steps, self.kept("macs"), strict=True):
+            row = (
+                f"{step.step:>4} {step.units:>8,} {step.params:>12,} {step.macs:>15,} {kept:>6.1%}"
+            )
+            row += _share(step.accuracy) + (_share(step.accuracy_tuned) if tuned else "")
+            rows.append(row + (" rejected" if step.rejected else ""))
+        return "\n".join([head + (f" {'tuned':>9}" if tuned else ""), *rows])
+
+
+def _share(value: float | None) -> str:
+    return f" {'':>9}" if value is None else f" {value:>9.2%}"

@@ -1,0 +1,175 @@
+"""Pruning without fine-tuning from few images: accuracy at equal MACs.
+
+    python experiments/scarce/run.py resnet20 --data CIFAR10 --weights resnet20.safetensors
+    python experiments/scarce/run.py squeezenet --data IMAGENETTE --weights squeezenet1_1.safetensors
+
+DATA is a folder with train/ and test/ (or val/), each with a folder per class. Finished runs are kept
+in OUT and not done again. Writes OUT/table.md, OUT/comparison.json and OUT/curves.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from pathlib import Path
+
+import torch
+from contenders import contenders
+from torch import Tensor, nn
+
+import niwaki
+from niwaki import data, models
+from niwaki.files import write_json, write_text
+from niwaki.pruning import Comparison, Outcome, compare
+from niwaki.report import plot_comparison
+
+HERE = Path(__file__).parent
+IMAGENETTE = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
+IMAGENET_NORM = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+NETWORKS = {
+    "resnet20": ("niwaki.models.zoo:resnet20", data.Preprocessing(32, **IMAGENET_NORM)),
+    "resnet56": ("niwaki.models.zoo:resnet56", data.Preprocessing(32, **IMAGENET_NORM)),
+    "vgglike": (
+        "niwaki.models.zoo:vgglike",
+        data.Preprocessing(32, mean=(0.5,) * 3, std=(0.5,) * 3),
+    ),
+    "squeezenet": ("torchvision:squeezenet1_1", data.Preprocessing(160, 180, **IMAGENET_NORM)),
+}
+
+
+def main() -> None:
+    """Run one network."""
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("network", choices=NETWORKS)
+    ask.add_argument("--data", required=True, type=Path)
+    ask.add_argument("--weights", required=True, type=Path)
+    ask.add_argument("--references", type=int, nargs="+", default=[1, 2, 5, 10, 50])
+    ask.add_argument("--seeds", type=int, nargs="+", default=list(range(100, 105)))
+    ask.add_argument("--test", type=int, default=400, help="test images")
+    ask.add_argument("--classes", type=int, default=3, help="of Imagenette, drawn by the seed")
+    ask.add_argument("--recalibrate", action="store_true", help="batch norms, for every contender")
+    ask.add_argument("--only", nargs="+", help="labels of contenders")
+    ask.add_argument("--threads", type=int, default=2)
+    ask.add_argument("--out", type=Path)
+    asked = ask.parse_args()
+    torch.set_num_threads(asked.threads)
+    repaired = "-recalibrated" if asked.recalibrate else ""
+    out = asked.out or HERE / "results" / f"{asked.network}{repaired}"
+    spec, preprocessing = NETWORKS[asked.network]
+    model = models.build(spec, weights=asked.weights)
+    training, test = (load(asked.data, split, preprocessing) for split in ("train", "test"))
+    if asked.network == "squeezenet":
+        found = restricted(model, training, test, asked, out)
+    else:
+        found = play(model, training, subset(test, asked.test), asked.seeds, asked, out / "runs")
+    report(found, asked, out)
+
+
+def play(
+    model: nn.Module,
+    training: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    seeds: list[int],
+    asked: argparse.Namespace,
+    folder: Path,
+) -> Comparison:
+    """Compare all contenders on a network."""
+    who = contenders(model, repaired=asked.recalibrate)
+    return compare(
+        model,
+        training,
+        [entry for entry in who if not asked.only or entry.label in asked.only],
+        test=test,
+        references=asked.references,
+        seeds=seeds,
+        keep=0.3,
+        steps=7,
+        folder=folder,
+        batch_size=50,
+        recalibrate=asked.recalibrate,
+        callback=lambda run: print(
+            f"{run.label:32} {run.references} {run.seed} "
+            + " ".join(f"{step.accuracy:.2f}" for step in run.trajectory),
+            flush=True,
+        ),
+    )
+
+
+def restricted(
+    model: nn.Module,
+    training: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    asked: argparse.Namespace,
+    out: Path,
+) -> Comparison:
+    """Scenario 2 of Yeom et al. (2021): a network for a few random classes, anew for each seed."""
+    runs: list[Outcome] = []
+    for seed in asked.seeds:
+        draw = torch.Generator().manual_seed(seed)
+        classes = torch.randperm(10, generator=draw)[: asked.classes].tolist()
+        small = models.build("torchvision:squeezenet1_1", classes=asked.classes)
+        state = model.state_dict()
+        head = [IMAGENETTE[c] for c in classes]
+        for name in ("classifier.1.weight", "classifier.1.bias"):
+            state[name] = state[name][head]
+        small.load_state_dict(state)
+        parts = [choose(part, classes) for part in (training, test)]
+        found = play(small.eval(), *parts, [seed], asked, out / f"runs-{seed}")
+        runs += found.runs
+    return Comparison(tuple(runs), found.settings)
+
+
+def load(folder: Path, split: str, preprocessing: data.Preprocessing) -> tuple[Tensor, Tensor]:
+    """Decode a split once."""
+    images = data.open_data(str(folder), split=split, preprocessing=preprocessing)
+    return data.in_memory(images, description=f"reading {split} images")
+
+
+def subset(pair: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Draw test images, the same for all."""
+    chosen = torch.randperm(len(pair[1]), generator=torch.Generator().manual_seed(1))[:count]
+    return pair[0][chosen], pair[1][chosen]
+
+
+def choose(pair: tuple[Tensor, Tensor], classes: list[int]) -> tuple[Tensor, Tensor]:
+    """Keep some classes, numbered in their order."""
+    places = [(pair[1] == label).nonzero()[:, 0] for label in classes]
+    labels = [torch.full((len(place),), new) for new, place in enumerate(places)]
+    return pair[0][torch.cat(places)], torch.cat(labels)
+
+
+def report(found: Comparison, asked: argparse.Namespace, out: Path) -> None:
+    """Write the table, the numbers and the curves."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "comparison.json", found.to_json())
+    sizes = found.references
+    areas = {(row.label, row.references): row for row in found.areas()}
+    best = {size: max(areas[label, size].mean or 0 for label in found.labels) for size in sizes}
+    lines = [
+        f"Mean accuracy from 100 % to 30 % of the MACs, in %, with the standard deviation over "
+        f"{len(asked.seeds)} draws.",
+        "",
+        "| contender | " + " | ".join(f"{size} per class" for size in sizes) + " |",
+        "|---|" + "---|" * len(sizes),
+    ]
+    order = sorted(found.labels, key=lambda label: -(areas[label, sizes[-1]].mean or 0))
+    for label in order:
+        cells = [_cell(areas[label, size], best[size]) for size in sizes]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    machine = f"{platform.machine()}, {asked.threads} threads, torch {torch.__version__}"
+    lines += ["", f"{machine}, niwaki {niwaki.__version__}, seeds {asked.seeds}."]
+    write_text(out / "table.md", "\n".join(lines) + "\n")
+    plot_comparison(out / "curves.png", found, heading=asked.network)
+    print("\n".join(lines))
+
+
+def _cell(row: object, best: float) -> str:
+    mean, std = getattr(row, "mean", None), getattr(row, "std", None)
+    if mean is None:
+        return "-"
+    text = f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+    return f"**{text}**" if mean >= best else text
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""``niwaki export``: a network as a file that runs without us."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from niwaki import models
+from niwaki.cli import _options as o
+from niwaki.errors import DataError, NiwakiError
+
+__all__ = ["export"]
+
+_FORMATS: dict[str, models.Format] = {".onnx": "onnx", ".pt2": "program"}
+
+
+def export(
+    model: o.ModelSpec,
+    out: Annotated[
+        Path, typer.Option(help="File to write: .onnx, or .pt2 for a program of torch.export.")
+    ],
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Of one sample, such as 3,224,224. Default: what is known of the model.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: o.Weights = None,
+    classes: o.Classes = None,
+    threads: o.Threads = None,
+    force: o.Force = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Write a network as ONNX or as a program of torch, checked against the network.
+
+    MODEL may be the folder of a pruned network. The file takes any number of samples; it is run
+    and compared with the network before it appears.
+    """
+    format_ = _FORMATS.get(out.suffix)
+    if format_ is None:
+        raise NiwakiError(f"--out {out}: the name must end in {' or '.join(_FORMATS)}")
+    if out.exists() and not force:
+        raise NiwakiError(f"{out} exists; choose another with --out, or replace it: --force")
+    loaded = o.load_model(
+        model, o.Machine.prepare("cpu", threads), weights=weights, classes=classes
+    )
+    shape = _given(input_shape) if input_shape else _known(model, loaded)
+    models.export(loaded.model, out, shape, format=format_)
+    if as_json:
+        about = {"file": str(out), "format": format_, "input_shape": list(shape)}
+        typer.echo(json.dumps({**about, "bytes": out.stat().st_size}, indent=2))
+        return
+    size = out.stat().st_size / 2**20
+    o.console().print(f"wrote {out}, {size:.1f} MiB, inputs (N, {', '.join(map(str, shape))})")
+
+
+def _given(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise DataError(f"--input-shape {text!r}: expected whole numbers, such as 3,224,224")
+    return shape
+
+
+def _known(model: str, loaded: o.Loaded) -> tuple[int, ...]:
+    """Shape of an input, from the folder of a pruned network or the model's preprocessing."""
+    if models.is_saved(model):
+        about = json.loads((Path(model).expanduser() / "niwaki.json").read_text(encoding="utf-8"))
+        return tuple(about["input_shape"])
+    known = loaded.preprocessing
+    if known is None:
+        raise DataError("nothing is known of the network's inputs: give --input-shape")
+    return known.channels, known.size, known.size

@@ -1,0 +1,169 @@
+"""The options of ``niwaki prune``, in bundles."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, Literal
+
+import typer
+
+from niwaki.cli import _options as o
+from niwaki.pruning import FineTune
+
+__all__ = ["Common", "Limiting", "Scheduling", "Tuning"]
+
+
+@dataclass(frozen=True)
+class Common(o.Common):
+    """As everywhere, with larger batches: there is no heatmap to keep for each image."""
+
+    _: KW_ONLY
+    batch_size: o.BatchSize = 32
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """How far, in which steps, and where to stop."""
+
+    _: KW_ONLY
+    keep: Annotated[float, typer.Option(help="Share to keep, between 0 and 1.")] = 0.5
+    of: Annotated[Literal["units", "params", "macs"], typer.Option(help="Of what.")] = "macs"
+    steps: Annotated[
+        int | None, typer.Option(help="Number of steps; 1: all at once.", show_default=False)
+    ] = None
+    per_step: Annotated[
+        float | None,
+        typer.Option(help="Share that goes in each step. Default: 0.05.", show_default=False),
+    ] = None
+    schedule: Annotated[
+        Literal["equal", "geometric"],
+        typer.Option(help="Steps that remove as much, or the same share of what is left."),
+    ] = "equal"
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop before the accuracy on validation images falls below this, from 0 to 1.",
+            show_default=False,
+        ),
+    ] = None
+    recompute: Annotated[bool, typer.Option(help="Score in each step, or once at the start.")] = (
+        True
+    )
+    per_cost: Annotated[
+        float | None,
+        typer.Option(
+            help="Exponent of what a unit costs, by which its score is divided; 0: by its score "
+            "alone. Default: 0.6 for MACs, else 0.",
+            show_default=False,
+            min=0,
+        ),
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """Return them as `pruning.prune` takes them."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Limiting:
+    """What may not go, and what mends the rest."""
+
+    _: KW_ONLY
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Layer, module or pattern whose units stay. May be given several times.",
+            show_default=False,
+        ),
+    ] = None
+    min_units: Annotated[int, typer.Option(help="Units that every layer keeps.", min=1)] = 1
+    round_to: Annotated[
+        int, typer.Option(help="Leave layers with a multiple of so many units.", min=1)
+    ] = 1
+    ceiling: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Largest share of its units that a layer may lose: 0.5 for all, or LAYER=0.5. May "
+            "be given several times.",
+            show_default=False,
+        ),
+    ] = None
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="Measure batch norms anew after each step.")
+    ] = False
+    compensate: Annotated[
+        bool, typer.Option("--compensate", help="Fold the mean of what goes into biases.")
+    ] = False
+
+    def options(self) -> dict[str, Any]:
+        """Return them as `pruning.prune` takes them."""
+        return {
+            "ignore": self.ignore or [],
+            "min_units": self.min_units,
+            "round_to": self.round_to,
+            "ceilings": dict(map(_ceiling, self.ceiling or [])),
+            "recalibrate": self.recalibrate,
+            "compensate": self.compensate,
+        }
+
+
+def _ceiling(text: str) -> tuple[str, float]:
+    layer, _, share = text.rpartition("=")
+    try:
+        return layer or "*", float(share)
+    except ValueError:
+        raise ValueError(f"--ceiling {text!r}: expected 0.5 or LAYER=0.5") from None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Fine-tuning."""
+
+    _: KW_ONLY
+    epochs: Annotated[int, typer.Option(help="Fine-tune for so many epochs.", min=0)] = 0
+    tune: Annotated[
+        Literal["each", "end"], typer.Option(help="After each step, or once in the end.")
+    ] = "each"
+    optimizer: Annotated[Literal["sgd", "adamw"], typer.Option(help="For fine-tuning.")] = "sgd"
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.01
+    momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9
+    weight_decay: Annotated[float, typer.Option(help="For fine-tuning.")] = 5e-4
+    lr_schedule: Annotated[
+        Literal["cosine", "step", "constant"], typer.Option(help="How the learning rate falls.")
+    ] = "cosine"
+    label_smoothing: Annotated[float, typer.Option(help="For fine-tuning.")] = 0.0
+    distil: Annotated[
+        float, typer.Option(help="Weight of the unpruned network's outputs as targets, 0 to 1.")
+    ] = 0.0
+    temperature: Annotated[float, typer.Option(help="Of distillation.")] = 4.0
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after so many epochs without a better validation accuracy.",
+            show_default=False,
+        ),
+    ] = None
+    precision: Annotated[
+        Literal["auto", "no", "bf16", "fp16"], typer.Option(help="Of fine-tuning's forward pass.")
+    ] = "auto"
+    tune_batch: Annotated[int, typer.Option(help="Samples in a batch of fine-tuning.", min=1)] = 64
+
+    def settings(self, seed: int) -> FineTune | None:
+        """Return the settings, or None where nothing is tuned."""
+        if self.epochs == 0:
+            return None
+        return FineTune(
+            self.epochs,
+            self.optimizer,
+            self.lr,
+            self.momentum,
+            self.weight_decay,
+            self.lr_schedule,
+            self.tune_batch,
+            self.label_smoothing,
+            self.distil,
+            self.temperature,
+            self.patience,
+            self.precision,
+            seed,
+        )

@@ -1,0 +1,222 @@
+"""The loop: score, choose, remove, repair, tune, look, and again, from one state to the next."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from niwaki import models
+from niwaki.criteria import Criterion, Scores, score
+from niwaki.data import Data
+from niwaki.evaluation import accuracy, cost
+from niwaki.propagation import trace
+from niwaki.pruning._budget import Budget, Of
+from niwaki.pruning._coupling import Group, couple
+from niwaki.pruning._limits import Limits
+from niwaki.pruning._plan import Plan, Removal
+from niwaki.pruning._repair import compensate, recalibrate
+from niwaki.pruning._select import select
+from niwaki.pruning._surgery import operate
+from niwaki.pruning._trajectory import Step
+from niwaki.pruning._tune import FineTune, fine_tune
+
+__all__ = ["ROUNDING", "Job", "State", "Tune", "begin", "run"]
+
+Tune = FineTune | Callable[[nn.Module, int], object]
+
+# Costs are whole numbers, so a small addition to a target only mends rounding: 0.29 * 100 < 29.
+ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that stays the same from step to step; see `prune` for what it means.
+
+    Attributes
+    ----------
+    original : nn.Module
+        The user's network: the teacher, never changed.
+    example : Tensor
+        Inputs to trace with.
+    shares : sequence of float
+        Of the cost that each step leaves.
+    total : int
+        The cost at the start.
+    """
+
+    original: nn.Module
+    data: Data
+    example: Tensor
+    criterion: Criterion
+    shares: Sequence[float]
+    of: Of
+    total: int
+    limits: Limits
+    per_cost: float = 0.0
+    recompute: bool = True
+    recalibrate: bool = False
+    compensate: bool = False
+    tune: Tune | None = None
+    tune_each: bool = True
+    training: Data | None = None
+    test: Data | None = None
+    validation: Data | None = None
+    floor: float | None = None
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class State:
+    """A run after a step; any of them can be gone on from.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The network as it is left, ours. A state's network is never changed: steps work on copies.
+    plan : Plan
+        What is gone.
+    rows : tuple of Step
+        The trajectory so far.
+    scores : Scores or None
+        Of the units that are left, where they are computed only once.
+    done : bool
+        Whether nothing is to come.
+    """
+
+    model: nn.Module
+    plan: Plan
+    rows: tuple[Step, ...]
+    scores: Scores | None = None
+    done: bool = False
+
+
+def begin(job: Job, working: nn.Module) -> State:
+    """Look at the network before anything goes."""
+    return State(working, Plan(), (_look(job, working, 0, time.perf_counter()),))
+
+
+def run(job: Job, state: State, record: Callable[[State], None]) -> State:
+    """Go on from a state to the end, and record each one."""
+    while not state.done:
+        if len(state.rows) <= len(job.shares) and not state.rows[-1].rejected:
+            state = _advance(job, state, job.shares[len(state.rows) - 1])
+        else:
+            state = _finish(job, state)
+        record(state)
+    return state
+
+
+def _advance(job: Job, state: State, share: float) -> State:
+    """Take one step, on a copy: whatever happens, the state before stays good."""
+    started, number = time.perf_counter(), len(state.rows)
+    working = copy.deepcopy(state.model)
+    scores = state.scores
+    if scores is None:
+        scores = score(working, job.data, job.criterion, batch_size=job.batch_size)
+    groups = couple(working, job.example, list(scores), job.limits.ignore)
+    removals = select(
+        groups,
+        scores,
+        Budget(working, trace(working, job.example[:1]), groups, job.of),
+        share * job.total + ROUNDING,
+        least=job.limits.least(groups),
+        multiple=job.limits.multiple,
+        per_cost=job.per_cost,
+    )
+    plan = state.plan
+    if removals:
+        if job.compensate:
+            compensate(working, job.example, removals, job.data, batch_size=job.batch_size)
+        operate(working, job.example, removals)
+        if job.recalibrate:
+            recalibrate(working, job.data, batch_size=job.batch_size)
+        plan = plan.with_step(removals)
+    row = _look(job, working, number, started)
+    if removals and job.tune is not None and job.tune_each:
+        row = _tune(job, working, row, started)
+    if job.floor is not None and row.validation is not None and row.validation < job.floor:
+        return replace(state, rows=(*state.rows, replace(row, rejected=True)))
+    left = None if job.recompute else _survivors(scores, groups, removals)
+    return State(working, plan, (*state.rows, row), left)
+
+
+def _finish(job: Job, state: State) -> State:
+    """Fine-tune the network that is kept, if that is to be done at the end."""
+    if job.tune is None or job.tune_each or not state.plan.steps:
+        return replace(state, done=True)
+    started, working = time.perf_counter(), copy.deepcopy(state.model)
+    place = max(i for i, row in enumerate(state.rows) if not row.rejected)
+    row = _tune(job, working, state.rows[place], started)
+    row = replace(row, seconds=state.rows[place].seconds + row.seconds)
+    rows = (*state.rows[:place], row, *state.rows[place + 1 :])
+    return replace(state, model=working, rows=rows, done=True)
+
+
+def _look(job: Job, model: nn.Module, number: int, since: float) -> Step:
+    """Measure a network after a step."""
+    now = cost(model, job.example)
+    right, held = _accuracies(job, model)
+    seconds = time.perf_counter() - since
+    return Step(number, now.units, now.params, now.macs, right, None, seconds, held)
+
+
+def _accuracies(job: Job, model: nn.Module) -> tuple[float | None, float | None]:
+    test, validation = (
+        None if data is None else accuracy(model, data, batch_size=job.batch_size)
+        for data in (job.test, job.validation)
+    )
+    return test, validation
+
+
+def _tune(job: Job, model: nn.Module, row: Step, since: float) -> Step:
+    """Fine-tune in place, and measure again."""
+    data = job.data if job.training is None else job.training
+    if isinstance(job.tune, FineTune):
+        # Another seed for each step; no state of a generator has to be kept between them.
+        settings = replace(job.tune, seed=job.tune.seed + row.step)
+        fine_tune(model, data, settings, teacher=job.original, validation=job.validation)
+    elif job.tune is not None:
+        _by_hand(job.tune, model, row.step)
+    right, held = _accuracies(job, model)
+    seconds = time.perf_counter() - since
+    return replace(row, accuracy_tuned=right, validation=held, seconds=seconds)
+
+
+def _by_hand(tune: Callable[[nn.Module, int], object], model: nn.Module, step: int) -> None:
+    """Call a training loop of the user's, with torch's generators seeded by the step."""
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    device = next(model.parameters()).device
+    gpus = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), torch.enable_grad():
+        torch.manual_seed(step)
+        tune(model, step)
+    model.eval()
+    for parameter, wanted in flags:
+        parameter.requires_grad_(wanted)
+        parameter.grad = None
+    models.check(model)
+
+
+def _survivors(scores: Scores, groups: Sequence[Group], removals: Sequence[Removal]) -> Scores:
+    """Return the scores of the units that stay."""
+    gone = {removal.layer: set(removal.channels) for removal in removals}
+    lost: dict[str, set[int]] = {}
+    for group in groups:
+        doomed = gone.get(group.root, set())
+        units = [i for i, channels in enumerate(group.units) if doomed.issuperset(channels)]
+        for member in group.members:
+            if member.output and member.layer in scores:
+                lost.setdefault(member.layer, set()).update(
+                    channel for unit in units for channel in member.channels[unit]
+                )
+    left = {}
+    for layer, values in scores.items():
+        keep = torch.ones(len(values), dtype=torch.bool)
+        keep[sorted(lost.get(layer, set()))] = False
+        left[layer] = values[keep]
+    return replace(scores, by_layer=left)

@@ -1,0 +1,369 @@
+"""Fine-tuning: an ordinary training loop, through accelerate."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from niwaki import models
+from niwaki.data import Data, batches, check_labels, count
+from niwaki.errors import DataError, ModelError
+from niwaki.evaluation import accuracy
+from niwaki.progress import track
+
+__all__ = ["Epoch", "FineTune", "fine_tune"]
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """How a network is fine-tuned.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over the data.
+    optimizer : {"sgd", "adamw"}
+        SGD with momentum, or AdamW.
+    lr, momentum, weight_decay : float
+        Of the optimizer; AdamW has no momentum to set.
+    schedule : {"cosine", "step", "constant"}
+        The learning rate falls to 0 along a cosine, by ten after half and three quarters of the
+        epochs, or not at all.
+    batch_size : int
+        For data sets and tensors, which are shuffled; a loader has its own.
+    label_smoothing : float
+        Share of the target that is spread over all classes.
+    distil : float
+        Weight of the teacher's softened outputs against the labels, from 0 to 1 (Hinton et al.
+        2015).
+    temperature : float
+        By which both networks' outputs are divided there.
+    patience : int, optional
+        Stop after so many epochs without a better accuracy on the validation data.
+    precision : {"auto", "no", "bf16", "fp16"}
+        Of the forward pass; "auto" takes bf16 or fp16 on a GPU that has it, and "no" on a CPU.
+    seed : int
+        Of shuffling and dropout; the same seed gives the same weights on the same machine.
+    """
+
+    epochs: int = 10
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    batch_size: int = 64
+    label_smoothing: float = 0.0
+    distil: float = 0.0
+    temperature: float = 4.0
+    patience: int | None = None
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {known}")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value < high:
+                raise ValueError(f"{name} = {value}: must be at least {low} and below {high}")
+        if self.lr == 0 or self.temperature == 0:
+            raise ValueError("lr and temperature must be above 0")
+
+
+_CHOICES = {
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("cosine", "step", "constant"),
+    "precision": ("auto", "no", "bf16", "fp16"),
+}
+_RANGES = {
+    "epochs": (1, math.inf),
+    "lr": (0, math.inf),
+    "momentum": (0, 1),
+    "weight_decay": (0, math.inf),
+    "batch_size": (1, math.inf),
+    "label_smoothing": (0, 1),
+    "distil": (0, 1 + 1e-12),
+    "temperature": (0, math.inf),
+    "patience": (1, math.inf),
+}
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the data.
+
+    Attributes
+    ----------
+    epoch : int
+        From 1.
+    lr : float
+        At its end.
+    loss : float
+        Mean over its samples, as they were met.
+    accuracy : float or None
+        On the validation data, at its end.
+    """
+
+    epoch: int
+    lr: float
+    loss: float
+    accuracy: float | None
+
+
+def fine_tune(
+    model: nn.Module,
+    data: Data,
+    settings: FineTune | None = None,
+    *,
+    teacher: nn.Module | None = None,
+    validation: Data | None = None,
+) -> list[Epoch]:
+    """Train a network in place.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, before and after. Frozen parameters stay as they are.
+    data : DataLoader, Dataset or pair of tensors
+        What it learns from; augmentation is the data set's business. A loader's own generator, if
+        it has one, is seeded anew.
+    settings : FineTune, optional
+        Default: `FineTune`'s.
+    teacher : nn.Module, optional
+        Where ``settings.distil`` is above 0: the network whose outputs are learned, in evaluation
+        mode; not changed.
+    validation : DataLoader, Dataset or pair of tensors, optional
+        The weights with the best accuracy on these are kept, those at the start among them;
+        without, the last ones.
+
+    Returns
+    -------
+    list of Epoch
+        What happened.
+
+    Raises
+    ------
+    ValueError
+        For settings that contradict what is given.
+    ModelError
+        If all parameters are frozen, or training diverges.
+    """
+    settings = settings or FineTune()
+    if settings.distil > 0 and teacher is None:
+        raise ValueError(f"distil = {settings.distil} needs a teacher")
+    if settings.patience is not None and validation is None:
+        raise ValueError(f"patience = {settings.patience} needs validation data")
+    models.check(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    gpus = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), torch.enable_grad():
+        torch.manual_seed(settings.seed)
+        return _train(model, _loader(data, settings), settings, teacher, validation, device)
+
+
+def _train(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    settings: FineTune,
+    teacher: nn.Module | None,
+    validation: Data | None,
+    device: torch.device,
+) -> list[Epoch]:
+    history: list[Epoch] = []
+    best = _Best(model, validation, settings.batch_size)
+    with _accelerated(model, loader, settings, device) as prepared:
+        training, shuffled, optimizer, accelerator = prepared
+        progress = _Progress(settings.epochs, shuffled)
+        for epoch in track(range(1, settings.epochs + 1), "fine-tuning"):
+            training.train()
+            total = seen = 0.0
+            for inputs, labels in batches(shuffled, device=device):
+                rate = settings.lr * _factor(settings.schedule, progress.share(epoch))
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                loss = _loss(training(inputs), inputs, labels, settings, teacher, accelerator)
+                optimizer.zero_grad(set_to_none=True)
+                accelerator.backward(loss)
+                optimizer.step()
+                total += float(loss.detach()) * len(labels)
+                seen += len(labels)
+                progress.batch()
+            if not math.isfinite(total):
+                raise ModelError(
+                    f"fine-tuning diverged in epoch {epoch}: the loss is not finite. Lower "
+                    f"lr = {settings.lr}"
+                )
+            model.eval()
+            history.append(Epoch(epoch, rate, total / seen, best.look(epoch)))
+            if settings.patience is not None and epoch - best.epoch >= settings.patience:
+                break
+        optimizer.zero_grad(set_to_none=True)
+    best.restore()
+    return history
+
+
+class _Best:
+    """The best weights so far, by accuracy on the validation data."""
+
+    def __init__(self, model: nn.Module, validation: Data | None, batch_size: int) -> None:
+        self.model, self.validation, self.batch_size = model, validation, batch_size
+        self.epoch, self.accuracy = 0, -1.0
+        self.state: dict[str, Tensor] = {}
+        self.look(0)
+
+    def look(self, epoch: int) -> float | None:
+        """Measure the network as it is, and keep its weights if they are better."""
+        if self.validation is None:
+            return None
+        found = accuracy(self.model, self.validation, batch_size=self.batch_size)
+        if found > self.accuracy:
+            self.epoch, self.accuracy = epoch, found
+            self.state = copy.deepcopy(self.model.state_dict())
+        return found
+
+    def restore(self) -> None:
+        """Put the best weights into the network."""
+        if self.validation is not None:
+            self.model.load_state_dict(self.state)
+
+
+class _Progress:
+    """How far training is, where a loader may not know its length before its first epoch ended."""
+
+    def __init__(self, epochs: int, loader: DataLoader[Any]) -> None:
+        self.epochs, self.done, self.length = epochs, 0, 0
+        with_length = getattr(loader.dataset, "__len__", None) is not None
+        if with_length:
+            self.length = len(loader)
+
+    def batch(self) -> None:
+        """Count a batch."""
+        self.done += 1
+
+    def share(self, epoch: int) -> float:
+        """Return the share of the training that lies behind, from 0 to 1."""
+        if not self.length:
+            return (epoch - 1) / self.epochs
+        return min(self.done / (self.length * self.epochs), 1.0)
+
+
+def _factor(schedule: str, share: float) -> float:
+    """Learning rate as a share of the first, when a share of the training is over."""
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * share))
+    if schedule == "step":
+        return float(0.1 ** ((share >= 0.5) + (share >= 0.75)))
+    return 1.0
+
+
+def _loss(
+    output: Tensor,
+    inputs: Tensor,
+    labels: Tensor,
+    settings: FineTune,
+    teacher: nn.Module | None,
+    accelerator: Any,
+) -> Tensor:
+    check_labels(labels, output.shape[1])
+    loss = F.cross_entropy(output, labels, label_smoothing=settings.label_smoothing)
+    if settings.distil == 0 or teacher is None:
+        return loss
+    with torch.no_grad(), accelerator.autocast():
+        taught = teacher(inputs).float()
+    t = settings.temperature
+    softened = F.kl_div(
+        F.log_softmax(output / t, 1),
+        F.log_softmax(taught / t, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    # Times t squared: gradients of softened outputs shrink by it.
+    return (1 - settings.distil) * loss + settings.distil * t * t * softened
+
+
+def _loader(data: Data, settings: FineTune) -> DataLoader[Any]:
+    """Shuffle data by a generator of our own; of a loader, only its generator is seeded."""
+    if isinstance(data, DataLoader):
+        if data.generator is not None:
+            data.generator.manual_seed(settings.seed)
+        return data
+    dataset: Dataset[Any] = data if isinstance(data, Dataset) else TensorDataset(*data)
+    samples = count(data)
+    if samples == 0:
+        raise DataError("there are no data to fine-tune on: the length is 0")
+    size = settings.batch_size
+    return DataLoader(
+        dataset,
+        batch_size=size,
+        shuffle=samples is not None,  # an iterable data set has its own order
+        # A last batch of one sample has no variance for batch norms.
+        drop_last=samples is not None and samples > size and samples % size == 1,
+        generator=torch.Generator().manual_seed(settings.seed),
+    )
+
+
+@contextmanager
+def _accelerated(
+    model: nn.Module, loader: DataLoader[Any], settings: FineTune, device: torch.device
+) -> Iterator[Any]:
+    """Prepare model, loader and optimizer by accelerate, and leave no trace on the model.
+
+    Accelerate keeps its state in classes; what was not there before is taken down afterwards.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    trained = [p for p, wanted in flags if wanted]
+    if not trained:
+        raise ModelError("all parameters are frozen: there is nothing to fine-tune")
+    attributes = dict(vars(model))
+    running = PartialState._shared_state != {}
+    try:
+        accelerator = Accelerator(
+            device_placement=False,  # the network stays where it is
+            cpu=device.type == "cpu",
+            mixed_precision=_precision(settings.precision, device),
+        )
+        optimizer = _optimizer(trained, settings)
+        yield (*accelerator.prepare(model, loader, optimizer), accelerator)
+    finally:
+        model.eval()
+        for name in vars(model).keys() - attributes.keys():
+            delattr(model, name)  # the forward pass with mixed precision, among others
+        for name in attributes.keys() & {"forward"}:
+            setattr(model, name, attributes[name])
+        for parameter, wanted in flags:
+            parameter.requires_grad_(wanted)
+        if not running:
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
+
+
+def _optimizer(trained: list[nn.Parameter], settings: FineTune) -> torch.optim.Optimizer:
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(trained, settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        trained, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    if wanted != "auto":
+        if wanted == "fp16" and device.type == "cpu":
+            raise ValueError("precision = 'fp16' needs a GPU; on a CPU take 'bf16' or 'no'")
+        return wanted
+    if device.type != "cuda":
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"

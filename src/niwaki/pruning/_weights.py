@@ -1,0 +1,162 @@
+"""Unstructured pruning: score the weights, mask the lowest, look, and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from niwaki import models
+from niwaki.criteria import Criterion, Scores, create_weight_criterion, score_weights
+from niwaki.data import Data, batches
+from niwaki.errors import NothingToPruneError
+from niwaki.evaluation import accuracy
+from niwaki.propagation import trace
+from niwaki.pruning._masks import Over, check_options, mask_weights, place, select_weights
+from niwaki.pruning._pruned import shapes
+from niwaki.pruning._sparse import PrunedWeights, WeightStep, WeightTrajectory
+
+__all__ = ["prune_weights"]
+
+MOST_STEPS = 255  # the step in which a weight went is kept in a byte
+
+
+def prune_weights(
+    model: nn.Module,
+    data: Data,
+    criterion: str | Criterion = "lrp",
+    *,
+    keep: float = 0.5,
+    over: Over = "network",
+    steps: int = 1,
+    test: Data | None = None,
+    ignore: Sequence[str] = (),
+    min_weights: int = 1,
+    batch_size: int = 32,
+    callback: Callable[[WeightStep], None] | None = None,
+    **options: Any,
+) -> PrunedWeights:
+    """Set the weights that matter least to zero, until a share of them is left.
+
+    In each step the weights that are left are scored anew, and those with the lowest scores go; one
+    that is gone stays gone. Shapes stay as they are, so that nothing becomes faster: what shrinks
+    is what must be stored. Biases and norms are not touched.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, returning shape (N, classes). It stays as it is.
+    data : DataLoader, Dataset or pair of tensors
+        The reference samples with their labels, that the criterion looks at.
+    criterion : str or WeightCriterion
+        One of `niwaki.criteria.weight_criteria`.
+    keep : float
+        Share of the weights to keep, between 0 and 1; the sparsity is 1 less this.
+    over : {"network", "layer"}
+        Whether weights are ranked over the whole network, or within each layer, so that all layers
+        keep the same share.
+    steps : int
+        Number of steps, 255 at the most; what is left shrinks by the same factor in each.
+    test : DataLoader, Dataset or pair of tensors, optional
+        Measures the accuracy after each step.
+    ignore : sequence of str
+        Layers whose weights stay; the name of a module stands for all layers in it.
+    min_weights : int
+        Weights that each layer keeps at the least, so that no layer is cut through.
+    batch_size : int
+        For data sets and tensors; a loader has its own.
+    callback : callable, optional
+        Told about each step.
+    **options
+        The criterion's own.
+
+    Returns
+    -------
+    PrunedWeights
+        With `.model`, `.masks()` and `.trajectory`.
+
+    Raises
+    ------
+    ValueError
+        For options out of range.
+    ModelError, DataError, NothingToPruneError
+        For a network or data that cannot be worked with.
+
+    Examples
+    --------
+    >>> pruned = niwaki.pruning.prune_weights(model, (images, labels), "lrp", keep=0.2, steps=4)
+    >>> print(pruned.trajectory)
+    >>> pruned.save("sparse")
+    """
+    check_options(keep, over, min_weights)
+    if not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"steps = {steps}: must lie between 1 and {MOST_STEPS}")
+    made = create_weight_criterion(criterion, **options)
+    models.check(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    example = next(iter(batches(data, 1, device)))[0][:1]
+    gone = _nothing_gone(model, example, ignore)
+    rows: list[WeightStep] = []
+
+    def look(step: int, since: float) -> None:
+        right = None if test is None else accuracy(working, test, batch_size=batch_size)
+        weights = {layer: at.numel() for layer, at in gone.items()}
+        left = {layer: int((at == 0).sum()) for layer, at in gone.items()}
+        rows.append(WeightStep(step, weights, left, right, time.perf_counter() - since))
+        if callback is not None:
+            callback(rows[-1])
+
+    since = time.perf_counter()
+    working = mask_weights(model, {layer: at == 0 for layer, at in gone.items()})
+    look(0, since)
+    for step in range(1, steps + 1):
+        since = time.perf_counter()
+        scores = score_weights(working, data, made, batch_size=batch_size)
+        there = {layer: at == 0 for layer, at in gone.items()}
+        masks = select_weights(
+            Scores({layer: scores[layer] for layer in gone}),
+            keep ** (step / steps),
+            over=over,
+            min_weights=min_weights,
+            among=there,
+        )
+        for layer, mask in masks.items():
+            gone[layer][there[layer] & ~mask] = step
+        working = mask_weights(working, masks)
+        look(step, since)
+    return PrunedWeights(
+        working,
+        gone,
+        WeightTrajectory(tuple(rows)),
+        tuple(example.shape[1:]),
+        shapes(model),
+        {"granularity": "weights", "criterion": repr(made), "keep": keep, "over": over},
+    )
+
+
+def _nothing_gone(model: nn.Module, example: Tensor, ignore: Sequence[str]) -> dict[str, Tensor]:
+    """For each layer whose weights may go, zeros in the shape of its weight."""
+    layers = [layer.name for layer in trace(model, example)]
+    kept: set[str] = set()
+    for name in [ignore] if isinstance(ignore, str) else ignore:
+        found = {layer for layer in layers if f"{layer}.".startswith(f"{name}.")}
+        if not found:
+            raise ValueError(
+                f"ignore: there is no convolution or linear layer {name!r} in "
+                f"{type(model).__name__}, nor one inside a module of that name"
+            )
+        kept |= found
+    zeros = {}
+    for layer in layers:
+        if layer not in kept:
+            module, parameter = place(model, layer)
+            shape = model.get_submodule(module).get_parameter(parameter).shape
+            zeros[layer] = torch.zeros(shape, dtype=torch.uint8)
+    if not zeros:
+        raise NothingToPruneError(
+            f"{type(model).__name__} has no convolution or linear layer whose weights may go"
+        )
+    return zeros
