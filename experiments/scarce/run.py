@@ -107,7 +107,9 @@ def restricted(
     for seed in asked.seeds:
         draw = torch.Generator().manual_seed(seed)
         classes = torch.randperm(10, generator=draw)[: asked.classes].tolist()
-        small = models.build("torchvision:squeezenet1_1", classes=asked.classes)
+        small = models.build(
+            "torchvision:squeezenet1_1", weights="random", classes=asked.classes
+        )
         state = model.state_dict()
         head = [IMAGENETTE[c] for c in classes]
         for name in ("classifier.1.weight", "classifier.1.bias"):

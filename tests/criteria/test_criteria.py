@@ -116,7 +116,7 @@ def test_lrp_sums_the_relevance_maps(plain, samples, reduce, start):
     inputs, labels = samples
     maps = Maps()
     classes = labels if start == "true" else plain(inputs).argmax(1)
-    composite = epsilon_plus(sums=ZPlus())
+    composite = epsilon(sums=ZPlus())
     propagate(
         plain, inputs, composite, lambda y: F.one_hot(classes, 4).to(y), [maps], max_loss=None
     )
@@ -300,7 +300,8 @@ def test_random_follows_its_seed(plain, samples):
 
 
 def test_the_catalogue_names_and_describes_all():
-    assert names() == sorted([*CRITERIA, *VARIANTS])
+    # "car" comes from a floor above, and has tests of its own.
+    assert [name for name in names() if name != "car"] == sorted([*CRITERIA, *VARIANTS])
     assert [create(name).name for name in names()] == names()
     assert all(describe(name).endswith((".", ")", ").")) for name in names())
     assert "seed" in str(create("random", seed=3).__dict__)

@@ -17,6 +17,7 @@ from niwaki.propagation import (
     Gamma,
     Maps,
     ZPlus,
+    epsilon,
     epsilon_plus,
     pattern_attribution,
     propagate,
@@ -55,7 +56,8 @@ def rules(composite, **about):
 def test_a_composite_by_name_has_z_plus_at_sums(residual, samples, text):
     expected = score(residual, samples, "lrp", composite=epsilon_plus(sums=ZPlus()))
     close(score(residual, samples, "lrp", composite=text), expected)
-    close(score(residual, samples, "lrp"), expected)
+    default = score(residual, samples, "lrp", composite=epsilon(sums=ZPlus()))
+    close(score(residual, samples, "lrp"), default)
     with_epsilon = score(residual, samples, "lrp", composite=epsilon_plus())
     assert not torch.allclose(with_epsilon["inner"], expected["inner"])
 
@@ -106,7 +108,8 @@ def test_the_variants_are_named_after_their_rules():
         if name.startswith("lrp.")
     }
     assert rule["lrp.alpha_2_beta_1"] == AlphaBeta(2.0, 1.0)
-    assert isinstance(rule["lrp"], Epsilon)
+    assert isinstance(rule["lrp.absolute"], Epsilon)
+    assert rule["lrp.epsilon_plus"] == ZPlus()
     assert rule["lrp.z_plus"] == ZPlus()
     gamma = create("lrp.gamma").composite
     assert Gamma(0.25) in [row.rule for row in gamma.rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
@@ -26,8 +26,9 @@ class _Module:
     line: int = 0
     groups: int = 1
 
-    def cost(self) -> int:
-        return self.pair * self.outputs * self.inputs // self.groups + self.line * self.outputs
+    def cost(self, fewer_outputs: int = 0, fewer_inputs: int = 0) -> int:
+        outputs, inputs = self.outputs - fewer_outputs, self.inputs - fewer_inputs
+        return self.pair * outputs * inputs // self.groups + self.line * outputs
 
 
 class Budget:
@@ -73,10 +74,7 @@ class Budget:
         saved = 0
         for name, (outputs, inputs) in self._touched(group, unit).items():
             module = self._modules[name]
-            smaller = replace(
-                module, outputs=module.outputs - outputs, inputs=module.inputs - inputs
-            )
-            saved += module.cost() - smaller.cost()
+            saved += module.cost() - module.cost(outputs, inputs)
         return saved
 
     def remove(self, group: int, unit: int) -> int:
