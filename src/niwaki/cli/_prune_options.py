@@ -53,7 +53,7 @@ class Scheduling:
         float | None,
         typer.Option(
             help="Exponent of what a unit costs, by which its score is divided; 0: by its score "
-            "alone. Default: 0.6 for MACs, else 0.",
+            "alone. Default: 0.6.",
             show_default=False,
             min=0,
         ),

@@ -2,6 +2,8 @@
 
 from niwaki.pruning._agreement import Agreement
 from niwaki.pruning._area import accuracy_at, area
+from niwaki.pruning._choice import Choice, Trial
+from niwaki.pruning._choose import choose_rules
 from niwaki.pruning._compare import compare
 from niwaki.pruning._comparison import Comparison, Summary
 from niwaki.pruning._contender import Contender
@@ -23,6 +25,7 @@ from niwaki.pruning._weights import prune_weights
 __all__ = [
     "CUSTOMIZED_PRUNERS",
     "Agreement",
+    "Choice",
     "Comparison",
     "Contender",
     "Epoch",
@@ -37,10 +40,12 @@ __all__ = [
     "Step",
     "Summary",
     "Trajectory",
+    "Trial",
     "WeightStep",
     "WeightTrajectory",
     "accuracy_at",
     "area",
+    "choose_rules",
     "compare",
     "compensate",
     "couple",

@@ -34,7 +34,7 @@ from niwaki.pruning._tune import FineTune
 
 __all__ = ["prune"]
 
-PER_COST: dict[str, float] = {"macs": 0.6, "params": 0.0, "units": 0.0}
+PER_COST = 0.6
 
 
 def prune(
@@ -98,8 +98,8 @@ def prune(
     per_cost : float, optional
         Exponent of the cost that a unit saves in the network as it then stands, by which its score
         is divided: 0 ranks by the score alone, 1 by the score per MAC (parameter, unit). Default:
-        0.6 for ``of="macs"``, where that was better for every criterion measured, else 0. The harm
-        of a removal grows about as the square of its score, hence the root of the cost.
+        0.6 (units cost the same anyway), which was better for nearly every criterion measured: the
+        harm of a removal grows about as the square of its score, hence about the root of the cost.
     test : DataLoader, Dataset or pair of tensors, optional
         Measures the accuracy after each step. Nothing is decided by it.
     validation : DataLoader, Dataset or pair of tensors, optional
@@ -159,7 +159,7 @@ def prune(
     shares = targets(keep, steps, per_step, schedule)
     if of not in ("units", "params", "macs"):
         raise ValueError(f"of = {of!r} is not one of 'units', 'params', 'macs'")
-    per_cost = PER_COST[of] if per_cost is None else per_cost
+    per_cost = PER_COST if per_cost is None else per_cost
     if not per_cost >= 0:
         raise ValueError(f"per_cost = {per_cost}: an exponent of the cost is 0 or more")
     _check_tuning(floor, validation, tune)

@@ -113,6 +113,8 @@ class PrunedWeights:
         Shapes of the parameters.
     settings : dict
         Criterion, share kept and the like, for the record.
+    plan : Plan
+        Units that went before: what makes of the architecture the shapes that it came with.
     """
 
     model: nn.Module
@@ -121,6 +123,7 @@ class PrunedWeights:
     input_shape: tuple[int, ...]
     architecture: dict[str, list[int]] = field(repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
+    plan: Plan = field(default_factory=Plan, repr=False)
 
     @property
     def sparsity(self) -> float:
@@ -162,8 +165,8 @@ class PrunedWeights:
         NiwakiError
             If the folder exists and may not be replaced.
         """
-        plain = Pruned(  # no unit is removed: its plan is empty
-            self.model, Plan(), Trajectory(), self.input_shape, self.architecture, self.settings
+        plain = Pruned(
+            self.model, self.plan, Trajectory(), self.input_shape, self.architecture, self.settings
         )
         with new_folder(folder, overwrite=overwrite) as path:
             plain.save(path, about=about)

@@ -1,0 +1,269 @@
+"""Greedy compression: the unit of the lowest classification accuracy reduction goes, and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from niwaki import models
+from niwaki.car._descent import Descent, Removed
+from niwaki.car._evaluator import Evaluator
+from niwaki.car._goal import Goal
+from niwaki.car._groups import copy_of, device_of, removable, within
+from niwaki.car._memory import parse_bytes
+from niwaki.car._outcome import judge
+from niwaki.car._pool import Pool
+from niwaki.car._race import race
+from niwaki.car._search import Candidate, Found, Looks, lowest
+from niwaki.data import Data, check_labels
+from niwaki.errors import NothingToPruneError
+from niwaki.evaluation import accuracy, cost
+from niwaki.pruning import Pruned, Removal, Step, operate
+
+__all__ = ["greedy"]
+
+
+def greedy(
+    model: nn.Module,
+    data: Data,
+    *,
+    remove: int | None = None,
+    keep: float | None = None,
+    of: Literal["units", "params", "macs"] = "units",
+    floor: float | None = None,
+    layers: Sequence[str] | None = None,
+    min_units: int = 1,
+    batch_size: int = 64,
+    max_memory: int | str = "2GB",
+    confidence: float | None = None,
+    tolerance: float = 0.0,
+    seed: int = 0,
+    test: Data | None = None,
+    tune: Callable[[nn.Module], None] | None = None,
+    folder: str | Path | None = None,
+    callback: Callable[[Step], None] | None = None,
+) -> Pruned:
+    """Remove the unit of the lowest classification accuracy reduction, recompute, and repeat.
+
+    The sequence is that of brute force, unit by unit: the highest accuracy without the unit
+    decides, then the mean margin without it in steps of 1e-4, then the order of layers and units
+    (Abbasi-Asl & Yu 2017). Only the lowest reduction is needed, so that a candidate is out as soon
+    as the errors that it has made leave it no way to beat the best.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, returning shape (N, classes). It stays as it is.
+    data : DataLoader, Dataset or pair of tensors
+        The images, with labels, on which the reduction is computed.
+    remove : int, optional
+        Stop when so many units are gone.
+    keep : float, optional
+        Stop at this share of the cost, or just below it.
+    of : {"units", "params", "macs"}
+        The cost that `keep` means.
+    floor : float, optional
+        Stop before the accuracy on `data` falls below this.
+    layers : sequence of str, optional
+        Only units of these layers or of layers within modules of these names; one layer, several,
+        or (the default) the whole network compete in each step.
+    min_units : int
+        Units that each layer keeps at the least.
+    batch_size : int
+        Images that are looked at together.
+    max_memory : int or str
+        Bytes to stay below, beside the network.
+    confidence : float, optional
+        For very large sets: look in each step at random images only, until the unit is with this
+        probability the right one, up to `tolerance`. Default: all images count, exactly.
+    tolerance : float
+        Difference in accuracy that does not matter there.
+    seed : int
+        Of the order of the images there.
+    test : DataLoader, Dataset or pair of tensors, optional
+        Measures the accuracy after each step, on images that the search does not see.
+    tune : callable, optional
+        Called with the network after each removal; trains it in place.
+    folder : str or Path, optional
+        Keeps the network after each step, as `Pruned.save` does; the same call goes on from there,
+        also with another `remove`, `keep` or `floor`.
+    callback : callable, optional
+        Told about each step.
+
+    Returns
+    -------
+    Pruned
+        With a step of its plan and a row of its trajectory for each unit. The accuracy on `data`
+        is the row's `validation`. ``settings["removals"]`` says for each unit what it was in the
+        network as it came, and how many of the (unit, image) pairs were evaluated.
+
+    Raises
+    ------
+    ValueError
+        For options out of range, or neither `remove` nor `keep` nor `floor`.
+    ModelError, DataError, NothingToPruneError, NiwakiError
+        For a network, data or a folder that cannot be worked with.
+
+    Examples
+    --------
+    >>> pruned = niwaki.car.greedy(model, (images, labels), remove=20, floor=0.98)
+    >>> pruned.save("smaller")
+    """
+    goal = Goal(remove, keep, of, floor)
+    choice = _Choice(batch_size, parse_bytes(max_memory), confidence, tolerance, seed)
+    own = copy_of(model)
+    pool = Pool(data, choice.memory // 4, device_of(model))
+    example = pool.read(torch.arange(8).remainder(len(pool)))
+    groups = removable(own, example, layers)
+    check_labels(pool.labels, _outputs(own, example))
+    goal.check(sum(max(0, len(group) - min_units) for group in groups))
+    about = {
+        "fingerprint": models.fingerprint(model),
+        "layers": None if layers is None else list(layers),
+        "min_units": min_units,
+        "sampled": None if confidence is None else [confidence, tolerance, seed],
+        "images": len(pool),
+    }
+    descent = Descent.start_or_resume(own, folder, about, example)
+    choice.begin(descent.model, pool)
+
+    def look(since: float, right: float | None) -> None:
+        now = cost(descent.model, example)
+        seen = None if test is None else accuracy(descent.model, test, batch_size=batch_size)
+        row = Step(
+            len(descent.rows), now.units, now.params, now.macs, seen, None, 0.0, validation=right
+        )
+        if tune is not None and descent.rows:
+            tune(descent.model)
+            descent.model.eval()
+            models.check(descent.model)
+            choice.begin(descent.model, pool)
+            if test is not None:
+                tuned = accuracy(descent.model, test, batch_size=batch_size)
+                row = replace(row, accuracy_tuned=tuned)
+        descent.rows.append(replace(row, seconds=time.perf_counter() - since))
+        descent.save(folder)
+        if callback is not None:
+            callback(descent.rows[-1])
+
+    if not descent.rows:
+        look(time.perf_counter(), choice.accuracy)
+    while not goal.reached(descent.rows):
+        since = time.perf_counter()
+        removed = choice.next(descent, pool, example, layers, min_units)
+        if removed is None or goal.forbids(removed.accuracy):
+            break
+        operate(descent.model, example, [Removal(removed.layer, removed.channels)])
+        descent.add(removed)
+        look(since, removed.accuracy)
+    return descent.pruned()
+
+
+class _Choice:
+    """Chooses the next unit, and remembers what makes the next choice quick."""
+
+    def __init__(
+        self, size: int, memory: int, confidence: float | None, tolerance: float, seed: int
+    ) -> None:
+        if confidence is not None and not 0 < confidence < 1:
+            raise ValueError(f"confidence = {confidence}: must lie between 0 and 1")
+        if tolerance < 0:
+            raise ValueError(f"tolerance = {tolerance}: must not be negative")
+        self.memory = memory
+        self._size = size
+        self._confidence = confidence
+        self._tolerance = tolerance
+        self._seed = seed
+        self._margins = torch.empty(0)
+        self._last: dict[tuple[str, int], float] = {}
+        self._paths: dict[str, str] = {}
+
+    @torch.no_grad()
+    def begin(self, model: nn.Module, pool: Pool) -> None:
+        """Learn which images flip easily, and the accuracy."""
+        margins = []
+        for start in range(0, len(pool), self._size):
+            images = torch.arange(start, min(start + self._size, len(pool)))
+            logits, labels = model(pool.read(images)), pool.labels[images.to(pool.labels.device)]
+            margins.append(judge(logits, labels).margin.cpu())
+        self._margins = torch.cat(margins)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images with a positive margin."""
+        return float((self._margins > 0).double().mean())
+
+    def next(
+        self,
+        descent: Descent,
+        pool: Pool,
+        example: Tensor,
+        layers: Sequence[str] | None,
+        min_units: int,
+    ) -> Removed | None:
+        """Find the unit that goes, or None where every layer is down to its last units."""
+        try:
+            groups = removable(descent.model, example)
+        except NothingToPruneError:
+            return None
+        if layers is not None:  # a layer that is down to its last unit is no longer among them
+            groups = within(groups, [layers] if isinstance(layers, str) else layers)
+        groups = [group for group in groups if len(group) > min_units]
+        if not groups:
+            return None
+        known = [self._paths.get(group.root, "") for group in groups]
+        evaluator = Evaluator(
+            descent.model, example, groups, self.memory // 2, known if all(known) else None
+        )
+        self._paths |= dict(zip((g.root for g in groups), evaluator.paths, strict=True))
+        candidates = [Candidate(g, u) for g, group in enumerate(groups) for u in range(len(group))]
+        names = [
+            (groups[c.group].root, descent.original(groups[c.group], c.unit)) for c in candidates
+        ]
+        found = self._search(evaluator, pool, candidates, names, len(descent.rows))
+        self._last = dict(zip(names, found.lost.tolist(), strict=True))
+        self._margins = torch.where(found.margins.isnan(), self._margins, found.margins)
+        chosen = candidates[found.candidate]
+        group = groups[chosen.group]
+        return Removed(
+            group.root,
+            group.units[chosen.unit],
+            names[found.candidate][1],
+            1 - found.errors / found.images,
+            found.near_ties,
+            found.evaluated,
+            found.pairs,
+            found.certainty,
+        )
+
+    def _search(
+        self,
+        evaluator: Evaluator,
+        pool: Pool,
+        candidates: Sequence[Candidate],
+        names: Sequence[tuple[str, int]],
+        step: int,
+    ) -> Found:
+        size = evaluator.images(self._size)
+        if self._confidence is None:
+            order = self._margins.argsort(stable=True)
+        else:
+            generator = torch.Generator().manual_seed(self._seed + step)
+            order = torch.randperm(len(pool), generator=generator)
+        order = order.to(pool.labels.device)
+        looks = Looks(evaluator, pool, order, size, self.memory // 4)
+        if self._confidence is not None:
+            return race(evaluator, pool, candidates, looks, self._confidence, self._tolerance)
+        last = torch.tensor([self._last.get(name, 0.0) for name in names])
+        return lowest(evaluator, pool, candidates, looks, last)
+
+
+def _outputs(model: nn.Module, example: Tensor) -> int:
+    with torch.no_grad():
+        return int(model(example).shape[1])

@@ -1,0 +1,104 @@
+"""Which units are judged, and a copy of the network to judge them on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from niwaki import models
+from niwaki.criteria import hidden_layers
+from niwaki.data import Data, batches
+from niwaki.errors import ModelError, NothingToPruneError
+from niwaki.pruning import Group, couple
+
+__all__ = ["copy_of", "device_of", "examples", "removable", "within"]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network's parameters are."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def examples(model: nn.Module, data: Data, count: int = 8) -> Tensor:
+    """Return the first few inputs, at least two rows."""
+    inputs, _ = next(iter(batches(data, count, device_of(model))))
+    return inputs[:count] if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.dim() - 1))
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Check a network and copy it.
+
+    Raises
+    ------
+    ModelError
+        In training mode, with NaN weights, or if it cannot be copied.
+    """
+    models.check(model)
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied ({error}). Remove what it holds of a pass, "
+            "such as cached outputs, and pass it again"
+        ) from error
+
+
+def removable(
+    model: nn.Module, example: Tensor, layers: Sequence[str] | None = None
+) -> list[Group]:
+    """List the groups that lose a unit without being emptied, in the order of the signal.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A copy that is ours.
+    example : Tensor
+        Two inputs or more.
+    layers : sequence of str, optional
+        Only groups with one of these layers, or a layer within a module of that name.
+
+    Raises
+    ------
+    ValueError
+        For a layer that is in no group.
+    ModelError
+        If the network's output is not of shape (N, classes).
+    NothingToPruneError
+        If there is none.
+    """
+    with torch.no_grad():
+        output = model(example)
+    if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
+        raise ModelError(
+            "the classification accuracy reduction needs a network that returns shape "
+            "(N, classes), with two classes or more"
+        )
+    hidden = [layer.name for layer in hidden_layers(model, example[:1])]
+    groups = [group for group in couple(model, example, hidden) if len(group) > 1]
+    if layers is not None:
+        wanted = [layers] if isinstance(layers, str) else list(layers)
+        for name in wanted:
+            if not any(_has(group, name) for group in groups):
+                raise ValueError(
+                    f"layers: {name!r} has no unit that can be removed. Those that have: "
+                    + ", ".join(group.root for group in groups)
+                )
+        groups = within(groups, wanted)
+    if not groups:
+        raise NothingToPruneError(
+            f"{type(model).__name__} has no unit that can be removed. Convolutions and linear "
+            "layers must be modules (nn.Conv2d, nn.Linear) with more than one unit"
+        )
+    return groups
+
+
+def within(groups: Sequence[Group], layers: Sequence[str]) -> list[Group]:
+    """Choose the groups that have one of these layers, or a layer within a module so named."""
+    return [group for group in groups if any(_has(group, name) for name in layers)]
+
+
+def _has(group: Group, name: str) -> bool:
+    return any(m.output and f"{m.layer}.".startswith(f"{name}.") for m in group.members)

@@ -1,0 +1,245 @@
+"""The index: what the network loses with each single unit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from niwaki.car._outcome import TIE
+from niwaki.criteria import Scores
+from niwaki.errors import DataError
+from niwaki.files import write_atomically
+
+__all__ = ["CarIndex", "LayerCar", "Whole", "scores_of"]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The network as it is, on the images of the index.
+
+    Attributes
+    ----------
+    samples : tuple of int
+        Images of each class.
+    right : tuple of int
+        Those that the network gets right, for each class.
+    loss, margin : float
+        Mean over all images, see `LayerCar`.
+    near_ties : int
+        Images whose two largest outputs differ by less than 1e-4.
+    """
+
+    samples: tuple[int, ...]
+    right: tuple[int, ...]
+    loss: float
+    margin: float
+    near_ties: int
+
+    @property
+    def total(self) -> int:
+        """Number of images."""
+        return sum(self.samples)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that the network gets right."""
+        return sum(self.right) / self.total
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCar:
+    """What the network loses with each unit of a layer, and of all that is coupled to it.
+
+    Attributes
+    ----------
+    units : tuple of tuple of int
+        The layer's output channels that make up each unit.
+    layers : tuple of str
+        The layers that lose outputs with it, this one among them.
+    path : str
+        How it was computed, all ways being exact: ``"spliced"``, what follows the unit was
+        computed anew; ``"silenced"``, whole passes in which nothing reads the unit;
+        ``"removed"``, whole passes of a physically pruned network.
+    whole : Whole
+        The network as it is.
+    broken, mended : Tensor
+        Images of each class that the network gets right only with the unit, and only without it;
+        int64, shape (units, classes).
+    loss_change : Tensor
+        By how much the mean cross-entropy grows without the unit; float64, shape (units,).
+    margin_change : Tensor
+        By how much the mean margin (output of the true class minus the largest of the others)
+        grows without the unit, mostly negative; float64, shape (units,).
+    near_ties : Tensor
+        Images on which the network without the unit has two largest outputs that differ by less
+        than 1e-4, so that rounding may decide between them; int64, shape (units,).
+    """
+
+    units: tuple[tuple[int, ...], ...]
+    layers: tuple[str, ...]
+    path: str
+    whole: Whole
+    broken: Tensor
+    mended: Tensor
+    loss_change: Tensor
+    margin_change: Tensor
+    near_ties: Tensor
+
+    @property
+    def lost(self) -> Tensor:
+        """Right images that are lost with each unit, net; int64, shape (units,)."""
+        return (self.broken - self.mended).sum(1)
+
+    @property
+    def car(self) -> Tensor:
+        """Classification accuracy reduction of each unit; float64, shape (units,)."""
+        return self.lost.double() / self.whole.total
+
+    @property
+    def by_class(self) -> Tensor:
+        """The same within each class, NaN for a class without images; shape (units, classes)."""
+        return (self.broken - self.mended).double() / torch.tensor(self.whole.samples)
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __repr__(self) -> str:
+        low, high = (float(f(self.car)) for f in (torch.min, torch.max))
+        return f"LayerCar({len(self)} units, CAR {low:+.2%} to {high:+.2%}, {self.path})"
+
+
+@dataclass(frozen=True, eq=False)
+class CarIndex(Mapping[str, LayerCar]):
+    """Layer name to the classification accuracy reduction of its units.
+
+    Coupled layers stand under the name of the first of them.
+
+    Attributes
+    ----------
+    by_layer : dict of str to LayerCar
+        In the order in which the signal meets the layers.
+    whole : Whole
+        The network as it is.
+    fingerprint : str
+        Of its weights, see `niwaki.models.fingerprint`.
+    """
+
+    by_layer: dict[str, LayerCar]
+    whole: Whole
+    fingerprint: str = ""
+
+    def __getitem__(self, layer: str) -> LayerCar:
+        return self.by_layer[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_layer)
+
+    def __len__(self) -> int:
+        return len(self.by_layer)
+
+    def ranking(self) -> list[tuple[str, int]]:
+        """List layer and number of all units, the one to go first being the first.
+
+        The lowest accuracy reduction comes first; ties are broken by the mean margin that is left,
+        compared in steps of 1e-4, the largest first; then by the order of layers and units.
+        """
+        rows = [
+            (int(lost), -_steps(float(change)), order, unit, name)
+            for order, (name, layer) in enumerate(self.by_layer.items())
+            for unit, (lost, change) in enumerate(zip(layer.lost, layer.margin_change, strict=True))
+        ]
+        return [(name, unit) for *_, unit, name in sorted(rows)]
+
+    def to_scores(self) -> Scores:
+        """Return one score per channel: the number of images lost, ties broken by the margin.
+
+        A unit that is made up of several channels gives its score to the first of them.
+        """
+        values = {}
+        for name, layer in self.by_layer.items():
+            width = 1 + max(channel for unit in layer.units for channel in unit)
+            values[name] = torch.zeros(width, dtype=torch.float64)
+            first = [unit[0] for unit in layer.units]
+            values[name][first] = scores_of(layer.lost.double(), layer.margin_change)
+        return Scores(values, "car", self.whole.total, self.fingerprint)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; what is no tensor is JSON in its head."""
+        about = {
+            "fingerprint": self.fingerprint,
+            "whole": asdict(self.whole),
+            "layers": {
+                name: {"units": layer.units, "layers": layer.layers, "path": layer.path}
+                for name, layer in self.by_layer.items()
+            },
+        }
+        tensors = {
+            f"{kind}/{name}": getattr(layer, kind).contiguous()
+            for name, layer in self.by_layer.items()
+            for kind in _TENSORS
+        }
+        head = {"niwaki.car": json.dumps(about)}
+        write_atomically(path, lambda file: save_file(tensors, file, metadata=head))
+
+    @classmethod
+    def load(cls, path: str | Path) -> CarIndex:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        DataError
+            If the file is missing or holds no index.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})["niwaki.car"])
+                whole = _whole(about["whole"])
+                layers = {
+                    name: LayerCar(
+                        tuple(map(tuple, told["units"])),
+                        tuple(told["layers"]),
+                        told["path"],
+                        whole,
+                        **{kind: file.get_tensor(f"{kind}/{name}") for kind in _TENSORS},
+                    )
+                    for name, told in about["layers"].items()
+                }
+                return cls(layers, whole, about["fingerprint"])
+        except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
+            raise DataError(f"{path} holds no index: {type(error).__name__}: {error}") from error
+
+    def __repr__(self) -> str:
+        units = sum(map(len, self.by_layer.values()))
+        return (
+            f"CarIndex({units} units in {len(self)} layers, {self.whole.total} images, accuracy "
+            f"{self.whole.accuracy:.2%})"
+        )
+
+
+_TENSORS = ("broken", "mended", "loss_change", "margin_change", "near_ties")
+
+
+def scores_of(lost: Tensor, margin_change: Tensor) -> Tensor:
+    """Put two orders into one number: images lost, then margin, in steps, between 0 and 1."""
+    steps = (margin_change / TIE).round()
+    return lost + 0.5 - 0.5 * steps / (steps.abs() + _SCALE)
+
+
+_SCALE = 1e3  # steps at which half of the room between two whole numbers is used
+
+
+def _steps(change: float) -> int:
+    return round(change / TIE)
+
+
+def _whole(told: Mapping[str, Any]) -> Whole:
+    samples, right = tuple(told["samples"]), tuple(told["right"])
+    return Whole(samples, right, told["loss"], told["margin"], told["near_ties"])

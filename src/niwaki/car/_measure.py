@@ -1,0 +1,102 @@
+"""Sums over images of what a network loses with each unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from niwaki.accumulation import Totals
+from niwaki.car._evaluator import Evaluator
+from niwaki.car._index import CarIndex, LayerCar, Whole
+from niwaki.car._outcome import Outcome, judge
+from niwaki.car._pairs import Pairs
+from niwaki.data import check_labels
+from niwaki.pruning import Group
+
+__all__ = ["index_of", "measure"]
+
+
+def measure(evaluator: Evaluator, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Compute the sums over some images; their names are those of `LayerCar` and the layer.
+
+    Raises
+    ------
+    DataError
+        For a label that is no output.
+    """
+    look = evaluator.look(inputs)
+    classes = look.logits.shape[1]
+    check_labels(labels, classes)
+    before = judge(look.logits, labels)
+    sums = {
+        "of_class": torch.bincount(labels, minlength=classes),
+        "right": torch.bincount(labels[before.right], minlength=classes),
+        "loss": before.loss.sum(),
+        "margin": before.margin.sum(),
+        "near": before.near.sum(),
+    }
+    for i, group in enumerate(evaluator.groups):
+        found = _Sums(len(group), classes, before)
+        for pairs, logits in evaluator.without(look, i, Pairs.where(look.active[i])):
+            found.add(pairs, judge(logits, labels[pairs.images]), labels)
+        unchanged = (~look.active[i] & before.near).sum(1)
+        found.sums["near_ties"] += unchanged
+        sums |= {f"{kind}/{group.root}": value for kind, value in found.sums.items()}
+    return {name: value.cpu() for name, value in sums.items()}
+
+
+class _Sums:
+    """What changes with each unit of one group."""
+
+    def __init__(self, units: int, classes: int, before: Outcome) -> None:
+        self._before = before
+        self._classes = classes
+        device = before.right.device
+        self.sums = {
+            "broken": torch.zeros(units, classes, dtype=torch.int64, device=device),
+            "mended": torch.zeros(units, classes, dtype=torch.int64, device=device),
+            "near_ties": torch.zeros(units, dtype=torch.int64, device=device),
+            "loss_change": torch.zeros(units, dtype=torch.float64, device=device),
+            "margin_change": torch.zeros(units, dtype=torch.float64, device=device),
+        }
+
+    def add(self, pairs: Pairs, after: Outcome, labels: Tensor) -> None:
+        before = self._before[pairs.images]
+        place = pairs.units * self._classes + labels[pairs.images]
+        broken, mended = before.right & ~after.right, ~before.right & after.right
+        self.sums["broken"].view(-1).index_add_(0, place, broken.long())
+        self.sums["mended"].view(-1).index_add_(0, place, mended.long())
+        self.sums["near_ties"].index_add_(0, pairs.units, after.near.long())
+        self.sums["loss_change"].index_add_(0, pairs.units, after.loss - before.loss)
+        self.sums["margin_change"].index_add_(0, pairs.units, after.margin - before.margin)
+
+
+def index_of(
+    totals: Totals, groups: Sequence[Group], paths: Mapping[str, str], fingerprint: str
+) -> CarIndex:
+    """Make the index of the sums."""
+    sums, samples = totals.sums, totals.samples
+    whole = Whole(
+        tuple(sums["of_class"].long().tolist()),
+        tuple(sums["right"].long().tolist()),
+        float(sums["loss"]) / samples,
+        float(sums["margin"]) / samples,
+        int(sums["near"]),
+    )
+    layers = {
+        group.root: LayerCar(
+            group.units,
+            tuple(dict.fromkeys(m.layer for m in group.members if m.output)),
+            paths[group.root],
+            whole,
+            sums[f"broken/{group.root}"].long(),
+            sums[f"mended/{group.root}"].long(),
+            sums[f"loss_change/{group.root}"] / samples,
+            sums[f"margin_change/{group.root}"] / samples,
+            sums[f"near_ties/{group.root}"].long(),
+        )
+        for group in groups
+    }
+    return CarIndex(layers, whole, fingerprint)

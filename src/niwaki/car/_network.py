@@ -1,0 +1,241 @@
+"""A copy of a network as a list of operations that can be run piecewise."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from niwaki.models.zoo import ShortcutA
+
+__all__ = ["Network", "UntraceableError", "last_uses"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_IN_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+_PROBES = 3  # rows of the example batch: not 1, which broadcasts
+
+
+class UntraceableError(Exception):
+    """The network's operations cannot be listed, or are not what the network does."""
+
+
+class _Tracer(fx.Tracer):
+    """Sees torch's own modules as operations, and those of ours that pruning knows."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        known = (ShortcutA, nn.modules.conv._ConvNd, nn.Linear, *_NORMS)
+        return isinstance(m, known) or super().is_leaf_module(m, module_qualified_name)
+
+
+class Network:
+    """The operations of a network in evaluation mode, none of them in place.
+
+    Batch norms behind convolutions and linear layers are folded into these.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Copied, not changed.
+    example : Tensor
+        A batch of inputs to learn the shapes from and to compare with the model.
+
+    Attributes
+    ----------
+    nodes : list of fx.Node
+        In the order in which they run.
+    shapes : dict of fx.Node to tuple of int
+        Of one row of each tensor that has one row per image.
+    constants : set of fx.Node
+        Those that do not depend on the inputs.
+    output : fx.Node
+        The one whose value the network returns.
+
+    Raises
+    ------
+    UntraceableError
+        With the reason.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        own = copy.deepcopy(model)
+        try:
+            graph = _Tracer().trace(own)
+        except Exception as error:  # whatever the network's own code does with a stand-in
+            raise UntraceableError(f"{type(error).__name__}: {error}") from error
+        self.modules = dict(own.named_modules())
+        _out_of_place(graph, self.modules)
+        _fold_norms(graph, self.modules)
+        _drop_unused(graph)
+        if any(isinstance(module, nn.Conv2d) for module in self.modules.values()):
+            for module in self.modules.values():  # which CPU and GPU convolve fastest
+                module.to(memory_format=torch.channels_last)
+        self._root = own
+        self.nodes = list(graph.nodes)
+        self.input = next(node for node in self.nodes if node.op == "placeholder")
+        last = self.nodes.pop()
+        if not isinstance(last.args[0], fx.Node):
+            raise UntraceableError("it does not return one tensor")
+        self.output = last.args[0]
+        self.constants: set[fx.Node] = set()
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self._learn(model, example)
+
+    def _learn(self, model: nn.Module, example: Tensor) -> None:
+        for node in self.nodes:
+            if node is not self.input and all(n in self.constants for n in node.all_input_nodes):
+                self.constants.add(node)
+        rows = torch.cat([example] * _PROBES)[:_PROBES]
+        with torch.no_grad():
+            try:
+                values = self.run(rows, self.nodes)
+                expected = model(rows)
+            except Exception as error:
+                raise UntraceableError(f"{type(error).__name__}: {error}") from error
+        found = values[self.output]
+        size = float(expected.abs().max())
+        if (
+            found.shape != expected.shape
+            or not float((found - expected).abs().max()) <= 1e-4 * size
+        ):
+            raise UntraceableError("its listed operations give other outputs than the network")
+        for node, value in values.items():
+            if isinstance(value, Tensor) and node not in self.constants:
+                if value.dim() == 0 or len(value) != _PROBES:
+                    raise UntraceableError(f"{node.name} has no row for each image")
+                self.shapes[node] = tuple(value.shape[1:])
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """Return the module that a node calls, if it calls one."""
+        return self.modules[str(node.target)] if node.op == "call_module" else None
+
+    def run(
+        self,
+        inputs: Tensor,
+        keep: Collection[fx.Node],
+        look: Callable[[fx.Node, Any], None] | None = None,
+    ) -> dict[fx.Node, Any]:
+        """Run the whole network and return the values that are to be kept.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            Shape (N, ...).
+        keep : collection of fx.Node
+            Whose values are returned.
+        look : callable, optional
+            Told each operation and its value.
+        """
+        env: dict[fx.Node, Any] = {}
+        release = last_uses(self.nodes, keep)
+        for node in self.nodes:
+            env[node] = inputs if node is self.input else self.call(node, env)
+            if look is not None:
+                look(node, env[node])
+            for done in release[node]:
+                del env[done]
+        return env
+
+    def silenced(self, inputs: Tensor, silent: Mapping[fx.Node, Tensor]) -> Tensor:
+        """Return the outputs where some operations see some channels of their input as zeros."""
+        env: dict[Any, Any] = {}
+        for node in self.nodes:
+            if node is self.input:
+                env[node] = inputs
+                continue
+            seen = env
+            if node in silent:
+                source = env[node.args[0]]
+                seen = {**env, node.args[0]: source.index_fill(1, silent[node], 0)}
+            env[node] = self.call(node, seen)
+        return env[self.output]  # type: ignore[no-any-return]
+
+    def call(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
+        """Run one operation on values that are there."""
+        if node.op == "placeholder":
+            return node.args[0] if node.args else None
+        if node.op == "get_attr":
+            return _attribute(self._root, str(node.target))
+        args = fx.node.map_arg(node.args, env.__getitem__)
+        kwargs = fx.node.map_arg(node.kwargs, env.__getitem__)
+        if node.op == "call_module":
+            return self.modules[str(node.target)](*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+
+def last_uses(nodes: Sequence[fx.Node], keep: Collection[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """List for each operation the values that nobody needs after it."""
+    release: dict[fx.Node, list[fx.Node]] = {node: [] for node in nodes}
+    kept, seen = set(keep), set()
+    for node in reversed(nodes):
+        for used in (*node.all_input_nodes, node):
+            if used in release and used not in seen and used not in kept:
+                release[node].append(used)
+            seen.add(used)
+    return release
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    found: Any = root
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def _drop_unused(graph: fx.Graph) -> None:
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
+
+
+def _out_of_place(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
+    """Let every operation make a new value, so that the old ones can be kept."""
+    for module in modules.values():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    for node in graph.nodes:
+        if "inplace" in node.kwargs:
+            node.kwargs = {**node.kwargs, "inplace": False}
+        if node.op == "call_function" and node.target in _IN_PLACE:
+            node.target = _IN_PLACE[node.target]
+        name = str(node.target)
+        if node.op == "call_method" and name.endswith("_") and hasattr(Tensor, name[:-1]):
+            node.target = name[:-1]
+
+
+def _fold_norms(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    """Fold each batch norm into the layer before it, where that is read by nothing else."""
+    calls: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    for node in list(graph.nodes):
+        if node.op != "call_module" or type(modules[str(node.target)]) not in _NORMS:
+            continue
+        before, norm = node.args[0], modules[str(node.target)]
+        if not isinstance(before, fx.Node) or before.op != "call_module":
+            continue
+        layer, name = modules[str(before.target)], str(before.target)
+        if len(before.users) > 1 or calls[name] > 1 or norm.running_mean is None:
+            continue
+        if type(layer) in _CONVOLUTIONS:
+            modules[name] = fuse_conv_bn_eval(layer, norm)  # type: ignore[type-var, arg-type]
+        elif type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d:
+            modules[name] = fuse_linear_bn_eval(layer, norm)
+        else:
+            continue
+        node.replace_all_uses_with(before)
+        graph.erase_node(node)

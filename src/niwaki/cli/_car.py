@@ -1,0 +1,158 @@
+"""``niwaki car``: what the network loses with each filter, and pruning by it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from niwaki import car as room
+from niwaki import pruning
+from niwaki.car import CarIndex
+from niwaki.cli import _options as o
+from niwaki.data import references
+from niwaki.errors import NiwakiError
+from niwaki.files import new_folder, write_json
+
+__all__ = ["car"]
+
+
+@o.spread
+def car(
+    model: o.ModelSpec,
+    data: o.DataSpec,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            help="Only this layer, or the layers in this module. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    per_class: Annotated[
+        int | None,
+        typer.Option(help="Images per class. Default: all.", min=1, show_default=False),
+    ] = None,
+    greedy: Annotated[
+        int | None,
+        typer.Option(
+            help="Remove so many filters, the least needed first.", min=1, show_default=False
+        ),
+    ] = None,
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            help="With --greedy: stop before the accuracy falls below.", show_default=False
+        ),
+    ] = None,
+    max_memory: Annotated[str, typer.Option(help="Memory to stay below, such as 500MB.")] = "2GB",
+    top: Annotated[int, typer.Option(help="Filters to list.", min=1)] = 20,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("car"),
+    *,
+    common: o.Common,
+) -> None:
+    """Show what accuracy the network loses with each filter, exactly.
+
+    Writes the whole index (index.safetensors, index.json). With --greedy, the filter that is
+    needed least is removed, the index is computed anew, and so on; the folder is a MODEL then.
+    """
+    common.check_free(out)
+    if floor is not None and greedy is None:
+        raise NiwakiError("--floor says when --greedy stops; give both")
+    loaded = common.load(model)
+    images = common.images(data, loaded)
+    if not images.labelled:
+        raise NiwakiError(f"{data} has no labels: accuracy needs a folder for each class")
+    chosen: Any = images if per_class is None else references(images, per_class, common.seed)
+    shared: dict[str, Any] = {
+        "layers": layer or None,
+        "batch_size": common.batch_size,
+        "max_memory": max_memory,
+    }
+    if greedy is None:
+        index = room.index(loaded.model, chosen, description="judging filters", **shared)
+        with new_folder(out, overwrite=common.force) as folder:
+            index.save(folder / "index.safetensors")
+            write_json(folder / "index.json", _told(index, loaded))
+        _report(index, loaded, top, out, common.as_json)
+        return
+    shown = o.console(common.as_json)
+    pruned = room.greedy(
+        loaded.model,
+        chosen,
+        remove=greedy,
+        floor=floor,
+        callback=lambda step: shown.print(
+            f"{step.units:>8,} units left, accuracy {step.validation or 0:.2%}"
+        ),
+        **shared,
+    )
+    whole = replace(
+        pruned,
+        plan=pruning.Plan((*loaded.plan.steps, *pruned.plan.steps)),
+        architecture=loaded.architecture or pruned.architecture,
+    )
+    whole.save(out, about=loaded.about, overwrite=common.force)
+    if common.as_json:
+        told = {"folder": str(out), "trajectory": pruned.trajectory.to_json()}
+        typer.echo(json.dumps({**told, "settings": pruned.settings}, indent=2))
+        return
+    for gone in pruned.settings["removals"]:
+        shown.print(f"{gone['layer']} {gone['unit']}: accuracy {gone['accuracy']:.2%} without it")
+    shown.print(f"{pruned.settings['evaluated']:.1%} of all (filter, image) pairs were evaluated")
+    shown.print(f"wrote {out}; it is a model again: niwaki explain {out} IMAGES")
+
+
+def _told(index: CarIndex, loaded: o.Loaded) -> dict[str, Any]:
+    """Return the index as plain data, the least needed unit first."""
+    rows = [_row(index, name, unit, loaded) for name, unit in index.ranking()]
+    return {
+        "accuracy": index.whole.accuracy,
+        "samples": index.whole.total,
+        "near_ties": index.whole.near_ties,
+        "units": rows,
+    }
+
+
+def _row(index: CarIndex, name: str, unit: int, loaded: o.Loaded) -> dict[str, Any]:
+    layer = index[name]
+    by_class = {
+        loaded.class_name(i): float(value)
+        for i, value in enumerate(layer.by_class[unit])
+        if index.whole.samples[i]
+    }
+    return {
+        "layer": name,
+        "channels": list(layer.units[unit]),
+        "car": float(layer.car[unit]),
+        "loss_change": float(layer.loss_change[unit]),
+        "margin_change": float(layer.margin_change[unit]),
+        "near_ties": int(layer.near_ties[unit]),
+        "by_class": by_class,
+        "path": layer.path,
+    }
+
+
+def _report(index: CarIndex, loaded: o.Loaded, top: int, out: Path, as_json: bool) -> None:
+    told = _told(index, loaded)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(out), **told}, indent=2))
+        return
+    show = o.console().print
+    show(f"accuracy {index.whole.accuracy:.2%} on {index.whole.total} images")
+    table = Table("filter", "CAR", "margin", "most for", "least for", title="needed least first")
+    for row in told["units"][:top]:
+        classes = sorted(row["by_class"], key=row["by_class"].__getitem__)
+        table.add_row(
+            f"{row['layer']} {', '.join(map(str, row['channels']))}",
+            f"{row['car']:+.2%}",
+            f"{row['margin_change']:+.3f}",
+            f"{classes[-1]} {row['by_class'][classes[-1]]:+.1%}",
+            f"{classes[0]} {row['by_class'][classes[0]]:+.1%}",
+        )
+    show(table)
+    show(f"wrote {out / 'index.safetensors'} and {out / 'index.json'}")

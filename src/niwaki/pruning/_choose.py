@@ -1,0 +1,192 @@
+"""The rules by data: a search for the composite that keeps the most accuracy per cost."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from niwaki import models
+from niwaki.criteria import Criterion
+from niwaki.data import Data, batches
+from niwaki.errors import NiwakiError
+from niwaki.propagation import trace
+from niwaki.pruning._area import area
+from niwaki.pruning._budget import Of
+from niwaki.pruning._choice import NUMBERS, Choice, Trial, depth_groups, same_settings
+from niwaki.pruning._contender import readable
+from niwaki.pruning._prune import PER_COST, prune
+from niwaki.pruning._rule_search import RuleSearch, Span, check_optuna
+from niwaki.pruning._run_folder import digest
+
+__all__ = ["choose_rules"]
+
+
+def choose_rules(
+    model: nn.Module,
+    data: Data,
+    *,
+    validation: Data,
+    trials: int = 20,
+    keep: float = 0.3,
+    of: Of = "macs",
+    steps: int = 7,
+    per_cost: float | Span | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    batch_size: int = 32,
+    callback: Callable[[Trial], None] | None = None,
+    **prune_options: Any,
+) -> Choice:
+    """Choose the rules by which `lrp` prunes this network best (Hatefi et al. 2024).
+
+    Each trial prunes a copy of the network and measures the area under accuracy against cost on
+    the validation data. What is chosen: the rule of each depth group of layers (the first, second
+    and last third of the convolutions, and the linear layers) among Epsilon, ZPlus, Gamma and
+    AlphaBeta (2, 1), with epsilon from 1e-6 to 1 and gamma from 0.01 to 10 on a log scale; and how
+    relevances are summed. Optuna's tree-structured Parzen estimator searches, beginning with the
+    defaults `lrp` and `lrp.epsilon_plus`, so that the best is never worse than these on the
+    validation data. On other data it may be: the fewer the samples, the more of a lead is chance.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, returning shape (N, classes). It stays as it is.
+    data : DataLoader, Dataset or pair of tensors
+        The reference samples with their labels, that the criterion looks at.
+    validation : DataLoader, Dataset or pair of tensors
+        What is decided by: neither the reference samples nor those that the result is tested on.
+    trials : int
+        The budget: how many settings are tried, each by a whole run of pruning.
+    keep, of, steps
+        See `prune`: the share at which the curves end, of what, and the number of steps.
+    per_cost : float or pair of float, optional
+        See `prune`: one for all trials, or the smallest and largest to choose from.
+    seed : int
+        Of the search; the same seed gives the same trials.
+    folder : str or Path, optional
+        The trials so far are written there after each one (see `Choice.save`). Called again, the
+        search goes on from there and ends as it would have without the interruption; `trials` may
+        grow.
+    batch_size : int
+        For data sets and tensors; a loader has its own.
+    callback : callable, optional
+        Told about each trial, also about those that were found in the folder.
+    **prune_options
+        Further options of `prune`, for all trials.
+
+    Returns
+    -------
+    Choice
+        With `.criterion`, `.per_cost`, `.best` and all `.trials`.
+
+    Raises
+    ------
+    ValueError
+        For options out of range.
+    NiwakiError
+        If optuna is missing, one of the defaults cannot be run, or the folder holds a search on
+        another network, other data or with other settings (which one is named).
+
+    Examples
+    --------
+    >>> found = niwaki.pruning.choose_rules(model, few, validation=held_out, trials=30)
+    >>> print(found)
+    >>> niwaki.prune(model, few, found.criterion, per_cost=found.per_cost, keep=0.4)
+    """
+    if trials < 1:
+        raise ValueError(f"trials = {trials}: at least one is needed")
+    check_optuna()
+    models.check(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    example = next(iter(batches(data, 1, device)))[0][:1]
+    groups = depth_groups(trace(model, example))
+    options = {"keep": keep, "of": of, "steps": steps, **prune_options}
+    span = _span(per_cost, of)
+    settings = {
+        "model": models.fingerprint(model),
+        "data": digest(data),
+        "validation": digest(validation),
+        "seed": seed,
+        "per_cost": list(span),
+        "batch_size": batch_size,
+        **{name: readable(value) for name, value in options.items()},
+    }
+    saved = _saved(folder, settings)
+    known = {same_settings(trial.settings): trial for trial in saved}
+
+    def measure(criterion: Criterion, exponent: float) -> float:
+        pruned = prune(
+            model,
+            data,
+            criterion,
+            test=validation,
+            per_cost=exponent,
+            batch_size=batch_size,
+            **options,
+        )
+        return area(pruned.trajectory, of, (keep, 1.0))
+
+    search = RuleSearch(groups, span, PER_COST[of], seed)
+    done: list[Trial] = []
+    for number in range(trials):
+        tried = search.ask()
+        found = known.get(same_settings(tried))
+        if found is None:
+            found = _try(Choice(groups, ()), Trial(number, tried, None, 0.0), measure)
+        if found.area is None and number < search.defaults:
+            raise NiwakiError(f"a default cannot be run on this network: {found.error}")
+        search.tell(found.area)
+        done.append(replace(found, number=number))
+        known[same_settings(tried)] = found
+        if folder is not None and len(done) > len(saved):
+            Choice(groups, tuple(done), settings).save(folder)
+        if callback is not None:
+            callback(done[-1])
+    return Choice(groups, tuple(done), settings)
+
+
+def _try(choice: Choice, trial: Trial, measure: Callable[[Criterion, float], float]) -> Trial:
+    """Run a trial; one that goes wrong is one that is not chosen."""
+    started = time.perf_counter()
+    found, error = None, None
+    try:
+        found = measure(choice.criterion_of(trial), float(trial.settings["per_cost"]))
+    except NiwakiError as wrong:
+        error = str(wrong)
+    return replace(trial, area=found, seconds=time.perf_counter() - started, error=error)
+
+
+def _span(per_cost: float | Span | None, of: Of) -> Span:
+    if of not in PER_COST:
+        raise ValueError(f"of = {of!r} is not one of {', '.join(map(repr, PER_COST))}")
+    if per_cost is None:
+        per_cost = PER_COST[of]
+    if isinstance(per_cost, (int, float)):
+        per_cost = (float(per_cost), float(per_cost))
+    low, high = map(float, per_cost)
+    if not 0 <= low <= high < float("inf"):
+        raise ValueError(f"per_cost = {per_cost}: from 0 up, the smaller one first")
+    return low, high
+
+
+def _saved(folder: str | Path | None, settings: Mapping[str, Any]) -> tuple[Trial, ...]:
+    """Return the trials that a folder holds already."""
+    if folder is None or not (Path(folder) / NUMBERS).exists():
+        return ()
+    found = Choice.load(folder)
+    now = json.loads(json.dumps(settings))
+    other = [n for n in {**found.settings, **now} if found.settings.get(n) != now.get(n)]
+    if other:
+        raise NiwakiError(
+            f"{folder} holds another search: "
+            + "; ".join(f"{n} was {found.settings.get(n)}, is {now.get(n)}" for n in other)
+            + ". Choose another folder"
+        )
+    return found.trials
