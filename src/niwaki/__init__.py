@@ -6,10 +6,10 @@ them are `niwaki.propagation`, `attribution`, `criteria`, `pruning`, `evaluation
 and `report`.
 """
 
-from niwaki import attribution, criteria, data, evaluation, models, propagation, pruning
+from niwaki import attribution, car, criteria, data, evaluation, models, propagation, pruning
 from niwaki.attribution import explain
-from niwaki.criteria import Scores, score
-from niwaki.pruning import Plan, Pruned, Trajectory, load, prune
+from niwaki.criteria import Scores, score, score_weights
+from niwaki.pruning import Plan, Pruned, Trajectory, load, prune, prune_weights
 
 __version__ = "0.1.0"
 
@@ -20,6 +20,7 @@ __all__ = [
     "Trajectory",
     "__version__",
     "attribution",
+    "car",
     "criteria",
     "data",
     "evaluation",
@@ -28,6 +29,8 @@ __all__ = [
     "models",
     "propagation",
     "prune",
+    "prune_weights",
     "pruning",
     "score",
+    "score_weights",
 ]

@@ -21,6 +21,7 @@ from niwaki.propagation import (
     epsilon_plus,
     pattern_attribution,
     propagate,
+    save_composite,
 )
 
 
@@ -176,3 +177,21 @@ def test_assign_is_not_needed_to_choose_a_rule(residual, samples):
     mine = epsilon_plus().with_rows(Assign(Epsilon(), kind="convolution"))
     assert create("lrp", composite=mine).composite is mine
     assert score(residual, samples, "lrp", composite=mine, max_loss=None).samples == 5
+
+
+def test_criteria_that_differ_never_read_the_same(tmp_path):
+    presets = [create("lrp", composite=name) for name in PRESETS]
+    assert not any("#" in repr(made) for made in (create("lrp"), *presets))
+    usual, changed = create("lrp.epsilon_sums"), create("lrp", composite=epsilon_plus(1e-2))
+    assert usual.composite.name == changed.composite.name
+    assert "(EpsilonPlus, " in repr(usual)
+    rows = [Assign(Gamma(g), layer=layer) for g in (0.1, 0.2) for layer in ("a", "b")]
+    patterns = [pattern_attribution({"a": torch.full((3,), x)}) for x in (1.0, 2.0)]
+    others = [*(epsilon_plus().with_rows(row) for row in rows), *patterns]
+    told = [repr(create("lrp", composite=c)) for c in others] + [repr(changed), repr(usual)]
+    assert len(set(told)) == len(told)
+    save_composite(others[0], tmp_path / "mine.json")
+    assert repr(create("lrp", composite=str(tmp_path / "mine.json"))) == told[0]
+    (tmp_path / "none.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no composite"):
+        create("lrp", composite=str(tmp_path / "none.json"))

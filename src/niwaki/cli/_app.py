@@ -9,7 +9,21 @@ import typer
 from rich.console import Console
 
 from niwaki import __version__
-from niwaki.cli import _compare, _demo, _evaluate, _explain, _methods, _prune
+from niwaki.cli import (
+    _audit,
+    _car,
+    _choose_rules,
+    _compare,
+    _compare_criteria,
+    _demo,
+    _evaluate,
+    _explain,
+    _export,
+    _filters,
+    _methods,
+    _prune,
+    _prune_weights,
+)
 
 __all__ = ["app", "main"]
 
@@ -23,7 +37,14 @@ app = typer.Typer(
 app.command("explain")(_explain.explain)
 app.command("compare")(_compare.compare)
 app.command("evaluate")(_evaluate.evaluate)
+app.command("compare-criteria")(_compare_criteria.compare_criteria)
 app.command("prune")(_prune.prune)
+app.command("prune-weights")(_prune_weights.prune_weights)
+app.command("choose-rules")(_choose_rules.choose_rules)
+app.command("car")(_car.car)
+app.command("filters")(_filters.filters)
+app.command("audit")(_audit.audit_command)
+app.command("export")(_export.export)
 app.command("methods")(_methods.methods)
 app.command("demo")(_demo.demo)
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from niwaki import criteria
 from niwaki.cli import _options as o
+from niwaki.cli._criterion import parse_criterion
 from niwaki.cli._heatmaps import pick
 from niwaki.data import in_memory
 from niwaki.errors import NiwakiError
@@ -132,21 +132,7 @@ def compare_criteria(
 
 
 def _contender(text: str) -> Contender:
-    """Read a name with options, such as lrp:reduce=signed,normalise=sum."""
-    name, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for part in rest.split(",") if rest else ():
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise NiwakiError(f"--criterion {text!r}: expected NAME:OPTION=VALUE,OPTION=VALUE")
-        try:
-            options[key.strip()] = json.loads(value)
-        except ValueError:
-            options[key.strip()] = value.strip()
-    try:
-        criteria.create(name, **options)
-    except TypeError as error:
-        raise NiwakiError(f"--criterion {text!r}: {error}") from error
+    name, options = parse_criterion(text)
     return Contender(text, name, options)
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from niwaki import models, pruning
-from niwaki.data import Images, Preprocessing, open_data
+from niwaki.data import Images, Preprocessing, names, open_data
 from niwaki.errors import DataError, ModelError, NiwakiError
 
 __all__ = ["Common", "Loaded", "Machine", "console", "load_images", "load_model", "spread"]
@@ -355,7 +355,7 @@ def load_images(
     spec: str, loaded: Loaded, *, split: str = "test", outputs: str | None = None
 ) -> Images:
     """Open the data set that a spec names, prepared for the model."""
-    if loaded.preprocessing is None and spec != "digits":
+    if loaded.preprocessing is None and spec not in names():
         raise DataError(
             "nothing is known of the network's inputs: give --size, --mean and --std "
             "(for ImageNet's: --size 224 --resize 256 --mean 0.485,0.456,0.406 "

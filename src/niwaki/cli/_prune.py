@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 
 from niwaki import criteria, pruning
 from niwaki.cli import _options as o
+from niwaki.cli._criterion import parse_criterion
 from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning
 from niwaki.data import Images, batches, in_memory, references
 from niwaki.errors import NiwakiError
@@ -21,14 +22,17 @@ from niwaki.evaluation import latency
 from niwaki.pruning import Pruned, Step, discard
 from niwaki.report import plot_trajectories
 
-__all__ = ["prune"]
+__all__ = ["hold_out", "prune"]
 
 
 @o.spread
 def prune(
     model: o.ModelSpec,
     data: o.DataSpec,
-    criterion: Annotated[str, typer.Option(help="See `niwaki methods`.")] = "lrp",
+    criterion: Annotated[
+        str,
+        typer.Option(help="See `niwaki methods`; with options as in lrp:composite=rules.json."),
+    ] = "lrp",
     per_class: Annotated[
         int, typer.Option("--references", help="Reference images per class.", min=1)
     ] = 10,
@@ -58,7 +62,8 @@ def prune(
     if common.force and kept.exists():
         discard(kept)
     seed = common.seed
-    made = criteria.create(criterion, **({"seed": seed} if criterion == "random" else {}))
+    name, chosen = parse_criterion(criterion)
+    made = criteria.create(name, **{**({"seed": seed} if name == "random" else {}), **chosen})
     tune, limits = tuning.settings(seed), limiting.options()
     loaded = common.load(model)
     test = common.images(data, loaded)
@@ -66,7 +71,7 @@ def prune(
     if not test.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
     decides = tune is not None or scheduling.floor is not None
-    rest, held = _hold_out(training, held_out, seed) if decides else (training, None)
+    rest, held = hold_out(training, held_out, seed) if decides else (training, None)
     few = references(rest, per_class, seed)
     shown = o.console(common.as_json)
     shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {made}")
@@ -108,7 +113,7 @@ def prune(
     _report(whole, before, after, len(example), out, common.as_json)
 
 
-def _hold_out(training: Images, per_class: int, seed: int) -> tuple[Subset[Any], Subset[Any]]:
+def hold_out(training: Images, per_class: int, seed: int) -> tuple[Subset[Any], Subset[Any]]:
     """Take some images of each class out of the training images, to decide by."""
     held = references(training, per_class, seed)
     taken = set(held.indices)

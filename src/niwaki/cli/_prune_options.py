@@ -50,14 +50,13 @@ class Scheduling:
         True
     )
     per_cost: Annotated[
-        float | None,
+        float,
         typer.Option(
             help="Exponent of what a unit costs, by which its score is divided; 0: by its score "
-            "alone. Default: 0.6.",
-            show_default=False,
+            "alone.",
             min=0,
         ),
-    ] = None
+    ] = 0.6
 
     def options(self) -> dict[str, Any]:
         """Return them as `pruning.prune` takes them."""

@@ -1,10 +1,16 @@
-"""Composites by name, as criteria use them."""
+"""Composites by name or file, as criteria use them, and how a criterion tells which it has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from niwaki.propagation import (
     PRESETS,
@@ -14,9 +20,10 @@ from niwaki.propagation import (
     ZPlus,
     epsilon,
     gradient,
+    load_composite,
 )
 
-__all__ = ["named"]
+__all__ = ["named", "told"]
 
 _PRESETS: dict[str, Callable[..., Composite]] = {
     **PRESETS,
@@ -27,7 +34,7 @@ _BY_TEXT = {name.lower(): name for name in _PRESETS}
 
 
 def named(text: str) -> Composite:
-    """Make the preset of that name, with z-plus where it has epsilon at residual sums.
+    """Make the preset of that name, with z-plus where it has epsilon at residual sums; or read one.
 
     Where two branches nearly cancel, the epsilon rule lets relevances of both signs grow without
     bound, which says nothing about a unit.
@@ -35,13 +42,18 @@ def named(text: str) -> Composite:
     Parameters
     ----------
     text : str
-        ``"EpsilonPlus"`` or ``"epsilon_plus"``.
+        ``"EpsilonPlus"`` or ``"epsilon_plus"``; or a file ``*.json`` that
+        `niwaki.propagation.save_composite` wrote, which is taken as it is.
 
     Raises
     ------
     ValueError
-        For a name that does not exist.
+        For a name that does not exist, or a file that is no composite.
+    OSError
+        For a file that cannot be read.
     """
+    if text.endswith(".json"):
+        return load_composite(text)
     wanted = text.replace("_", "").lower()
     if wanted not in _BY_TEXT:
         close = [_BY_TEXT[name] for name in get_close_matches(wanted, _BY_TEXT, n=3, cutoff=0.4)]
@@ -55,3 +67,45 @@ def named(text: str) -> Composite:
         changed = found.with_rows(Assign(ZPlus(), kind="sum"))
         return replace(changed, name=f"{found.name} with z-plus at sums")
     return found
+
+
+def told(composite: Composite) -> str:
+    """Return a composite's name, and where it is no preset of that name, a digest of its rules.
+
+    So that two settings that differ never read the same: run folders are recognised by this.
+    """
+    if _digest(composite) in _usual():
+        return composite.name
+    return f"{composite.name} #{_digest(composite)}"
+
+
+@cache
+def _usual() -> frozenset[str]:
+    """Digests of all presets, as they come and as criteria change them."""
+    known = [make() for make in _PRESETS.values()] + [named(name) for name in _PRESETS]
+    return frozenset(map(_digest, known))
+
+
+def _digest(composite: Composite) -> str:
+    content = hashlib.sha256(composite.name.encode())
+    for row in composite.rows:
+        about = (type(row.rule).__name__, row.kinds, row.layer, row.operation, row.place)
+        content.update(repr(about).encode())
+        for field in fields(row.rule):  # type: ignore[arg-type]
+            content.update(field.name.encode())
+            _add(content, getattr(row.rule, field.name))
+    return content.hexdigest()[:12]
+
+
+def _add(content: Any, value: Any) -> None:
+    """Hash an option of a rule; patterns are tensors, whose text is abridged."""
+    if isinstance(value, Tensor):
+        content.update(f"{tuple(value.shape)}{value.dtype}".encode())
+        plain = value.detach().cpu().contiguous().view(-1)
+        content.update(plain.view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            content.update(repr(key).encode())
+            _add(content, part)
+    else:
+        content.update(repr(value).encode())

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
-from niwaki.criteria._composites import named
+from niwaki.criteria._composites import named, told
 from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, per_unit_size, sums_of
 from niwaki.criteria._registry import register, register_variant
 from niwaki.criteria._starts import one_hot
@@ -62,7 +62,8 @@ class Relevance(Criterion):
     composite : Composite or str
         Gives each operation its rule. A preset's name, such as ``"epsilon_plus"`` or
         ``"EpsilonGammaBox"`` (see `niwaki.propagation.PRESETS`), takes z-plus at residual sums
-        instead of epsilon; a composite that is made already is used as it is.
+        instead of epsilon; a composite that is made already, or the path of a ``.json`` file that
+        `niwaki.propagation.save_composite` wrote, is used as it is.
     reduce : {"absolute_of_sum", "absolute", "signed"}
         What is summed: the absolute value of each sample's sum over space, absolute relevances (as
         the paper's released code does for residual networks), or relevances.
@@ -120,7 +121,7 @@ class Relevance(Criterion):
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}({self.composite.name}, reduce={self.reduce!r}, "
+            f"{type(self).__name__}({told(self.composite)}, reduce={self.reduce!r}, "
             f"start={self.start!r}, normalise={self.normalise!r})"
         )
 

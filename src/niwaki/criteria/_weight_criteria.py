@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from niwaki.accumulation import Totals
+from niwaki.criteria._composites import told
 from niwaki.criteria._criterion import Criterion
 from niwaki.propagation import Composite, Layer, epsilon, propagate
 
@@ -180,7 +181,7 @@ class WeightRelevance(_Reduced):
 
     def __repr__(self) -> str:
         return (
-            f"WeightRelevance({self.composite.name}, reduce={self.reduce!r}, "
+            f"WeightRelevance({told(self.composite)}, reduce={self.reduce!r}, "
             f"normalise={self.normalise!r})"
         )
 

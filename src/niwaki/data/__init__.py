@@ -5,26 +5,41 @@ becomes a network's input, `batches` is the one loop over data, and `references`
 class-balanced samples that criteria are computed on. Nothing here knows about models.
 """
 
+from niwaki.data._artefacts import ARTEFACTS, Planted, plant
 from niwaki.data._batches import Data, batches, check_labels, count
 from niwaki.data._digits import DIGITS
 from niwaki.data._images import Images
 from niwaki.data._in_memory import in_memory
 from niwaki.data._open import open_data
+from niwaki.data._patches import Patches, cut_patches, read_points
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.data._references import references
 from niwaki.data._registry import names, register
+from niwaki.data._shapes import SHAPES
+from niwaki.data._tissue import NUCLEI, TISSUE, Tissue, draw_tissue
 
 __all__ = [
+    "ARTEFACTS",
     "DIGITS",
+    "SHAPES",
     "Data",
     "Images",
+    "NUCLEI",
+    "Patches",
+    "Planted",
     "Preprocessing",
+    "TISSUE",
+    "Tissue",
     "batches",
     "check_labels",
     "count",
+    "cut_patches",
+    "draw_tissue",
     "in_memory",
     "names",
     "open_data",
+    "plant",
+    "read_points",
     "references",
     "register",
 ]

@@ -34,8 +34,6 @@ from niwaki.pruning._tune import FineTune
 
 __all__ = ["prune"]
 
-PER_COST = 0.6
-
 
 def prune(
     model: nn.Module,
@@ -49,7 +47,7 @@ def prune(
     schedule: Schedule = "equal",
     floor: float | None = None,
     recompute: bool = True,
-    per_cost: float | None = None,
+    per_cost: float = 0.6,
     test: Data | None = None,
     validation: Data | None = None,
     ignore: Sequence[str] = (),
@@ -95,10 +93,9 @@ def prune(
         trajectory, `rejected`.
     recompute : bool
         Whether units are scored in each step; else once at the start.
-    per_cost : float, optional
+    per_cost : float
         Exponent of the cost that a unit saves in the network as it then stands, by which its score
-        is divided: 0 ranks by the score alone, 1 by the score per MAC (parameter, unit). Default:
-        0.6 (units cost the same anyway), which was better for nearly every criterion measured: the
+        is divided: 0 ranks by the score alone, 1 by the score per MAC (parameter, unit). The
         harm of a removal grows about as the square of its score, hence about the root of the cost.
     test : DataLoader, Dataset or pair of tensors, optional
         Measures the accuracy after each step. Nothing is decided by it.
@@ -159,7 +156,6 @@ def prune(
     shares = targets(keep, steps, per_step, schedule)
     if of not in ("units", "params", "macs"):
         raise ValueError(f"of = {of!r} is not one of 'units', 'params', 'macs'")
-    per_cost = PER_COST if per_cost is None else per_cost
     if not per_cost >= 0:
         raise ValueError(f"per_cost = {per_cost}: an exponent of the cost is 0 or more")
     _check_tuning(floor, validation, tune)

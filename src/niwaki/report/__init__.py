@@ -1,9 +1,17 @@
-"""What a person sees: heatmaps as pictures and arrays, contact sheets, curves."""
+"""What a person sees: heatmaps as pictures and arrays, contact sheets, curves, galleries."""
 
 from niwaki.report._arrays import save_hdf5, save_npy
+from niwaki.report._audit_page import write_audit
+from niwaki.report._audit_pictures import (
+    plot_examples,
+    plot_maps,
+    plot_stains,
+    plot_strategies,
+)
 from niwaki.report._colours import colour, colour_range, overlay
 from niwaki.report._comparison import plot_agreement, plot_comparison, plot_removed
 from niwaki.report._curves import plot_trajectories
+from niwaki.report._gallery import filter_gallery, save_filters
 from niwaki.report._judged import plot_perturbation, plot_randomisation
 from niwaki.report._sheets import contact_sheet
 
@@ -11,13 +19,20 @@ __all__ = [
     "colour",
     "colour_range",
     "contact_sheet",
+    "filter_gallery",
     "overlay",
     "plot_agreement",
     "plot_comparison",
+    "plot_examples",
+    "plot_maps",
     "plot_perturbation",
     "plot_randomisation",
     "plot_removed",
+    "plot_stains",
+    "plot_strategies",
     "plot_trajectories",
+    "save_filters",
     "save_hdf5",
     "save_npy",
+    "write_audit",
 ]
