@@ -37,7 +37,7 @@ def choose_rules(
     keep: float = 0.3,
     of: Of = "macs",
     steps: int = 7,
-    per_cost: float | Span | None = None,
+    per_cost: float | Span = PER_COST,
     seed: int = 0,
     folder: str | Path | None = None,
     batch_size: int = 32,
@@ -66,7 +66,7 @@ def choose_rules(
         The budget: how many settings are tried, each by a whole run of pruning.
     keep, of, steps
         See `prune`: the share at which the curves end, of what, and the number of steps.
-    per_cost : float or pair of float, optional
+    per_cost : float or pair of float
         See `prune`: one for all trials, or the smallest and largest to choose from.
     seed : int
         Of the search; the same seed gives the same trials.
@@ -108,7 +108,7 @@ def choose_rules(
     example = next(iter(batches(data, 1, device)))[0][:1]
     groups = depth_groups(trace(model, example))
     options = {"keep": keep, "of": of, "steps": steps, **prune_options}
-    span = _span(per_cost, of)
+    span = _span(per_cost)
     settings = {
         "model": models.fingerprint(model),
         "data": digest(data),
@@ -133,7 +133,7 @@ def choose_rules(
         )
         return area(pruned.trajectory, of, (keep, 1.0))
 
-    search = RuleSearch(groups, span, PER_COST[of], seed)
+    search = RuleSearch(groups, span, PER_COST, seed)
     done: list[Trial] = []
     for number in range(trials):
         tried = search.ask()
@@ -163,11 +163,7 @@ def _try(choice: Choice, trial: Trial, measure: Callable[[Criterion, float], flo
     return replace(trial, area=found, seconds=time.perf_counter() - started, error=error)
 
 
-def _span(per_cost: float | Span | None, of: Of) -> Span:
-    if of not in PER_COST:
-        raise ValueError(f"of = {of!r} is not one of {', '.join(map(repr, PER_COST))}")
-    if per_cost is None:
-        per_cost = PER_COST[of]
+def _span(per_cost: float | Span) -> Span:
     if isinstance(per_cost, (int, float)):
         per_cost = (float(per_cost), float(per_cost))
     low, high = map(float, per_cost)

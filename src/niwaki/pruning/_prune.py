@@ -32,7 +32,9 @@ from niwaki.pruning._schedule import Schedule, targets
 from niwaki.pruning._trajectory import Step, Trajectory
 from niwaki.pruning._tune import FineTune
 
-__all__ = ["prune"]
+__all__ = ["PER_COST", "prune"]
+
+PER_COST = 0.6
 
 
 def prune(
@@ -47,7 +49,7 @@ def prune(
     schedule: Schedule = "equal",
     floor: float | None = None,
     recompute: bool = True,
-    per_cost: float = 0.6,
+    per_cost: float = PER_COST,
     test: Data | None = None,
     validation: Data | None = None,
     ignore: Sequence[str] = (),
