@@ -1,0 +1,114 @@
+"""``niwaki choose-rules``: which rules of relevance prune this network best."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from niwaki.cli import _options as o
+from niwaki.cli._prune import hold_out
+from niwaki.cli._prune_options import Common
+from niwaki.data import in_memory, references
+from niwaki.errors import NiwakiError
+from niwaki.pruning import Choice
+from niwaki.pruning import choose_rules as choose
+
+__all__ = ["choose_rules"]
+
+_FILES = {"choice.json", "trials.txt", "composite.json"}
+
+
+@o.spread
+def choose_rules(
+    model: o.ModelSpec,
+    data: o.DataSpec,
+    trials: Annotated[int, typer.Option(help="How many settings are tried.", min=1)] = 20,
+    per_class: Annotated[
+        int, typer.Option("--references", help="Reference images per class.", min=1)
+    ] = 10,
+    held_out: Annotated[
+        int,
+        typer.Option("--validation", help="Training images per class that decide.", min=1),
+    ] = 20,
+    keep: Annotated[float, typer.Option(help="Share at which the curves end.")] = 0.3,
+    of: Annotated[Literal["units", "params", "macs"], typer.Option(help="Of what.")] = "macs",
+    steps: Annotated[int, typer.Option(help="Number of steps of equal size.", min=1)] = 7,
+    per_cost: Annotated[
+        str,
+        typer.Option(
+            help="Exponent of what a unit costs, see `niwaki prune`: a number, or a range to "
+            "choose from as in 0,1."
+        ),
+    ] = "0.6",
+    out: Annotated[Path, typer.Option(help="Folder to write; an unfinished one goes on.")] = Path(
+        "rules"
+    ),
+    *,
+    common: Common,
+) -> None:
+    """Choose the rules by which relevance prunes a network best.
+
+    Each trial prunes by other rules and measures the accuracy on the way, on training images that
+    are no reference images; test images play no part. Writes the rules (composite.json), for
+    `niwaki prune --criterion lrp:composite=FILE`, and all trials (trials.txt, choice.json).
+    """
+    span = _span(per_cost)
+    _prepare(out, common)
+    loaded = common.load(model)
+    training = o.load_images(data, loaded, split="train", outputs=common.outputs)
+    if not training.labelled:
+        raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
+    rest, held = hold_out(training, held_out, common.seed)
+    few = references(rest, per_class, common.seed)
+    shown = o.console(common.as_json)
+    shown.print(f"{len(few)} reference images, {len(held)} validation images")
+    shown.print(f"{'trial':>5} {'area':>7} {'seconds':>8}  settings")
+    found = choose(
+        loaded.model,
+        in_memory(few),
+        validation=in_memory(held),
+        trials=trials,
+        keep=keep,
+        of=of,
+        steps=steps,
+        per_cost=span,
+        seed=common.seed,
+        folder=out,
+        batch_size=common.batch_size,
+        callback=lambda trial: shown.print(str(trial)),
+    )
+    if common.as_json:
+        best = {"folder": str(out), "criterion": _text(found, out), "best": found.best.number}
+        typer.echo(json.dumps({**best, **found.to_json()}, indent=2))
+        return
+    shown.print(f"best: trial {found.best.number}, area {found.best.area:.4f}")
+    shown.print(f"wrote {out}; use it: niwaki prune {model} {data} --of {of}", soft_wrap=True)
+    shown.print(f"  --criterion {_text(found, out)} --per-cost {found.per_cost}", soft_wrap=True)
+
+
+def _text(found: Choice, out: Path) -> str:
+    """Write the criterion as the command line takes it."""
+    file, reduce = out / "composite.json", found.best.settings["reduce"]
+    return f"lrp:composite={file},reduce={reduce},max_loss=null"
+
+
+def _span(text: str) -> float | tuple[float, float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise NiwakiError(f"--per-cost {text!r}: expected a number, or two as in 0,1")
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def _prepare(out: Path, common: o.Common) -> None:
+    """Go on with a search of ours; start anew, or in a folder that is free."""
+    ours = (out / "choice.json").is_file() and {path.name for path in out.iterdir()} <= _FILES
+    if not ours:
+        common.check_free(out)
+    if common.force:
+        (out / "choice.json").unlink(missing_ok=True)

@@ -1,0 +1,38 @@
+"""Criteria as text: a name with options, such as ``lrp:reduce=signed,composite=rules.json``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from niwaki.criteria import create
+from niwaki.errors import NiwakiError
+
+__all__ = ["parse_criterion"]
+
+
+def parse_criterion(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options.
+
+    Raises
+    ------
+    ValueError
+        For a name or value that does not exist.
+    NiwakiError
+        For text of another form, or an option that the criterion does not have.
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in rest.split(",") if rest else ():
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise NiwakiError(f"--criterion {text!r}: expected NAME:OPTION=VALUE,OPTION=VALUE")
+        try:
+            options[key.strip()] = json.loads(value)
+        except ValueError:
+            options[key.strip()] = value.strip()
+    try:
+        create(name, **options)
+    except TypeError as error:
+        raise NiwakiError(f"--criterion {text!r}: {error}") from error
+    return name, options

@@ -1,0 +1,113 @@
+"""``niwaki prune-weights``: single weights set to zero."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from niwaki import criteria, pruning
+from niwaki.cli import _options as o
+from niwaki.cli._prune_options import Common
+from niwaki.data import in_memory, references
+from niwaki.errors import NiwakiError
+from niwaki.pruning import PrunedWeights, WeightStep
+
+__all__ = ["prune_weights"]
+
+
+@o.spread
+def prune_weights(
+    model: o.ModelSpec,
+    data: o.DataSpec,
+    criterion: Annotated[
+        str, typer.Option(help=f"One of {', '.join(criteria.weight_criteria())}.")
+    ] = "lrp",
+    keep: Annotated[
+        float, typer.Option(help="Share of the weights to keep, between 0 and 1.")
+    ] = 0.5,
+    over: Annotated[
+        Literal["network", "layer"],
+        typer.Option(help="Rank over the whole network, or keep the same share of each layer."),
+    ] = "network",
+    steps: Annotated[int, typer.Option(help="Number of steps; scored anew in each.", min=1)] = 1,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Layer or module whose weights stay. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    min_weights: Annotated[int, typer.Option(help="Weights that every layer keeps.", min=0)] = 1,
+    per_class: Annotated[
+        int, typer.Option("--references", help="Reference images per class.", min=1)
+    ] = 10,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("sparse"),
+    *,
+    common: Common,
+) -> None:
+    """Set the weights that matter least to zero.
+
+    The criterion looks at a few training images per class; the accuracy is measured on the test
+    images. Shapes stay, so that nothing becomes faster: what shrinks is what must be stored. Writes
+    the weights, the masks of every step and the trajectory; the folder is a MODEL again.
+    """
+    common.check_free(out)
+    seed = common.seed
+    options = {"seed": seed} if criterion == "random" else {}
+    made = criteria.create_weight_criterion(criterion, **options)
+    loaded = common.load(model)
+    test = common.images(data, loaded)
+    training = o.load_images(data, loaded, split="train", outputs=common.outputs)
+    if not test.labelled:
+        raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
+    few = references(training, per_class, seed)
+    shown = o.console(common.as_json)
+    shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {made}")
+    shown.print(f"{'step':>4} {'weights':>12} {'sparsity':>9} {'accuracy':>9} {'seconds':>8}")
+    pruned = pruning.prune_weights(
+        loaded.model,
+        in_memory(few),
+        made,
+        keep=keep,
+        over=over,
+        steps=steps,
+        test=in_memory(test, description="reading test images"),
+        ignore=ignore or [],
+        min_weights=min_weights,
+        batch_size=common.batch_size,
+        callback=lambda step: shown.print(_row(step)),
+    )
+    whole = replace(
+        pruned,
+        plan=loaded.plan,
+        architecture=loaded.architecture or pruned.architecture,
+        settings={**pruned.settings, "data": data, "references": per_class, "seed": seed},
+    )
+    whole.save(out, about=loaded.about, overwrite=common.force)
+    _report(whole, out, common.as_json)
+
+
+def _row(step: WeightStep) -> str:
+    accuracy = "" if step.accuracy is None else f"{step.accuracy:.2%}"
+    left = sum(step.left.values())
+    return f"{step.step:>4} {left:>12,} {step.sparsity:>9.1%} {accuracy:>9} {step.seconds:>8.1f}"
+
+
+def _report(pruned: PrunedWeights, out: Path, as_json: bool) -> None:
+    if as_json:
+        found = {
+            "folder": str(out),
+            "sparsity": pruned.sparsity,
+            "trajectory": pruned.trajectory.to_json(),
+            "settings": pruned.settings,
+        }
+        typer.echo(json.dumps(found, indent=2))
+        return
+    show = o.console().print
+    for layer, share in pruned.trajectory[-1].sparsities().items():
+        show(f"  {layer:32} {share:>7.1%} gone")
+    show(f"wrote {out}; it is a model again: niwaki explain {out} IMAGES")
