@@ -85,7 +85,7 @@ def _pruner(
             left = cost(model, images[:1]).macs / whole
             if left <= shares[0]:
                 if repaired:
-                    recalibrate(model, images)
+                    recalibrate(model, references)
                 yield model
                 shares = [share for share in shares if share < left]
             if not shares:

@@ -15,6 +15,8 @@ from niwaki.pruning import Agreement, Comparison
 __all__ = ["plot_agreement", "plot_comparison", "plot_removed"]
 
 _MARKERS = "osD^vP*X<>"
+_STYLES = ("-", "--", ":")
+_WITH_BANDS = 8  # of more, they hide each other
 _WORDS = {"macs": "multiply-accumulates", "params": "parameters", "units": "units"}
 
 
@@ -50,22 +52,27 @@ def plot_comparison(
             continue
         axis, label = axes[curve[0].references], curve[0].label
         number = comparison.labels.index(label)
-        colour = f"C{number % 10}"
+        colour, style = f"C{number % 10}", _STYLES[number // 10 % len(_STYLES)]
         mean = 100 * np.array([point.mean for point in curve])
         spread = 100 * np.array([point.std or 0.0 for point in curve])
         marker = _MARKERS[number % len(_MARKERS)]
-        axis.plot(100 * shares, mean, marker=marker, markersize=3.5, label=label, color=colour)
-        edges = mean - spread, mean + spread
-        axis.fill_between(100 * shares, *edges, color=colour, alpha=0.12, linewidth=0)
+        line = {"marker": marker, "markersize": 3.5, "color": colour, "linestyle": style}
+        axis.plot(100 * shares, mean, label=label, **line)
+        if len(comparison.labels) <= _WITH_BANDS:
+            edges = mean - spread, mean + spread
+            axis.fill_between(100 * shares, *edges, color=colour, alpha=0.12, linewidth=0)
     for references, axis in axes.items():
-        axis.set_title(f"{references} reference samples per class", fontsize=9)
+        axis.set_title(f"{references} reference sample{'s' * (references != 1)} per class", fontsize=9)
         axis.set_xlabel(f"{_WORDS[of]} kept (%)")
         axis.set_ylim(0, 101)
         axis.grid(alpha=0.3)
     first = next(iter(axes.values()))
     first.invert_xaxis()  # the panels share the axis
     first.set_ylabel("accuracy (%)")
-    first.legend(fontsize=7)
+    areas = {row.label: row.mean or 0.0 for row in comparison.areas(of, (low, 1.0))}
+    lines = dict(zip(*reversed(first.get_legend_handles_labels()), strict=True))
+    best = sorted(lines, key=lambda label: -areas[label])
+    figure.legend([lines[k] for k in best], best, fontsize=7, loc="outside right center")
     _finish(figure, path, heading)
 
 
@@ -148,7 +155,7 @@ def plot_agreement(
             axis.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=6, c=colour)
         axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=7)
         axis.set_yticks(range(len(labels)), labels, fontsize=7)
-        axis.set_title(f"{references} reference samples per class", fontsize=9)
+        axis.set_title(f"{references} reference sample{'s' * (references != 1)} per class", fontsize=9)
     figure.colorbar(image, ax=list(axes.values()), shrink=0.7)
     _finish(figure, path, heading)
 
