@@ -6,7 +6,17 @@ them are `niwaki.propagation`, `attribution`, `criteria`, `pruning`, `evaluation
 and `report`.
 """
 
-from niwaki import attribution, car, criteria, data, evaluation, models, propagation, pruning
+from niwaki import (
+    attribution,
+    car,
+    criteria,
+    data,
+    evaluation,
+    filters,
+    models,
+    propagation,
+    pruning,
+)
 from niwaki.attribution import explain
 from niwaki.criteria import Scores, score, score_weights
 from niwaki.pruning import Plan, Pruned, Trajectory, load, prune, prune_weights
@@ -25,6 +35,7 @@ __all__ = [
     "data",
     "evaluation",
     "explain",
+    "filters",
     "load",
     "models",
     "propagation",

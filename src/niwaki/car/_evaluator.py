@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from niwaki.car._channels import NotFollowedError
+from niwaki.car._look import Look
 from niwaki.car._network import Network, UntraceableError
 from niwaki.car._pairs import Pairs
 from niwaki.car._splice import Splice
@@ -20,7 +20,7 @@ from niwaki.car._whole import Removed, Silenced, silenceable
 from niwaki.errors import ModelError
 from niwaki.pruning import Group, Removal, operate
 
-__all__ = ["Evaluator", "Look"]
+__all__ = ["Evaluator"]
 
 _TOLERANCE = 1e-3  # of the largest output, as pruning's own check has it
 _PROBED = 8  # images on which each group's evaluation is checked
@@ -32,34 +32,6 @@ _ALIVE = 4  # values as large as the largest that a whole pass may keep alive at
 
 
 _Way: TypeAlias = Splice | Silenced | Removed
-
-
-@dataclass(frozen=True)
-class Look:
-    """A pass of the whole network over some images.
-
-    Attributes
-    ----------
-    inputs : Tensor
-        Shape (N, ...).
-    logits : Tensor
-        Shape (N, classes).
-    values : dict
-        What the evaluations need of the pass.
-    active : list of Tensor
-        For each group, which units can change which images; bool of shape (units, N).
-    """
-
-    inputs: Tensor
-    logits: Tensor
-    values: dict[fx.Node, Any]
-    active: list[Tensor]
-
-    @property
-    def bytes(self) -> int:
-        """Memory that it takes."""
-        tensors = [self.inputs, *(v for v in self.values.values() if isinstance(v, Tensor))]
-        return sum(t.numel() * t.element_size() for t in tensors)
 
 
 class Evaluator:
@@ -83,8 +55,8 @@ class Evaluator:
     paths : list of str
         For each group: ``"spliced"``, only what follows the unit is computed anew; ``"silenced"``,
         whole passes; ``"removed"``, whole passes of a physically pruned copy.
-    image_bytes : int
-        Memory that a look takes per image.
+    image_bytes, kept_bytes : int
+        Memory that a look takes per image while it is made, and afterwards.
 
     Raises
     ------
@@ -125,41 +97,77 @@ class Evaluator:
             sum(prod(self._network.shapes.get(n, ())) for n in self._needs) if self._network else 0
         )
         size = example.element_size()
-        self.image_bytes = size * (kept + example[0].numel()) + _ALIVE * self._largest
+        self.kept_bytes = size * (kept + example[0].numel())
+        self.image_bytes = self.kept_bytes + _ALIVE * self._largest
 
     @property
     def paths(self) -> list[str]:
         """How each group is evaluated."""
         return [way.path for way in self._ways]
 
+    @property
+    def lasts(self) -> bool:
+        """Whether units can be taken out for good without listing the operations anew."""
+        return all(isinstance(way, Splice) and way.lasts for way in self._ways)
+
     @torch.no_grad()
     def look(self, inputs: Tensor) -> Look:
         """Run the whole network once and keep what the evaluations need."""
-        active = [torch.zeros(len(g), len(inputs), dtype=torch.bool) for g in self.groups]
-        active = [a.to(inputs.device) for a in active]
+        sizes = [len(group) for group in self.groups]
+        reach: list[dict[fx.Node, Tensor]] = [{} for _ in self.groups]
         if self._network is None or not self._needs:
-            return Look(inputs, self._model(inputs), {}, [~a for a in active])
-        reading: dict[fx.Node, list[int]] = {}
-        for i, way in enumerate(self._ways):
-            if isinstance(way, Splice):
-                for node in way.readers:
-                    reading.setdefault(node, []).append(i)
-            else:
-                active[i] |= True
-        arriving: dict[Any, list[fx.Node]] = {}
-        for reader in reading:
-            arriving.setdefault(reader.args[0], []).append(reader)
+            return Look(inputs, self._model(inputs), {}, reach, sizes)
+        read = self._read()
 
         def note(node: fx.Node, value: Any) -> None:
-            for reader in arriving.get(node, ()):
-                for i in reading[reader]:
-                    way = self._ways[i]
-                    assert isinstance(way, Splice)
-                    active[i] |= way.active(reader, value)
+            for group, reader in read.get(node, ()):
+                reach[group][node] = self._splice(group).active(reader, value)
 
         keep = self._needs | {self._network.output}
         values = self._network.run(inputs, keep, note)
-        return Look(inputs, values[self._network.output], values, active)
+        logits = values[self._network.output]
+        if self._network.output not in self._needs:
+            del values[self._network.output]
+        return Look(inputs, logits, values, reach, sizes)
+
+    @torch.no_grad()
+    def remove(self, look: Look, group: int, unit: int) -> None:
+        """Take a unit out for good, where that `lasts`; bring a look at all images up to date.
+
+        What follows the unit is computed anew on the images that it can change; all else stays.
+        """
+        way = self._splice(group)
+        assert self._network is not None
+        read, output = self._read(), self._network.output
+        changed = look.active(group)[unit].nonzero().flatten()
+        for part in Pairs(torch.full_like(changed, unit), changed).split(self._rows(way)):
+            images = part.images
+
+            def note(node: fx.Node, value: Any, images: Tensor = images) -> None:
+                if node in look.values:
+                    look.values[node][images] = value
+                if node is output:
+                    look.logits[images] = value
+                for other, reader in read.get(node, ()):
+                    look.reach[other][node][:, images] = self._splice(other).active(reader, value)
+
+            way.without(look.values, part, note)
+        way.remove(unit)
+
+    def _splice(self, group: int) -> Splice:
+        way = self._ways[group]
+        assert isinstance(way, Splice)
+        return way
+
+    def _read(self) -> dict[fx.Node, list[tuple[int, fx.Node]]]:
+        """List for each value the groups whose channels are in it, and what reads them there."""
+        found: dict[fx.Node, dict[int, fx.Node]] = {}
+        for i, way in enumerate(self._ways):
+            for reader in way.readers if isinstance(way, Splice) else ():
+                source = reader.args[0]
+                assert isinstance(source, fx.Node)
+                found.setdefault(source, {})[i] = reader
+        return {source: list(groups.items()) for source, groups in found.items()}
 
     @torch.no_grad()
     def without(self, look: Look, group: int, pairs: Pairs) -> Iterator[tuple[Pairs, Tensor]]:
@@ -209,7 +217,8 @@ class Evaluator:
         if not all(isinstance(way, Splice) for way in self._ways):
             return False
         assert self._network is not None
-        units = [int(a.sum(1).argmax()) for a in self.look(images).active]
+        look = self.look(images)
+        units = [int(look.active(i).sum(1).argmax()) for i in range(len(self.groups))]
         silent: dict[fx.Node, list[Tensor]] = {}
         for way, unit in zip(self._ways, units, strict=True):
             assert isinstance(way, Splice)

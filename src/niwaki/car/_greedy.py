@@ -13,20 +13,23 @@ from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.car._descent import Descent, Removed
-from niwaki.car._evaluator import Evaluator
 from niwaki.car._goal import Goal
-from niwaki.car._groups import copy_of, device_of, removable, within
+from niwaki.car._groups import copy_of, device_of, removable
 from niwaki.car._memory import parse_bytes
 from niwaki.car._outcome import judge
 from niwaki.car._pool import Pool
 from niwaki.car._race import race
-from niwaki.car._search import Candidate, Found, Looks, lowest
+from niwaki.car._search import lowest
+from niwaki.car._stand import Stand
+from niwaki.car._tally import Candidate, Found, Looks
 from niwaki.data import Data, check_labels
 from niwaki.errors import NothingToPruneError
 from niwaki.evaluation import accuracy, cost
 from niwaki.pruning import Pruned, Removal, Step, operate
 
 __all__ = ["greedy"]
+
+_PER_PAIR = 32  # bytes that the search takes for each pair of a candidate and an image
 
 
 def greedy(
@@ -181,17 +184,19 @@ class _Choice:
         self._tolerance = tolerance
         self._seed = seed
         self._margins = torch.empty(0)
-        self._last: dict[tuple[str, int], float] = {}
+        self._changes: dict[tuple[str, int], Tensor] = {}
         self._paths: dict[str, str] = {}
+        self._stand: Stand | None = None
 
     @torch.no_grad()
     def begin(self, model: nn.Module, pool: Pool) -> None:
         """Learn which images flip easily, and the accuracy."""
+        self._stand = None
         margins = []
         for start in range(0, len(pool), self._size):
             images = torch.arange(start, min(start + self._size, len(pool)))
             logits, labels = model(pool.read(images)), pool.labels[images.to(pool.labels.device)]
-            margins.append(judge(logits, labels).margin.cpu())
+            margins.append(judge(logits, labels).margin)
         self._margins = torch.cat(margins)
 
     @property
@@ -208,32 +213,34 @@ class _Choice:
         min_units: int,
     ) -> Removed | None:
         """Find the unit that goes, or None where every layer is down to its last units."""
-        try:
-            groups = removable(descent.model, example)
-        except NothingToPruneError:
+        if self._stand is None:
+            try:
+                self._stand = Stand(
+                    descent.model,
+                    pool,
+                    example,
+                    layers,
+                    min_units,
+                    self.memory // 2,
+                    self._size,
+                    self._paths,
+                )
+            except NothingToPruneError:
+                return None
+        stand = self._stand
+        candidates = stand.candidates()
+        if not candidates:
             return None
-        if layers is not None:  # a layer that is down to its last unit is no longer among them
-            groups = within(groups, [layers] if isinstance(layers, str) else layers)
-        groups = [group for group in groups if len(group) > min_units]
-        if not groups:
-            return None
-        known = [self._paths.get(group.root, "") for group in groups]
-        evaluator = Evaluator(
-            descent.model, example, groups, self.memory // 2, known if all(known) else None
-        )
-        self._paths |= dict(zip((g.root for g in groups), evaluator.paths, strict=True))
-        candidates = [Candidate(g, u) for g, group in enumerate(groups) for u in range(len(group))]
+        self._paths |= dict(zip((g.root for g in stand.groups), stand.evaluator.paths, strict=True))
         names = [
-            (groups[c.group].root, descent.original(groups[c.group], c.unit)) for c in candidates
+            (stand.groups[c.group].root, descent.original(stand.groups[c.group], stand.rank(c)))
+            for c in candidates
         ]
-        found = self._search(evaluator, pool, candidates, names, len(descent.rows))
-        self._last = dict(zip(names, found.lost.tolist(), strict=True))
-        self._margins = torch.where(found.margins.isnan(), self._margins, found.margins)
+        found = self._search(stand, pool, candidates, names, len(descent.rows))
         chosen = candidates[found.candidate]
-        group = groups[chosen.group]
-        return Removed(
-            group.root,
-            group.units[chosen.unit],
+        removed = Removed(
+            names[found.candidate][0],
+            stand.channels(chosen),
             names[found.candidate][1],
             1 - found.errors / found.images,
             found.near_ties,
@@ -241,27 +248,42 @@ class _Choice:
             found.pairs,
             found.certainty,
         )
+        if not stand.remove(chosen):
+            self._stand = None
+        return removed
 
     def _search(
         self,
-        evaluator: Evaluator,
+        stand: Stand,
         pool: Pool,
         candidates: Sequence[Candidate],
         names: Sequence[tuple[str, int]],
         step: int,
     ) -> Found:
-        size = evaluator.images(self._size)
-        if self._confidence is None:
-            order = self._margins.argsort(stable=True)
-        else:
-            generator = torch.Generator().manual_seed(self._seed + step)
-            order = torch.randperm(len(pool), generator=generator)
-        order = order.to(pool.labels.device)
-        looks = Looks(evaluator, pool, order, size, self.memory // 4)
+        evaluator, images = stand.evaluator, len(pool)
         if self._confidence is not None:
-            return race(evaluator, pool, candidates, looks, self._confidence, self._tolerance)
-        last = torch.tensor([self._last.get(name, 0.0) for name in names])
-        return lowest(evaluator, pool, candidates, looks, last)
+            generator = torch.Generator().manual_seed(self._seed + step)
+            order = torch.randperm(images, generator=generator).to(pool.labels.device)
+            looks = Looks(evaluator, pool, order.split(stand.size), stand.whole)
+            return race(evaluator, candidates, looks, images, self._confidence, self._tolerance)
+        fresh = stand.margins(pool)
+        self._margins = self._margins if fresh is None else fresh
+        order = self._margins.argsort(stable=True)
+        width = self.memory // 8 // (_PER_PAIR * len(candidates))
+        blocks = order.split(max(1, images if stand.whole is not None else stand.size))
+        if len(blocks[0]) > width:
+            blocks = order.split(max(1, width))
+        looks = Looks(evaluator, pool, blocks, stand.whole)
+        changes = self._known(names, images) if images <= width else None
+        found = lowest(evaluator, candidates, looks, images, changes)
+        if changes is not None:
+            self._changes = dict(zip(names, changes, strict=True))
+        return found
+
+    def _known(self, names: Sequence[tuple[str, int]], images: int) -> Tensor:
+        """Return the last known change of each image's margin without each candidate."""
+        nothing = torch.zeros(images, device=self._margins.device)
+        return torch.stack([self._changes.get(name, nothing) for name in names])
 
 
 def _outputs(model: nn.Module, example: Tensor) -> int:

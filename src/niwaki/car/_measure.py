@@ -39,9 +39,10 @@ def measure(evaluator: Evaluator, inputs: Tensor, labels: Tensor) -> dict[str, T
     }
     for i, group in enumerate(evaluator.groups):
         found = _Sums(len(group), classes, before)
-        for pairs, logits in evaluator.without(look, i, Pairs.where(look.active[i])):
+        active = look.active(i)
+        for pairs, logits in evaluator.without(look, i, Pairs.where(active)):
             found.add(pairs, judge(logits, labels[pairs.images]), labels)
-        unchanged = (~look.active[i] & before.near).sum(1)
+        unchanged = (~active & before.near).sum(1)
         found.sums["near_ties"] += unchanged
         sums |= {f"{kind}/{group.root}": value for kind, value in found.sums.items()}
     return {name: value.cpu() for name, value in sums.items()}

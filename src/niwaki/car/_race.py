@@ -1,4 +1,4 @@
-"""The unit of about the lowest reduction, from as few images as a stated confidence needs."""
+"""The unit of about the lowest reduction, from as few images as a tallyd confidence needs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from niwaki.car._evaluator import Evaluator
-from niwaki.car._pool import Pool
-from niwaki.car._search import Candidate, Found, Looks, State
+from niwaki.car._tally import Candidate, Found, Looks, Tally
 
 __all__ = ["race"]
 
 
 def race(
     evaluator: Evaluator,
-    pool: Pool,
     candidates: Sequence[Candidate],
     looks: Looks,
+    total: int,
     confidence: float,
     tolerance: float,
 ) -> Found:
@@ -33,52 +32,54 @@ def race(
 
     Parameters
     ----------
-    evaluator, pool, candidates, looks
-        See `State`; the order of the images must be random.
+    evaluator, candidates, looks
+        See `Tally`; the order of the images must be random.
+    total : int
+        How many there are.
     confidence : float
         Probability, between 0 and 1, that the answer holds.
     tolerance : float
         Difference in accuracy over all images that does not matter.
     """
-    state = State(evaluator, pool, looks, candidates)
-    alive = torch.arange(len(candidates), device=state.lost.device)
-    seen, total = 0, len(pool)
+    device = looks.blocks[0].device
+    tally = Tally(evaluator, candidates, device)
+    alive = torch.arange(len(candidates), device=device)
+    seen = 0
     spent = (1 - confidence) / (2 * len(candidates) * len(looks))
     wrong, certainty = 0, confidence
-    for chunk in range(len(looks)):
-        state.advance(alive, chunk)
-        seen += len(looks.chunks[chunk])
-        wrong += int((~looks.known(chunk).right).sum())
+    for number in range(len(looks)):
+        block = looks[number]
+        tally.see(block, alive, tally.enter(block, alive))
+        seen += len(block.images)
+        wrong += int((~block.before.right).sum())
         if seen == total:
             certainty = 1.0 if len(alive) == len(candidates) else confidence
             break
-        mean, radius = _interval(state, alive, seen, total, spent)
+        mean, radius = _interval(tally, alive, seen, total, spent)
         still = mean - radius <= (mean + radius).min()
         alive, mean, radius = alive[still], mean[still], radius[still]
-        leads = alive == state.first(alive, seen)
+        leads = alive == tally.first(alive, seen)
         others = (mean - radius)[~leads]
         if not len(others) or float((mean + radius)[leads] - others.min()) <= tolerance:
             break
-    winner = state.first(alive, seen)
+    winner = tally.first(alive, seen)
     return Found(
         winner,
-        wrong + int(state.lost[winner]),
+        wrong + int(tally.lost[winner]),
         seen,
-        int(state.near[winner]),
-        state.evaluated,
+        int(tally.near[winner]),
+        tally.evaluated,
         len(candidates) * total,
         certainty,
-        state.lost.cpu().double() / seen,
-        looks.margins(),
     )
 
 
 def _interval(
-    state: State, which: Tensor, seen: int, total: int, spent: float
+    tally: Tally, which: Tensor, seen: int, total: int, spent: float
 ) -> tuple[Tensor, Tensor]:
     """Mean number of images lost per image, and how far it may be off; shape (len(which),)."""
-    mean = state.lost[which].double() / seen
-    variance = (state.changed[which].double() / seen - mean.square()).clamp(min=0)
+    mean = tally.lost[which].double() / seen
+    variance = (tally.changed[which].double() / seen - mean.square()).clamp(min=0)
     share = 1 - (seen - 1) / total if 2 * seen <= total else (1 - seen / total) * (1 + 1 / seen)
     size = log(5 / spent) / seen
     range_, kappa = 2.0, 7 / 3 + 3 / 2**0.5  # an image is lost, kept or won

@@ -1,191 +1,39 @@
 """The unit of the lowest classification accuracy reduction, without computing the others.
 
-A candidate is out as soon as the errors that it has made leave it no way to beat the best: images
-that the network gets wrong, or nearly, come first, so that this is soon.
+Whoever may be lowest is not out, so that the answer is that of computing all:
+
+* An image that a candidate has not seen can lower its count of errors by one at most, and only if
+  the network gets it wrong now and the candidate's unit is active on it.
+* A candidate is out when its errors so far, less all such images, are more than those of another
+  that has seen every image. It cannot win then, whatever the rest says.
+* All that are not out see every image, and the order of the whole index decides between them.
+
+How soon a candidate is out depends on which images it sees first: those that it is expected to get
+wrong, from the change of the margin that it made when it was last looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from niwaki.car._evaluator import Evaluator, Look
-from niwaki.car._outcome import TIE, Outcome, judge
-from niwaki.car._pairs import Pairs
-from niwaki.car._pool import Pool
+from niwaki.car._evaluator import Evaluator
+from niwaki.car._tally import Candidate, Found, Looks, Tally
 
-__all__ = ["Candidate", "Found", "Looks", "State", "lowest"]
+__all__ = ["lowest"]
 
-
-_FIRST = 16  # images of the first chunk
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A unit that may be the one: number of its group, and its own number there."""
-
-    group: int
-    unit: int
-
-
-@dataclass(frozen=True)
-class Found:
-    """The unit that goes first.
-
-    Attributes
-    ----------
-    candidate : int
-        Its number among the candidates.
-    errors, images : int
-        Images that are wrong without it, of how many that were looked at.
-    near_ties : int
-        Of these, those without it that rounding may decide.
-    evaluated, pairs : int
-        Pairs of a unit and an image that went through the network, of how many.
-    certainty : float
-        Probability that no unit is better by more than the tolerance; 1 for an exact search.
-    lost : Tensor
-        Share of images lost with each candidate, net, as far as it was looked at; shape (K,).
-    margins : Tensor
-        The margin of each image of the network as it is, NaN where it was not looked at.
-    """
-
-    candidate: int
-    errors: int
-    images: int
-    near_ties: int
-    evaluated: int
-    pairs: int
-    certainty: float
-    lost: Tensor
-    margins: Tensor
-
-
-class Looks:
-    """Passes of the whole network over the images, in chunks; kept where memory allows."""
-
-    def __init__(
-        self, evaluator: Evaluator, pool: Pool, order: Tensor, size: int, memory: int
-    ) -> None:
-        self._evaluator = evaluator
-        self._pool = pool
-        self.chunks: list[Tensor] = []
-        start, step = 0, min(_FIRST, size)
-        while start < len(order):  # small at first: most candidates are out soon
-            self.chunks.append(order[start : start + step])
-            start, step = start + step, min(2 * step, size)
-        self._keep = evaluator.image_bytes * len(order) <= memory
-        self._looks: dict[int, Look] = {}
-        self._outcomes: dict[int, Outcome] = {}
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __getitem__(self, chunk: int) -> tuple[Look, Outcome]:
-        images = self.chunks[chunk]
-        if chunk not in self._looks:
-            if not self._keep:
-                self._looks.clear()
-            self._looks[chunk] = self._evaluator.look(self._pool.read(images))
-        look = self._looks[chunk]
-        if chunk not in self._outcomes:
-            self._outcomes[chunk] = judge(look.logits, self._pool.labels[images])
-        return look, self._outcomes[chunk]
-
-    def known(self, chunk: int) -> Outcome:
-        """Return what the network says about a chunk that has been looked at."""
-        return self._outcomes[chunk]
-
-    def margins(self) -> Tensor:
-        """Return the margin of each image, NaN where it was not looked at; shape (N,)."""
-        found = torch.full((len(self._pool),), torch.nan, dtype=torch.float64)
-        for chunk, outcome in self._outcomes.items():
-            found[self.chunks[chunk].cpu()] = outcome.margin.cpu()
-        return found
-
-
-class State:
-    """What is known so far of the network without each candidate.
-
-    Parameters
-    ----------
-    evaluator : Evaluator
-        Of the network.
-    pool : Pool
-        The images.
-    looks : Looks
-        The chunks of images in the order in which they are looked at.
-    candidates : sequence of Candidate
-        In the order that decides between equals.
-
-    Attributes
-    ----------
-    lost : Tensor
-        Right images lost, net, over the chunks that a candidate has seen; int64, shape (K,).
-    changed : Tensor
-        Images that became right or wrong; int64, shape (K,).
-    margin : Tensor
-        Sum of the changes of the margin; float64, shape (K,).
-    near : Tensor
-        Images that rounding may decide; int64, shape (K,).
-    evaluated : int
-        Pairs that went through the network.
-    """
-
-    def __init__(
-        self, evaluator: Evaluator, pool: Pool, looks: Looks, candidates: Sequence[Candidate]
-    ) -> None:
-        self._evaluator = evaluator
-        self._pool = pool
-        self._looks = looks
-        device, count = pool.labels.device, len(candidates)
-        self._units = torch.tensor([c.unit for c in candidates], device=device)
-        self._groups = torch.tensor([c.group for c in candidates], device=device)
-        self.lost = torch.zeros(count, dtype=torch.int64, device=device)
-        self.changed = torch.zeros_like(self.lost)
-        self.near = torch.zeros_like(self.lost)
-        self.margin = torch.zeros(count, dtype=torch.float64, device=device)
-        self.evaluated = 0
-
-    def advance(self, which: Tensor, chunk: int) -> None:
-        """Let some candidates see a chunk of images."""
-        look, before = self._looks[chunk]
-        labels = self._pool.labels[self._looks.chunks[chunk]]
-        for group in sorted(set(self._groups[which].tolist())):
-            members = which[self._groups[which] == group]
-            units = self._units[members]
-            active = look.active[group]
-            asked = torch.zeros_like(active)
-            asked[units] = active[units]
-            place = torch.full((len(active),), -1, device=which.device)
-            place[units] = members
-            self.near.index_add_(0, members, (before.near & ~active[units]).sum(1))
-            for pairs, logits in self._evaluator.without(look, group, Pairs.where(asked)):
-                after, old = judge(logits, labels[pairs.images]), before[pairs.images]
-                owner = place[pairs.units]
-                change = old.right.long() - after.right.long()
-                self.lost.index_add_(0, owner, change)
-                self.changed.index_add_(0, owner, change.abs())
-                self.near.index_add_(0, owner, after.near.long())
-                self.margin.index_add_(0, owner, after.margin - old.margin)
-                self.evaluated += len(pairs)
-
-    def first(self, which: Tensor, images: int) -> int:
-        """Return the candidate that goes first, of those that have seen the same images."""
-        steps = (self.margin[which] / (TIE * images)).round()
-        rows = zip(self.lost[which].tolist(), (-steps).tolist(), which.tolist(), strict=True)
-        return int(min(rows)[2])
+_GLIMPSE = 32  # images that all see where nothing is known of any
+_FEWEST = 8  # images of a round: fewer cost as much
 
 
 def lowest(
     evaluator: Evaluator,
-    pool: Pool,
     candidates: Sequence[Candidate],
     looks: Looks,
-    last: Tensor,
+    images: int,
+    changes: Tensor | None,
 ) -> Found:
     """Find the candidate of the lowest reduction, exactly.
 
@@ -194,57 +42,140 @@ def lowest(
 
     Parameters
     ----------
-    evaluator, pool, candidates, looks
-        See `State`; the images that flip most easily should come first.
-    last : Tensor
-        What each candidate lost when it was looked at before, shape (K,): the most promising one
-        is the first to see all images, and the others are measured by it.
+    evaluator, candidates, looks
+        See `Tally`; images that flip most easily should come first.
+    images : int
+        How many there are.
+    changes : Tensor, optional
+        By how much each image's margin changed without each candidate when that was last looked
+        at, zero where it never was; shape (K, N). Brought up to date.
     """
-    state = State(evaluator, pool, looks, candidates)
-    wrong = [0] * len(looks)
-    device = state.lost.device
-    alive = torch.arange(len(candidates), device=device)
-    state.advance(alive, 0)
-    tracks: dict[int, list[int]] = {}
+    return _Search(evaluator, candidates, looks, images, changes).run()
 
-    def finish(candidate: int, seen: int) -> None:
-        """Let a candidate see all chunks; note what it had lost after each."""
-        track = [int(state.lost[candidate])] * (seen + 1)
-        for chunk in range(seen + 1, len(looks)):
-            state.advance(torch.tensor([candidate], device=device), chunk)
-            track.append(int(state.lost[candidate]))
-        tracks[candidate] = track
 
-    promising = state.lost.double() + last.to(device).clamp(-1, 1) / 4
-    best = int(promising.argmin())
-    finish(best, 0)
-    for chunk in range(len(looks)):
-        wrong[chunk] = int((~looks.known(chunk).right).sum())
-    finished = torch.tensor([best], device=device)
-    alive = alive[alive != best]
-    for chunk in range(1, len(looks)):
-        ahead = int(alive[state.lost[alive].argmin()]) if len(alive) else best
-        if len(alive) and int(state.lost[ahead]) < tracks[best][chunk - 1]:
-            finish(ahead, chunk - 1)
-            finished = torch.cat([finished, torch.tensor([ahead], device=device)])
-            alive = alive[alive != ahead]
-            best = state.first(finished, len(pool))
-        # Even if it got all wrong images right that it has not seen, it must not be worse.
-        bound = int(state.lost[best]) + sum(wrong[chunk:])
-        alive = alive[state.lost[alive] <= bound]
-        if not len(alive):
-            break
-        state.advance(alive, chunk)
-    finished = torch.cat([finished, alive])
-    winner = state.first(finished, len(pool))
-    return Found(
-        winner,
-        sum(wrong) + int(state.lost[winner]),
-        len(pool),
-        int(state.near[winner]),
-        state.evaluated,
-        len(candidates) * len(pool),
-        1.0,
-        state.lost.cpu().double() / len(pool),
-        looks.margins(),
-    )
+class _Search:
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        candidates: Sequence[Candidate],
+        looks: Looks,
+        images: int,
+        changes: Tensor | None,
+    ) -> None:
+        self._looks = looks
+        self._images = images
+        self._changes = changes
+        device = looks.blocks[0].device
+        self._tally = Tally(evaluator, candidates, device, changes)
+        self._count = len(candidates)
+        self._alive = torch.arange(self._count, device=device)
+        self._done: list[int] = []
+        self._best = -1
+        self._track: list[int] = []  # what the best had lost after each block
+        self._wrong = [0] * len(looks)
+
+    def run(self) -> Found:
+        for block in range(len(self._looks)):
+            self._enter(block)
+            if block == 0:
+                self._begin()
+            self._narrow()
+            if not len(self._alive):
+                break
+        tally = self._tally
+        finished = torch.tensor([*self._done, *self._alive.tolist()], device=self._alive.device)
+        winner = tally.first(finished, self._images)
+        return Found(
+            winner,
+            sum(self._wrong) + int(tally.lost[winner]),
+            self._images,
+            int(tally.near[winner]),
+            tally.evaluated,
+            self._count * self._images,
+            1.0,
+        )
+
+    def _enter(self, number: int) -> None:
+        """Let all that are alive begin with a block."""
+        self._number = number
+        self._unseen = self._tally.enter(self._looks[number], self._alive)
+
+    def _begin(self) -> None:
+        """Choose by whom the others are measured, and let it see all images."""
+        if self._changes is None or not bool(self._changes.any()):
+            self._round(torch.full_like(self._alive, _GLIMPSE))
+        predicted = self._predicted().double()
+        if self._changes is not None:  # of equals, the one with the largest margins
+            gain = self._changes[self._alive].double().mean(1)
+            predicted -= gain / (gain.abs().max() * 4 + 1e-9)
+        self._finish(int(predicted.argmin()))
+
+    def _narrow(self) -> None:
+        """Let those that are alive see more of the block until they are out or through."""
+        size = _FEWEST
+        while len(self._alive):
+            promising = self._predicted()
+            place = int(promising.argmin())
+            if int(promising[place]) < self._track[self._number]:
+                self._finish(place)
+                continue
+            slack = self._may_mend() + sum(self._wrong[self._number + 1 :])
+            # With so many errors more, a candidate is out.
+            needed = int(self._tally.lost[self._best]) + slack - self._tally.lost[self._alive] + 1
+            self._keep(needed > 0)
+            needed = needed[needed > 0]
+            if not bool(self._unseen.any()):
+                break
+            self._round(needed.clamp(min=size))
+            size *= 2
+
+    def _may_mend(self) -> Tensor:
+        """Count the images of this block that each may still mend; shape (alive,)."""
+        wrong = ~self._looks[self._number].before.right
+        return (self._unseen & wrong).sum(1)
+
+    def _expected(self) -> Tensor:
+        """Guess the margins without each candidate that is alive; shape (alive, n)."""
+        block = self._looks[self._number]
+        margin = block.before.margin.float().expand(len(self._alive), -1)
+        if self._changes is None:
+            return margin
+        return margin + self._changes[self._alive][:, block.images]
+
+    def _predicted(self) -> Tensor:
+        """Guess what each candidate will have lost after this block; shape (alive,)."""
+        right = self._looks[self._number].before.right
+        change = right.long() - (self._expected() > 0).long()
+        return self._tally.lost[self._alive] + (change * self._unseen).sum(1)
+
+    def _round(self, sizes: Tensor) -> None:
+        """Let each see so many more images of this block, the likely errors first."""
+        if not self._unseen.shape[1] or not len(self._alive):
+            return
+        most = min(int(sizes.max()), self._unseen.shape[1])
+        keys = self._expected().masked_fill(~self._unseen, torch.inf)
+        order = keys.topk(most, largest=False).indices
+        early = torch.arange(most, device=order.device) < sizes.unsqueeze(1)
+        wanted = torch.zeros_like(self._unseen).scatter_(1, order, early) & self._unseen
+        self._tally.see(self._looks[self._number], self._alive, wanted)
+        self._unseen &= ~wanted
+
+    def _finish(self, place: int) -> None:
+        """Let a candidate see all images, and measure the others by it if it is the best."""
+        one, tally = self._alive[place : place + 1], self._tally
+        unseen, track = self._unseen[place : place + 1], [0] * self._number
+        self._keep(self._alive != one)
+        for number in range(self._number, len(self._looks)):
+            block = self._looks[number]
+            if number > self._number:
+                unseen = tally.enter(block, one)
+            tally.see(block, one, unseen)
+            track.append(int(tally.lost[one]))
+            self._wrong[number] = int((~block.before.right).sum())
+        self._done.append(int(one))
+        best = tally.first(torch.tensor(self._done, device=one.device), self._images)
+        if best == int(one):
+            self._best, self._track = best, track
+
+    def _keep(self, which: Tensor) -> None:
+        self._alive, self._unseen = self._alive[which], self._unseen[which]

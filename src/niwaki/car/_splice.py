@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from niwaki.car._channels import NotFollowedError, follow
 from niwaki.car._network import Network, last_uses
 from niwaki.car._pairs import Pairs, Segment
+from niwaki.models.zoo import ShortcutA
 from niwaki.pruning import Group
 
 __all__ = ["Splice"]
@@ -102,7 +103,12 @@ class Splice:
         """Return which channels of a reader's input belong to a unit."""
         return self._channels[reader][unit]
 
-    def without(self, values: Mapping[fx.Node, Any], pairs: Pairs) -> Tensor:
+    def without(
+        self,
+        values: Mapping[fx.Node, Any],
+        pairs: Pairs,
+        note: Callable[[fx.Node, Any], None] | None = None,
+    ) -> Tensor:
         """Compute the network's outputs without the unit of each pair.
 
         Parameters
@@ -111,6 +117,8 @@ class Splice:
             Those of `needs`, from the pass of the whole network.
         pairs : Pairs
             All of them are computed as one batch.
+        note : callable, optional
+            Told each operation and its value, which may be overwritten afterwards.
 
         Returns
         -------
@@ -133,9 +141,33 @@ class Splice:
                     self._silence(env[node.args[0]], self._channels[node], segments)  # type: ignore[index]
                 change = self._in_place.get(node)
                 env[node] = network.call(node, env) if change is None else change(node, env)
+            if note is not None:
+                note(node, env[node])
             for done in self._release[node]:
                 env.pop(done, None)
         return env[network.output]  # type: ignore[no-any-return]
+
+    @property
+    def lasts(self) -> bool:
+        """Whether `remove` can do it: each reader is used once, and reads each channel alone."""
+        called = [node.target for node in self._network.nodes if node.op == "call_module"]
+        return all(
+            called.count(node.target) == 1
+            and (isinstance(module, ShortcutA) or (module is not None and _is_plain(module)))
+            for node in self.readers
+            for module in [self._network.module(node)]
+        )
+
+    def remove(self, unit: int) -> None:
+        """Let the readers read the unit no more: in this network, for all groups."""
+        for node, channels in self._channels.items():
+            module, doomed = self._network.module(node), channels[unit]
+            if isinstance(module, ShortcutA):
+                gone = torch.isin(module.source, doomed.to(module.source.device))
+                module.source = module.source.masked_fill(gone, -1)
+            else:
+                assert isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
+                module.weight.detach().index_fill_(1, doomed.to(module.weight.device), 0)
 
     @staticmethod
     def _silence(value: Tensor, channels: list[Tensor], segments: list[Segment]) -> None:
