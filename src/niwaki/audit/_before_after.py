@@ -1,0 +1,63 @@
+"""Before and after: what remedies did, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from niwaki.audit._audit import Audit
+
+__all__ = ["before_and_after", "markdown"]
+
+
+def before_and_after(
+    audits: Mapping[str, Audit], more: Mapping[str, Mapping[str, float]] | None = None
+) -> list[dict[str, Any]]:
+    """Compare audits of several networks on the same images, question by question.
+
+    Parameters
+    ----------
+    audits : mapping of str to Audit
+        Name of the network to its audit; the first one is the network as it was.
+    more : mapping of str to mapping of str to float, optional
+        Further numbers of each network, such as its AUC on other data.
+
+    Returns
+    -------
+    list of dict
+        A row per network: its name, accuracy, AUC, further numbers, how many questions were
+        flagged, and, for each question that was flagged in any of the audits, the effect
+        ("seen") and by how much the output moved beyond the control ("moved").
+    """
+    keys = list(dict.fromkeys(f.key for found in audits.values() for f in found.flagged))
+    rows = []
+    for name, found in audits.items():
+        row: dict[str, Any] = {
+            "network": name,
+            "accuracy": found.accuracy,
+            "auc": found.auc,
+            **(more or {}).get(name, {}),
+            "flagged": len(found.flagged),
+        }
+        known = {finding.key: finding for finding in found.findings}
+        for key in keys:
+            finding = known.get(key)
+            row[f"{key}: seen"] = None if finding is None else finding.effect
+            cause = None if finding is None else finding.cause
+            row[f"{key}: moved"] = None if cause is None else cause.drop - cause.control
+        rows.append(row)
+    return rows
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of equal keys as a table in Markdown."""
+    head = list(rows[0])
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += ["| " + " | ".join(_shown(row[name]) for name in head) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,157 @@
+"""What chance alone would give: permutation tests, corrections for many questions, bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Interval", "bootstrap", "group_test", "holm", "shift_test", "sign_test"]
+
+Array = NDArray[Any]
+DRAWS = 4999
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and where it may lie.
+
+    Attributes
+    ----------
+    mean, low, high : float
+        The mean and its 95 % interval.
+    count : int
+        Of how many values.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def shift_test(
+    maps: Array, zone: Array, rng: np.random.Generator, draws: int = DRAWS
+) -> tuple[float, float, float]:
+    """Test whether maps lie in a zone more than the same maps at random places do.
+
+    Each map is moved around the image as on a torus, by its own random step, so that its own
+    structure stays and only its position is left to chance.
+
+    Parameters
+    ----------
+    maps : ndarray
+        Shape (N, H, W), not negative.
+    zone : ndarray
+        Shape (H, W) or (N, H, W): weights, 1 inside.
+    rng : numpy.random.Generator
+        Of the steps.
+    draws : int
+        Number of random arrangements.
+
+    Returns
+    -------
+    share : float
+        Of the maps' sum inside the zone, mean over images.
+    expected : float
+        The same for random places: the zone's share of the area.
+    p : float
+        One-sided.
+    """
+    count, height, width = maps.shape
+    total = maps.sum((1, 2), keepdims=True)
+    shares = maps / np.where(total > 0, total, 1)
+    spectrum = np.fft.rfft2(shares) * np.conj(np.fft.rfft2(zone))
+    # Entry (i, s) is the share of map i inside the zone after a step s.
+    moved = np.fft.irfft2(spectrum, (height, width)).reshape(count, -1)
+    observed = float(moved[:, 0].mean())
+    steps = rng.integers(0, height * width, (draws, count))
+    random = moved[np.arange(count), steps].mean(1)
+    # Rounding of the transforms must not make equal values unequal.
+    p = (1 + int((random >= observed - 1e-12).sum())) / (1 + draws)
+    return observed, float(moved.mean()), p
+
+
+def sign_test(differences: Array, rng: np.random.Generator, draws: int = DRAWS) -> float:
+    """Test one-sided whether paired differences lie above zero, by random signs."""
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) == 0:
+        return 1.0
+    signs = rng.integers(0, 2, (draws, len(values))) * 2 - 1
+    random = signs @ values
+    tolerance = 1e-12 * np.abs(values).sum()
+    return (1 + int((random >= values.sum() - tolerance).sum())) / (1 + draws)
+
+
+def group_test(
+    values: Array, members: Array, rng: np.random.Generator, draws: int = DRAWS
+) -> float:
+    """Test one-sided whether the members' mean lies above that of the rest, by exchanging them.
+
+    Parameters
+    ----------
+    values : ndarray
+        Shape (N,).
+    members : ndarray
+        Shape (N,), bool.
+    rng : numpy.random.Generator
+        Of the exchanges.
+    draws : int
+        Number of exchanges.
+    """
+    count = int(members.sum())
+    if count == 0 or count == len(values):
+        return 1.0
+    observed = values[members].mean()
+    order = rng.random((draws, len(values))).argpartition(count - 1, 1)[:, :count]
+    random = values[order].mean(1)
+    return (1 + int((random >= observed - 1e-12).sum())) / (1 + draws)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Correct p-values for their number (Holm 1979): the chance of one false alarm stays below.
+
+    Parameters
+    ----------
+    ps : sequence of float
+        One for each question asked.
+
+    Returns
+    -------
+    list of float
+        In the same order.
+    """
+    order = np.argsort(ps, kind="stable")
+    adjusted, largest = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def bootstrap(values: Array, seed: int = 0, draws: int = 2000) -> Interval:
+    """Give the mean over images and its 95 % interval; NaN values are left out.
+
+    Parameters
+    ----------
+    values : ndarray
+        One for each image.
+    seed : int
+        Of the resampling of images.
+    draws : int
+        Number of resamples.
+    """
+    known = np.asarray(values, dtype=np.float64)
+    known = known[np.isfinite(known)]
+    if len(known) == 0:
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    rng = np.random.default_rng(seed)
+    means = known[rng.integers(0, len(known), (draws, len(known)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(known.mean()), float(low), float(high), len(known))

@@ -1,0 +1,172 @@
+"""What: which colours carry the relevance, and are there colours that only one class has?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, uniform_filter
+from torch import Tensor
+
+from niwaki.audit._causal import Cause, compare_regions
+from niwaki.audit._chance import shift_test
+from niwaki.audit._finding import Finding
+from niwaki.audit._material import Material
+
+__all__ = ["ask_colours", "by_stain", "foreign", "stains"]
+
+Array = NDArray[Any]
+SMALLEST = 2.0
+_LEVELS = 16
+_RARE = 5e-4  # share of the other classes' own pixels that count as rare
+_AREA = 0.003  # share of an image below which a foreign area is a speck
+
+
+def ask_colours(material: Material, rng: np.random.Generator) -> list[Finding]:
+    """Ask for each class whether relevance gathers on colours that other classes do not have.
+
+    The null is that of places: the same heatmap at random places of the same image. A suspicion is
+    tried by painting these pixels over from their surroundings, against equally large areas.
+    """
+    found: list[Finding] = []
+    if material.pixels.shape[1] != 3:
+        return found
+    strength = material.strength()
+    for label in material.classes():
+        members = material.members(label)
+        masks = foreign(material.pixels, material.labels, label)
+        has = masks.mean((1, 2)) >= _AREA
+        with_it, areas = members[has], masks[has]
+        share, expected, p = 0.0, 1.0, 1.0
+        # Less than a handful of images is no habit of the network.
+        if len(with_it) >= max(5, 0.02 * len(members)):
+            share, expected, p = shift_test(strength[with_it], areas.astype(float), rng)
+        inside = (strength[with_it] * areas).sum((1, 2))
+        finding = Finding(
+            key=f"colour/{material.class_names[label]}/foreign",
+            question=f"Does the network look at colours that only images of class "
+            f"{material.class_names[label]!r} have?",
+            label=label,
+            effect=share / expected,
+            effect_name="relevance on these pixels, in multiples of their share of the area",
+            smallest=SMALLEST,
+            p_seen=p,
+            examples=tuple(with_it[np.argsort(-inside)][:8]),
+            numbers={
+                "images_with_it": float(len(with_it)),
+                "share_of_class": len(with_it) / len(members),
+                "area": float(areas.mean()) if len(areas) else 0.0,
+                "share": share,
+            },
+        )
+        if finding.suspicious():
+            cause = compare_regions(material, with_it, _grown(areas), "inpaint", rng)
+            colour = _mean_colour(material.pixels[with_it], areas)
+            finding = replace(
+                finding,
+                cause=cause,
+                sentence=_sentence(material, finding, colour, cause),
+                advice="Look at these pixels: if they are ink, a mark or a stamp, mask or inpaint "
+                "them, or put the same on images of all classes, and train again.",
+            )
+        found.append(finding)
+    return found
+
+
+def foreign(pixels: Tensor, labels: Array, label: int) -> Array:
+    """Find the pixels of a class's images whose colour the other classes hardly ever have.
+
+    Parameters
+    ----------
+    pixels : Tensor
+        Shape (N, 3, H, W), from 0 to 1.
+    labels : ndarray
+        Shape (N,).
+    label : int
+        The class.
+
+    Returns
+    -------
+    ndarray
+        Shape (members, H, W), bool. Colours are compared as 16 x 16 x 16 cells, smoothed; rare is
+        what only 1 in 2000 pixels of the other classes has, or is rarer than. Single pixels are
+        left out.
+    """
+    cells = (pixels.numpy() * (_LEVELS - 1e-6)).astype(int)
+    flat = (cells[:, 0] * _LEVELS + cells[:, 1]) * _LEVELS + cells[:, 2]
+    others = flat[labels != label]
+    counts = np.bincount(others.ravel(), minlength=_LEVELS**3).reshape((_LEVELS,) * 3)
+    density = gaussian_filter(counts.astype(float), 0.7, mode="constant").ravel()
+    if not len(others):
+        return np.zeros(flat[labels == label].shape, bool)
+    cut = np.quantile(density[others.ravel()], _RARE)
+    rare = (density < cut)[flat[labels == label]]
+    dense: Array = rare & (uniform_filter(rare.astype(float), (0, 3, 3)) > 0.5)
+    return dense
+
+
+def stains(pixels: Tensor) -> dict[str, Array]:
+    """Sort the pixels of H&E images by stain: shape (N, H, W), bool, one True for each pixel.
+
+    By scikit-image's separation: *haematoxylin* and *eosin* where that stain is the stronger one,
+    *neither* where hardly any stain is (glass, lumen), or where the third component is far from
+    what these two have of it everywhere else in the images (ink, marks).
+    """
+    from skimage.color import rgb2hed
+
+    amounts = rgb2hed(pixels.permute(0, 2, 3, 1).double().numpy())
+    both = amounts[..., :2]
+    # The stains of a laboratory are not quite the reference's: what the third component has of
+    # them is fitted, and only what is left is foreign.
+    flat = both.reshape(-1, 2)
+    share = np.linalg.lstsq(flat, amounts[..., 2].ravel(), rcond=None)[0]
+    left = np.abs(amounts[..., 2] - both @ share)
+    scaled = both / np.quantile(flat, 0.95, axis=0).clip(1e-6)
+    neither = (left > 8 * np.median(left) + 1e-3) | (scaled.max(-1) < 0.15)
+    is_nuclear = scaled[..., 0] > scaled[..., 1]
+    return {
+        "haematoxylin": is_nuclear & ~neither,
+        "eosin": ~is_nuclear & ~neither,
+        "neither": neither,
+    }
+
+
+def by_stain(material: Material) -> dict[str, dict[str, dict[str, float]]]:
+    """Say for each class how much of the area and of the relevance each stain has."""
+    groups = stains(material.pixels)
+    strength = material.strength()
+    table = {}
+    for label in material.classes():
+        members = material.members(label)
+        table[material.class_names[label]] = {
+            name: {
+                "area": float(mask[members].mean()),
+                "relevance": float((strength[members] * mask[members]).sum((1, 2)).mean()),
+            }
+            for name, mask in groups.items()
+        }
+    return table
+
+
+def _grown(masks: Array) -> Array:
+    """Take the rim along, where colours mix."""
+    grown: Array = uniform_filter(masks.astype(float), (0, 5, 5)) > 1e-6
+    return grown
+
+
+def _mean_colour(pixels: Tensor, masks: Array) -> str:
+    rgb = pixels.permute(0, 2, 3, 1).numpy()[masks].mean(0)
+    return "rgb({}, {}, {})".format(*(255 * rgb).round().astype(int))
+
+
+def _sentence(material: Material, finding: Finding, colour: str, cause: Cause) -> str:
+    n = finding.numbers
+    return (
+        f"{n['share_of_class']:.0%} of the images of class {material.class_names[finding.label]!r} "
+        f"have an area of a colour that no other class has (on average {colour}). It is "
+        f"{n['area']:.1%} of their area and gets {n['share']:.0%} of the relevance. Painted over, "
+        f"it turns {cause.flips:.0%} of them wrong; an equally large area elsewhere, "
+        f"{cause.control_flips:.0%}."
+    )

@@ -1,0 +1,248 @@
+"""What an audit looks at: a sample of a data set, what the network says, and its heatmaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from niwaki import models
+from niwaki.attribution import Method, Propagating, create
+from niwaki.data import Preprocessing, batches, check_labels
+from niwaki.errors import DataError
+
+__all__ = ["Material", "gather", "margins", "sample", "tolerant"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Images with heatmaps, in memory, as all questions of an audit need them.
+
+    Attributes
+    ----------
+    model : nn.Module
+        In evaluation mode; never changed.
+    inputs : Tensor
+        Shape (N, C, H, W), on the CPU.
+    pixels : Tensor
+        The images as a person sees them, shape (N, C, H, W), from 0 to 1.
+    labels : ndarray
+        True classes, shape (N,).
+    outputs : ndarray
+        Of the network, shape (N, classes).
+    relevance : ndarray
+        Heatmaps summed over channels, shape (N, H, W).
+    indices : ndarray
+        Place of each image in the data set, shape (N,).
+    class_names : tuple of str
+        One per output.
+    method : str
+        Name of the attribution method.
+    preprocessing : Preprocessing
+        Between pixels and inputs.
+    batch_size : int
+        For the network.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    pixels: Tensor
+    labels: Array
+    outputs: Array
+    relevance: Array
+    indices: Array
+    class_names: tuple[str, ...]
+    method: str
+    preprocessing: Preprocessing
+    batch_size: int = 64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def right(self) -> Array:
+        """Whether the network is right, shape (N,)."""
+        found: Array = self.outputs.argmax(1) == self.labels
+        return found
+
+    def strength(self) -> Array:
+        """Return how much each pixel matters, as a share of its image: (N, H, W), sums of 1."""
+        size = np.abs(self.relevance)
+        total = size.sum((1, 2), keepdims=True)
+        shares: Array = size / np.where(total > 0, total, 1)
+        return shares
+
+    def classes(self) -> list[int]:
+        """Return the classes that occur."""
+        return sorted(set(self.labels.tolist()))
+
+    def members(self, label: int) -> Array:
+        """Return the positions of a class's images."""
+        return np.flatnonzero(self.labels == label)
+
+    def ask(self, pixels: Tensor) -> Array:
+        """Return what the network says of other pixels: outputs of shape (N, classes)."""
+        mean, std = (
+            torch.tensor(values)[:, None, None]
+            for values in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        with torch.no_grad():
+            parts = [
+                self.model(((part - mean) / std).to(device)).cpu()
+                for part in torch.split(pixels.float(), self.batch_size)
+            ]
+        found: Array = torch.cat(parts).double().numpy()
+        return found
+
+    def select(self, positions: Array) -> Material:
+        """Return some of the images."""
+        chosen = torch.as_tensor(positions)
+        return replace(
+            self,
+            inputs=self.inputs[chosen],
+            pixels=self.pixels[chosen],
+            **{
+                name: getattr(self, name)[positions]
+                for name in ("labels", "outputs", "relevance", "indices")
+            },
+        )
+
+
+def margins(outputs: Array, labels: Array | int) -> Array:
+    """Return how far a class's output is above the best other one, shape (N,)."""
+    rows = np.arange(len(outputs))
+    own = outputs[rows, labels]
+    others = outputs.copy()
+    others[rows, labels] = -np.inf
+    found: Array = own - others.max(1)
+    return found
+
+
+def gather(
+    model: nn.Module,
+    data: Dataset[Any],
+    *,
+    method: str = "lrp.epsilon_plus",
+    target: str = "predicted",
+    limit: int | None = 1000,
+    batch_size: int = 64,
+    seed: int = 0,
+    preprocessing: Preprocessing | None = None,
+    class_names: Sequence[str] | None = None,
+    **options: Any,
+) -> Material:
+    """Explain a class-balanced sample of a data set and keep all that questions need.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, returning shape (N, classes).
+    data : Dataset
+        Of pairs (input of shape (C, H, W), label).
+    method : str
+        One of `niwaki.attribution.names`.
+    target : {"predicted", "true"}
+        The class that is explained.
+    limit : int, optional
+        Largest number of images; None: all.
+    batch_size : int
+        Images in a batch.
+    seed : int
+        Of the sample.
+    preprocessing : Preprocessing, optional
+        Between pixels and inputs; default: the data set's own.
+    class_names : sequence of str, optional
+        Default: the data set's own.
+    **options
+        Of the method.
+
+    Raises
+    ------
+    DataError
+        Data without labels, or whose pixels cannot be had.
+    ModelError
+        A network that is not ready.
+    """
+    models.check(model)
+    if target not in ("predicted", "true"):
+        raise ValueError(f"target {target!r} is neither 'predicted' nor 'true'")
+    known = preprocessing or getattr(data, "preprocessing", None)
+    if known is None:
+        raise DataError(
+            "how pixels become inputs is not known of these data, and an audit changes pixels; "
+            "pass preprocessing="
+        )
+    chosen = sample(data, limit, seed)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    explainer = tolerant(create(method, model, **options))
+    inputs, labels, outputs, relevance = [], [], [], []
+    for batch, truth in batches(Subset(data, chosen), batch_size, device, "explaining"):
+        with torch.no_grad():
+            said = model(batch)
+        check_labels(truth, said.shape[1])
+        heat = explainer.attribute(batch, truth if target == "true" else said.argmax(1))
+        inputs.append(batch.cpu())
+        labels.append(truth.cpu())
+        outputs.append(said.cpu())
+        relevance.append(heat.detach().sum(1).cpu())
+    together = torch.cat(inputs)
+    said = torch.cat(outputs)
+    names = list(class_names or getattr(data, "classes", []))
+    names += [str(output) for output in range(len(names), said.shape[1])]
+    return Material(
+        model,
+        together,
+        known.denormalise(together),
+        torch.cat(labels).numpy(),
+        said.double().numpy(),
+        torch.cat(relevance).double().numpy(),
+        np.asarray(chosen),
+        tuple(names),
+        method,
+        known,
+        batch_size,
+    )
+
+
+def tolerant(explainer: Method) -> Method:
+    """Let a method lose relevance: among many images a few have an output of almost nothing, of
+    which stabilizers take a share that would be an error for a single heatmap.
+    """
+    if isinstance(explainer, Propagating):
+        explainer.max_loss = None
+    return explainer
+
+
+def sample(data: Any, limit: int | None, seed: int) -> list[int]:
+    """Draw positions of a data set: as many of each class as possible, in the data's order."""
+    total = len(data)
+    if limit is None or total <= limit:
+        return list(range(total))
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(_labels(data))
+    turn = np.zeros(total, dtype=int)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turn[members] = rng.permutation(len(members))
+    order = np.lexsort((rng.random(total), turn))
+    return sorted(order[:limit].tolist())
+
+
+def _labels(data: Any) -> list[int]:
+    if isinstance(data, Subset):
+        inner = _labels(data.dataset)
+        return [inner[index] for index in data.indices]
+    if hasattr(data, "targets"):
+        return [int(label) for label in data.targets]
+    if hasattr(data, "tensors"):
+        return [int(label) for label in data.tensors[1]]
+    return [int(data[index][1]) for index in range(len(data))]

@@ -1,0 +1,120 @@
+"""``niwaki audit``: look for what a network should not be looking at, over a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from niwaki.audit import Audit, Collection, audit, collect, write_analysis, write_project
+from niwaki.cli import _options as o
+from niwaki.cli._audit_demo import run_demo
+from niwaki.data import Images
+from niwaki.errors import NiwakiError
+from niwaki.files import new_folder
+from niwaki.report import write_audit
+
+__all__ = ["audit_command"]
+
+
+@o.spread
+def audit_command(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="As for `niwaki explain`.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder with one folder per class, torchvision:NAME, digits, or tissue.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="Attribution method, see `niwaki methods`.")
+    ] = "lrp.epsilon_plus",
+    target: Annotated[
+        Literal["predicted", "true"], typer.Option(help="The class that is explained.")
+    ] = "predicted",
+    limit: Annotated[
+        int, typer.Option(help="How many images at the most, drawn evenly from classes.", min=20)
+    ] = 1000,
+    tissue: Annotated[
+        bool, typer.Option("--tissue", help="The images are H&E: sort relevance by stain.")
+    ] = False,
+    heatmaps: Annotated[
+        bool,
+        typer.Option(
+            "--heatmaps", help="Write the heatmaps of all images too, as a project of ViRelAy."
+        ),
+    ] = False,
+    demo: Annotated[
+        bool,
+        typer.Option(
+            "--demo", help="Embedded tissue and a biased network: find the bias and repair it."
+        ),
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("audit"),
+    *,
+    common: o.Common,
+) -> None:
+    """Find what a network looks at and should not, with evidence, in words.
+
+    Writes audit.html (one self-contained page), audit.json and the pictures.
+    """
+    common.check_free(out)
+    if demo:
+        if model or data:
+            raise NiwakiError("--demo brings its own network and data: leave MODEL and DATA out")
+        machine = o.Machine.prepare(common.device, common.threads)
+        said = run_demo(out, machine.device, common.seed, common.force, common.as_json)
+        if common.as_json:
+            typer.echo(json.dumps(said, indent=2))
+        return
+    if not model or not data:
+        raise NiwakiError("give MODEL and DATA, or --demo")
+    loaded = common.load(model)
+    images = common.images(data, loaded)
+    names = loaded.class_names or images.classes
+    with new_folder(out, overwrite=common.force) as folder:
+        found = audit(
+            loaded.model,
+            images,
+            method=method,
+            target=target,
+            limit=limit,
+            batch_size=common.batch_size,
+            seed=common.seed,
+            tissue=tissue or data == "tissue",
+            class_names=names,
+        )
+        if heatmaps:
+            _collect(folder / "virelay", loaded, images, found, target, names)
+        heading = f"Audit of {Path(model).name} on {data}"
+        write_audit(folder, found, heading=heading, remarks=[_remark(images, found)])
+    if common.as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    o.console().print(str(found), markup=False)
+    o.console().print(f"wrote {out / 'audit.html'}", markup=False)
+
+
+def _collect(
+    folder: Path, loaded: o.Loaded, images: Images, found: Audit, target: str, names: list[str]
+) -> Collection:
+    method = found.material.method
+    collection = collect(
+        loaded.model, images, folder, method=method, target=target, class_names=names
+    )
+    write_analysis(folder, found.material, found.strategies)
+    write_project(folder, method=method, target=target, model=type(loaded.model).__name__)
+    return collection
+
+
+def _remark(images: Images, found: Audit) -> str:
+    whole = len(found.material) == len(images)
+    which = "all" if whole else f"{len(found.material)} of the"
+    return f"{which[0].upper()}{which[1:]} {len(images)} images were looked at."

@@ -1,0 +1,188 @@
+"""``niwaki filters``: what each filter responds to, and for which classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from niwaki import car
+from niwaki import filters as rooms
+from niwaki.cli import _options as o
+from niwaki.cli._heatmaps import Picked, pick, table
+from niwaki.data import in_memory
+from niwaki.files import new_folder
+from niwaki.filters import Diversity, Enrichment, Profile
+from niwaki.report import filter_gallery, save_filters
+
+__all__ = ["filters"]
+
+_SELECTIVE = 0.25  # colour selectivity from which a filter counts as one for colour
+
+
+@o.spread
+def filters(
+    model: o.ModelSpec,
+    data: o.DataSpec,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A layer, or a module that stands for all convolutions in it; may be given "
+            "several times. Default: all hidden convolutions.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("filters"),
+    limit: o.Limit = 500,
+    patches: Annotated[int, typer.Option(help="Patches to show of each kind.", min=1)] = 8,
+    method: Annotated[str, typer.Option(help="What relevance is.")] = "lrp.epsilon_plus",
+    heatmaps: Annotated[
+        bool, typer.Option(help="Heatmaps of the patches, for each filter alone.")
+    ] = True,
+    steps: Annotated[
+        int, typer.Option(help="Steps to paint what each filter answers to most; 0: none.", min=0)
+    ] = 48,
+    with_car: Annotated[
+        bool,
+        typer.Option(
+            "--car/--no-car",
+            help="Remove each filter in turn to see which classes it serves.",
+        ),
+    ] = True,
+    pruned: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of a network pruned from MODEL: compares diversity, and counts colour "
+            "filters among the first pruned.",
+            show_default=False,
+        ),
+    ] = None,
+    first: Annotated[int, typer.Option(help="How many of the pruned to count.", min=1)] = 20,
+    *,
+    common: o.Common,
+) -> None:
+    """Show what each filter responds to, and for which classes.
+
+    Writes a page with all filters, to be opened in a browser (index.html), and the numbers
+    (filters.csv, filters.json).
+    """
+    common.check_free(out)
+    loaded = common.load(model)
+    picked = pick(common.images(data, loaded), limit, common.seed, data)
+    preprocessing = picked.data.preprocessing
+    images = in_memory(picked.subset, description="reading")
+    index = None
+    if with_car and picked.data.labelled:
+        index = car.index(
+            loaded.model,
+            images,
+            layers=layer,
+            batch_size=common.batch_size,
+            description="removing each filter",
+        )
+    profile = rooms.profile(
+        loaded.model,
+        images,
+        layers=layer,
+        patches=max(32, patches),
+        method=method,
+        index=index,
+        preprocessing=preprocessing,
+        batch_size=common.batch_size,
+        description="profiling",
+    )
+    names = _names(loaded, picked, profile)
+    compared = _Compared.to(pruned, profile, images, first, common) if pruned else _Compared()
+    show = partial(
+        rooms.pictures,
+        loaded.model,
+        images,
+        count=patches,
+        heatmaps=heatmaps,
+        steps=steps,
+        method=method,
+        preprocessing=preprocessing,
+        seed=common.seed,
+        description="painting",
+    )
+    told: dict[str, Any] = {
+        "names": names,
+        "after": compared.after,
+        "pruned_first": compared.first,
+    }
+    with new_folder(out, overwrite=common.force) as folder:
+        save_filters(folder, profile, **told)
+        heading = f"The filters of {Path(model).name.rpartition(':')[2]}"
+        filter_gallery(folder / "index.html", profile, show, heading=heading, **told)
+    _report(profile, compared, out, common.as_json)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What the pruned network says: diversity after, and colour filters among the first."""
+
+    after: Mapping[str, Diversity] | None = None
+    first: Mapping[str, Enrichment] | None = None
+
+    @classmethod
+    def to(
+        cls, folder: Path, profile: Profile, images: Any, first: int, common: o.Common
+    ) -> _Compared:
+        small = o.load_model(str(folder), o.Machine.prepare(common.device, common.threads))
+        after = rooms.layer_diversity(
+            small.model, images, layers=list(profile), batch_size=common.batch_size
+        )
+        order = rooms.removal_order(
+            small.plan, {name: len(layer) for name, layer in profile.items()}
+        )
+        marked = [
+            (name, unit)
+            for name, layer in profile.items()
+            for unit, value in enumerate(layer.colour.tolist())
+            if value > _SELECTIVE
+        ]
+        found: dict[str, Enrichment] = {}
+        for name in ["", *profile]:
+            mine = [unit for unit in order if name in ("", unit[0])]
+            if mine:
+                among = sum(len(layer) for key, layer in profile.items() if name in ("", key))
+                kind = [unit for unit in marked if name in ("", unit[0])]
+                found[name] = rooms.enrichment(mine, kind, among, min(first, len(mine)))
+        return cls(after, found)
+
+
+def _names(loaded: o.Loaded, picked: Picked, profile: Profile) -> dict[int, str]:
+    """Name of each class: the network's own names first, then those of the data."""
+    outputs = range(len(profile.samples))
+    known = loaded.class_names
+    if known is not None and len(known) == len(profile.samples):
+        return dict(zip(outputs, known, strict=True))
+    return {label: picked.data.class_name(label) for label in outputs}
+
+
+def _report(profile: Profile, compared: _Compared, out: Path, as_json: bool) -> None:
+    rows = [
+        {
+            "layer": name,
+            "filters": len(layer),
+            "field": "x".join(map(str, layer.field.size)),
+            "never answer": len(layer) - layer.diversity.alive,
+            "effective": round(layer.diversity.effective, 1),
+            "clusters": layer.diversity.clusters,
+            "colour": int((layer.colour > _SELECTIVE).sum()),
+        }
+        for name, layer in profile.items()
+    ]
+    if as_json:
+        typer.echo(json.dumps({"folder": str(out), "layers": rows}, indent=2))
+        return
+    show = o.console().print
+    show(table(rows))
+    if compared.first and "" in compared.first:
+        show(f"colour filters: {compared.first['']}")
+    show(f"wrote {out / 'index.html'}")

@@ -1,0 +1,105 @@
+"""How different the filters of a layer are: twins, clusters, and their effective number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Diversity", "correlation", "diversity", "twins"]
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How different the answers of a layer's filters are.
+
+    Attributes
+    ----------
+    filters : int
+        How many there are.
+    alive : int
+        Those whose answers vary at all; the rest counts for nothing below.
+    effective : float
+        Effective number of filters: the exponential of the entropy of the eigenvalues of the
+        correlation of the answers, taken as shares. It is 1 if all are copies of one, and `alive`
+        if all are uncorrelated.
+    participation : float
+        The same by the participation ratio, which weighs large eigenvalues more.
+    clusters : int
+        Groups of filters that are alike: average linkage, joined while the mean correlation between
+        two groups is above 0.5.
+    """
+
+    filters: int
+    alive: int
+    effective: float
+    participation: float
+    clusters: int
+
+
+def correlation(products: Tensor, sums: Tensor, count: float) -> Tensor:
+    """Correlate answers, from sums over images and positions.
+
+    Parameters
+    ----------
+    products : Tensor
+        Sum of the products of two units' answers, shape (units, units).
+    sums : Tensor
+        Sum of each unit's answers, shape (units,).
+    count : float
+        How many answers of a unit were summed.
+
+    Returns
+    -------
+    Tensor
+        Shape (units, units); the rows and columns of units that never vary are 0.
+    """
+    mean = sums / count
+    covariance = products / count - mean.outer(mean)
+    variance = covariance.diagonal()
+    # Below this share of the mean square, a variance is rounding.
+    alive = variance > 1e-10 * (products.diagonal() / count).clamp_min(1e-300)
+    scale = torch.where(alive, variance.clamp_min(1e-300).rsqrt(), torch.zeros_like(variance))
+    result = (covariance * scale.outer(scale)).clamp(-1, 1)
+    result.fill_diagonal_(0)
+    return result + torch.diag(alive.to(result))
+
+
+def diversity(correlated: Tensor) -> Diversity:
+    """Measure the diversity of a layer's filters from the correlation of their answers."""
+    alive = correlated.diagonal() > 0
+    part = correlated[alive][:, alive]
+    if not len(part):
+        return Diversity(len(correlated), 0, 0.0, 0.0, 0)
+    shares = torch.linalg.eigvalsh(part).clamp_min(0)
+    shares = shares / shares.sum()
+    return Diversity(
+        len(correlated),
+        len(part),
+        float(torch.special.entr(shares).sum().exp()),
+        float(1 / shares.square().sum()),
+        _clusters(part),
+    )
+
+
+def twins(correlated: Tensor, threshold: float = 0.9) -> list[list[int]]:
+    """List for each unit those whose answers correlate above a threshold, the closest first."""
+    others = correlated.clone().fill_diagonal_(-1)
+    found = []
+    for row in others:
+        close = (row > threshold).nonzero().flatten()
+        found.append(close[row[close].argsort(descending=True, stable=True)].tolist())
+    return found
+
+
+def _clusters(correlated: Tensor) -> int:
+    if len(correlated) == 1:
+        return 1
+    # scikit-learn takes a second to import, which only this should cost.
+    from sklearn.cluster import AgglomerativeClustering
+
+    joined = AgglomerativeClustering(
+        n_clusters=None, distance_threshold=0.5, metric="precomputed", linkage="average"
+    ).fit((1 - correlated).clamp_min(0).numpy())
+    return int(joined.n_clusters_)

@@ -1,0 +1,296 @@
+"""One pass over the data that learns what every filter responds to, and a look at grey images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from niwaki import models
+from niwaki.accumulation import Totals
+from niwaki.attribution import Propagating, create
+from niwaki.car import CarIndex
+from niwaki.criteria import hidden_layers
+from niwaki.data import Data, Preprocessing, batches, check_labels
+from niwaki.errors import DataError, ModelError
+from niwaki.filters._diversity import correlation
+from niwaki.filters._fields import Field, receptive_fields
+from niwaki.filters._lookup import images_at, known_preprocessing, to_inputs
+from niwaki.filters._profile import LayerProfile, Profile
+from niwaki.filters._reach import reach
+from niwaki.filters._responses import Responses, products
+from niwaki.filters._selectivity import class_selectivity, grey, orientation
+from niwaki.filters._served import served
+from niwaki.filters._strongest import Strongest
+from niwaki.progress import track
+from niwaki.propagation import Layer, propagate
+
+__all__ = ["chosen_layers", "profile", "relevance_method"]
+
+
+def profile(
+    model: nn.Module,
+    data: Data,
+    *,
+    layers: Sequence[str] | None = None,
+    patches: int = 32,
+    method: str | Propagating = "lrp.epsilon_plus",
+    index: CarIndex | None = None,
+    preprocessing: Preprocessing | None = None,
+    batch_size: int = 32,
+    description: str | None = None,
+) -> Profile:
+    """Learn what every filter responds to, and for which classes, in one pass over the data.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, returning shape (N, classes). It stays as it is.
+    data : DataLoader, Dataset or pair of tensors
+        Images of shape (C, H, W) with their labels; images without labels count for the class that
+        the network says. A loader must go through its data in order.
+    layers : sequence of str, optional
+        Names of layers, or of modules that stand for all convolutions in them; default: all hidden
+        convolutions. Linear layers are looked at when they are named.
+    patches : int
+        Strongest patches to find for each filter, one per image; colour selectivity is computed on
+        them.
+    method : str or Propagating
+        Of `niwaki.attribution.names`: what relevance is; one that propagates through layers.
+    index : CarIndex, optional
+        From `niwaki.car.index`: adds which classes each filter serves.
+    preprocessing : Preprocessing, optional
+        How pixels became inputs, for colour selectivity; default: what the data know of it.
+    batch_size : int
+        For a data set or tensors; a loader has its own.
+    description : str, optional
+        Title of progress bars; none if not given.
+
+    Returns
+    -------
+    Profile
+        Layer name to what its filters respond to.
+
+    Raises
+    ------
+    ValueError
+        For `patches` below 1.
+    ModelError, DataError, NothingToPruneError
+        For a network or data that cannot be worked with, a layer that does not exist, or an index
+        of another network.
+    """
+    if patches < 1:
+        raise ValueError(f"patches = {patches}: must be at least 1")
+    models.check(model)
+    fingerprint = models.fingerprint(model)
+    if index is not None and index.fingerprint not in ("", fingerprint):
+        raise ModelError("the index is that of another network, or of other weights")
+    explainer = relevance_method(model, method)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    state: _State | None = None
+    for inputs, labels in batches(data, batch_size, device, description):
+        if state is None:
+            state = _State.begin(model, inputs, layers, patches)
+        state = state.update(*_read(model, explainer, state.names, inputs, labels))
+    assert state is not None  # `batches` refuses empty data
+    pixels = preprocessing or known_preprocessing(data)
+    colours = _colours(model, data, state, pixels, batch_size, description)
+    found = {layer.name: _layer(state, layer, colours[layer.name], index) for layer in state.layers}
+    return Profile(
+        found,
+        tuple(int(n) for n in state.totals.sums["classes"]),
+        patches,
+        method if isinstance(method, str) else method.composite.name,
+        fingerprint,
+    )
+
+
+def chosen_layers(model: nn.Module, inputs: Tensor, names: Sequence[str] | None) -> list[Layer]:
+    """List the hidden layers that are meant, in the order of the signal.
+
+    Raises
+    ------
+    DataError
+        For a name that stands for no layer.
+    """
+    known = hidden_layers(model, inputs[:1])
+    convolutions = [layer for layer in known if layer.kind == "convolution"]
+    if names is None:
+        return convolutions or known
+    chosen: set[str] = set()
+    for name in names:
+        within = [c.name for c in convolutions if c.name.startswith(f"{name}.")]
+        fitting = [layer.name for layer in known if layer.name == name] or within
+        if not fitting:
+            there = ", ".join(layer.name for layer in known[:20])
+            raise DataError(f"there is no hidden layer {name!r}; layers: {there}")
+        chosen.update(fitting)
+    return [layer for layer in known if layer.name in chosen]
+
+
+def relevance_method(model: nn.Module, method: str | Propagating) -> Propagating:
+    """Make a method of its name, one that propagates through the layers.
+
+    Raises
+    ------
+    ModelError
+        If it does not.
+    """
+    made = create(method, model) if isinstance(method, str) else method
+    if not isinstance(made, Propagating):
+        raise ModelError(
+            f"{method!r} does not propagate relevance through the layers; choose one that does, "
+            "such as 'lrp.epsilon_plus'"
+        )
+    return made
+
+
+@dataclass(frozen=True)
+class _State:
+    """What has been learned so far."""
+
+    layers: tuple[Layer, ...]
+    fields: dict[str, Field]
+    classes: int
+    totals: Totals = field(default_factory=Totals)
+    strongest: dict[tuple[str, str], Strongest] = field(default_factory=dict)
+
+    @classmethod
+    def begin(
+        cls, model: nn.Module, inputs: Tensor, names: Sequence[str] | None, patches: int
+    ) -> _State:
+        layers = chosen_layers(model, inputs, names)
+        with torch.no_grad():
+            output = model(inputs[:1])
+        if output.dim() != 2:
+            raise ModelError(f"the network returns {tuple(output.shape)}; expected (N, classes)")
+        return cls(
+            tuple(layers),
+            receptive_fields(model, inputs.shape[1:], [layer.name for layer in layers]),
+            output.shape[1],
+            strongest={
+                (kind, layer.name): Strongest.empty(layer.units, patches)
+                for layer in layers
+                for kind in ("answers", "relevances")
+            },
+        )
+
+    @property
+    def names(self) -> list[str]:
+        return [layer.name for layer in self.layers]
+
+    def update(self, responses: Responses, labels: Tensor) -> _State:
+        """Return the state with a batch added."""
+        member = torch.nn.functional.one_hot(labels, self.classes).double()  # (N, classes)
+        sums: dict[str, Tensor] = {"classes": member.sum(0)}
+        strongest = dict(self.strongest)
+        for name in self.names:
+            answers, relevances = responses.answers[name], responses.relevances[name]
+            for what, value in _sums(answers, relevances, member).items():
+                sums[f"{what}/{name}"] = value
+            for kind, maps in (("answers", answers), ("relevances", relevances)):
+                batch = Strongest.of(maps, self.totals.samples)
+                strongest[kind, name] = strongest[kind, name].merge(batch)
+        totals = self.totals.update({k: v.cpu() for k, v in sums.items()}, len(labels))
+        return _State(self.layers, self.fields, self.classes, totals, strongest)
+
+
+def _read(
+    model: nn.Module, method: Propagating, names: list[str], inputs: Tensor, labels: Tensor
+) -> tuple[Responses, Tensor]:
+    """Run a batch there and back; labels that are missing become what the network says."""
+    responses = Responses(names)
+    truth = labels.clone()
+
+    def start(output: Tensor) -> Tensor:
+        truth.copy_(torch.where(labels < 0, output.argmax(1), labels))
+        check_labels(truth, output.shape[1])
+        return method.begin(output, truth)
+
+    propagate(model, inputs, method.composite, start, [responses], to_input=False, max_loss=None)
+    for name in names:
+        # A layer that the output does not depend on has no relevance.
+        responses.relevances.setdefault(name, torch.zeros_like(responses.answers[name]))
+    return responses, truth
+
+
+def _sums(answers: Tensor, relevances: Tensor, member: Tensor) -> dict[str, Tensor]:
+    """Sum what a layer answers to a batch; answers have the shape (N, units, positions)."""
+    active = answers > 0
+    return {
+        **products(answers),
+        "active": active.sum((0, 2)),
+        "active_images": active.any(2).sum(0),
+        "class_sum": answers.double().clamp_min(0).mean(2).T @ member,
+        "class_relevance": relevances.double().sum(2).T @ member,
+    }
+
+
+def _layer(state: _State, layer: Layer, colour: Tensor, index: CarIndex | None) -> LayerProfile:
+    sums, name = state.totals.sums, layer.name
+    positions, images = float(sums[f"positions/{name}"]), sums["classes"]
+    means = sums[f"class_sum/{name}"] / images  # NaN for a class without images
+    weights = angles = selectivity = None
+    operation = layer.operation
+    if operation.first and operation.weight is not None and operation.weight.dim() == 4:
+        weights = operation.weight.detach().cpu().clone()
+        selectivity, angles = orientation(weights)
+    return LayerProfile(
+        name,
+        state.fields[name],
+        operation.first,
+        weights,
+        sums[f"active/{name}"] / positions,
+        sums[f"active_images/{name}"] / state.totals.samples,
+        means,
+        sums[f"class_relevance/{name}"] / images,
+        class_selectivity(means[:, images > 0]),
+        colour,
+        selectivity,
+        angles,
+        correlation(sums[f"products/{name}"], sums[f"sum/{name}"], positions),
+        state.strongest["answers", name],
+        state.strongest["relevances", name],
+        None if index is None else served(index, name, layer.units),
+    )
+
+
+def _colours(
+    model: nn.Module,
+    data: Data,
+    state: _State,
+    pixels: Preprocessing | None,
+    batch_size: int,
+    description: str | None,
+) -> dict[str, Tensor]:
+    """Colour selectivity: what is left of the strongest answers when the images turn grey."""
+    strongest = {name: state.strongest["answers", name] for name in state.names}
+    left = {name: torch.zeros_like(best.values) for name, best in strongest.items()}
+    if pixels is None or pixels.channels != 3:
+        return {name: torch.full((len(v),), torch.nan) for name, v in left.items()}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    numbers = sorted({number for best in strongest.values() for number in best.numbers()})
+    parts = [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
+    show = None if description else False
+    for part in track(parts, f"{description}: in grey", show=show):
+        inputs = to_inputs(grey(pixels.denormalise(images_at(data, part)[0])), pixels)
+        responses = Responses(state.names)
+        reach(model, inputs.to(device).requires_grad_(), state.names, [responses])
+        for name, best in strongest.items():
+            _look_up(left[name], best, part, responses.answers[name].cpu())
+    return {
+        name: 1 - left[name].clamp_min(0).sum(1) / best.values.sum(1)
+        for name, best in strongest.items()
+    }
+
+
+def _look_up(left: Tensor, best: Strongest, part: list[int], answers: Tensor) -> None:
+    """Write down the answers at the places of the strongest, as far as these images have them."""
+    row = torch.full((max(part) + 2,), -1)  # the last for empty places, whose image is -1
+    row[part] = torch.arange(len(part))
+    known = row[best.images.clamp(max=max(part) + 1)]
+    units, places = (known >= 0).nonzero(as_tuple=True)
+    chosen = known[units, places]
+    left[units, places] = answers[chosen, units, best.positions[units, places]].float()

@@ -1,0 +1,242 @@
+"""Pictures of single filters: their patches, cropped to what they see, and their heatmaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from niwaki.attribution import Propagating
+from niwaki.data import Data, Preprocessing
+from niwaki.filters._gather import relevance_method
+from niwaki.filters._lookup import images_at, known_preprocessing
+from niwaki.filters._maximise import maximise
+from niwaki.filters._profile import LayerProfile
+from niwaki.filters._reach import Places, reach
+from niwaki.filters._strongest import Strongest
+
+__all__ = ["Patches", "FilterPictures", "crop", "pictures"]
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """The strongest patches of a filter.
+
+    Attributes
+    ----------
+    pixels : Tensor
+        From 0 to 1, NaN outside the image; shape (count, C, height, width).
+    heatmaps : Tensor
+        Where the filter's answer at this place comes from: its value sent back to the pixels by the
+        rules of relevance, NaN outside; (count, height, width).
+    values : Tensor
+        How strong the filter is on each; shape (count,).
+    images : Tensor
+        Number of each image in the data.
+    """
+
+    pixels: Tensor
+    heatmaps: Tensor
+    values: Tensor
+    images: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class FilterPictures:
+    """All pictures of a filter.
+
+    Attributes
+    ----------
+    by_activation, by_relevance : Patches
+        The strongest, fewer than asked for where the filter answers on fewer images.
+    maximised : Tensor or None
+        What it answers to most, see `maximise`; shape (C, height, width).
+    weights : Tensor or None
+        Of a first layer: the filter's own, shape (C, height, width).
+    """
+
+    by_activation: Patches
+    by_relevance: Patches
+    maximised: Tensor | None
+    weights: Tensor | None
+
+
+def pictures(
+    model: nn.Module,
+    data: Data,
+    layer: LayerProfile,
+    *,
+    count: int = 8,
+    largest: int = 64,
+    heatmaps: bool = True,
+    steps: int = 48,
+    method: str | Propagating = "lrp.epsilon_plus",
+    preprocessing: Preprocessing | None = None,
+    seed: int = 0,
+    description: str | None = None,
+) -> Iterator[FilterPictures]:
+    """Make the pictures of a layer's filters, one filter after another.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode; not changed.
+    data : DataLoader, Dataset or pair of tensors
+        What the profile was computed on.
+    layer : LayerProfile
+        One of the profile's.
+    count : int
+        Patches of each kind.
+    largest : int
+        Side in pixels above which patches and heatmaps are scaled down.
+    heatmaps : bool
+        Whether to compute the heatmap of each patch, of this filter alone. Without it, heatmaps are
+        NaN.
+    steps : int
+        Of activation maximisation; 0: none.
+    method : str or Propagating
+        Its rules send the heatmaps back.
+    preprocessing : Preprocessing, optional
+        How pixels became inputs; default: what the data know of it. Where nothing is known, patches
+        are stretched to their own range, and nothing is maximised.
+    seed : int
+        Of activation maximisation.
+    description : str, optional
+        Title of the progress bar of maximisation; none if not given.
+
+    Yields
+    ------
+    FilterPictures
+        In the order of the filters.
+
+    Raises
+    ------
+    DataError
+        For a loader that does not go through its data in order.
+    """
+    known = preprocessing or known_preprocessing(data)
+    explainer = relevance_method(model, method) if heatmaps else None
+    painted: Tensor | None = None
+    if steps and known is not None:
+        painted = maximise(
+            model, layer.name, known, steps=steps, seed=seed, description=description
+        )
+        painted = _shrunk(painted, largest)
+    look = _Look(model, data, layer, explainer, known, largest)
+    for unit in range(len(layer)):
+        activation, relevance = look.patches(
+            unit, layer.by_activation.first(count), layer.by_relevance.first(count)
+        )
+        yield FilterPictures(
+            activation,
+            relevance,
+            None if painted is None else painted[unit],
+            None if layer.weights is None else layer.weights[unit],
+        )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A second look at the images of the strongest patches."""
+
+    model: nn.Module
+    data: Data
+    layer: LayerProfile
+    explainer: Propagating | None
+    preprocessing: Preprocessing | None
+    largest: int
+
+    def patches(self, unit: int, *kinds: Strongest) -> list[Patches]:
+        """Crop the patches of a unit, and their heatmaps, out of the images."""
+        found = []
+        numbers = sorted({n for kind in kinds for n in kind.images[unit].tolist() if n >= 0})
+        if not numbers:
+            return [_none(kind) for kind in kinds]
+        inputs, _ = images_at(self.data, numbers)
+        pixels = _to_pixels(inputs, self.preprocessing)
+        for kind in kinds:
+            some = kind.images[unit] >= 0
+            rows = [numbers.index(n) for n in kind.images[unit][some].tolist()]
+            positions = kind.positions[unit][some]
+            if not rows:
+                found.append(_none(kind))
+                continue
+            places = [self.layer.field.at(position) for position in positions.tolist()]
+            heat = self._heatmaps(unit, inputs[rows], positions)
+            found.append(
+                Patches(
+                    self._cut(pixels[rows], places),
+                    self._cut(heat, places).squeeze(1),
+                    kind.values[unit][some],
+                    kind.images[unit][some],
+                )
+            )
+        return found
+
+    def _cut(self, images: Tensor, places: list[tuple[int, int, int, int]]) -> Tensor:
+        """Crop one patch out of each image."""
+        patches = [crop(image, place) for image, place in zip(images, places, strict=True)]
+        return _shrunk(torch.stack(patches), self.largest)
+
+    def _heatmaps(self, unit: int, inputs: Tensor, positions: Tensor) -> Tensor:
+        """Send what the unit answers at one position back, summed over colours; (N, 1, H, W)."""
+        if self.explainer is None:
+            return torch.full_like(inputs[:, :1], torch.nan)
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        name = self.layer.name
+        signal = inputs.to(device).requires_grad_()
+        observer = Places(name, torch.full_like(positions, unit), positions)
+        reach(self.model, signal, [name], [observer], self.explainer.composite)
+        assert observer.values is not None
+        (heat,) = torch.autograd.grad(observer.values, signal, observer.values.detach())
+        return heat.sum(1, keepdim=True).cpu()
+
+
+def crop(image: Tensor, place: tuple[int, int, int, int]) -> Tensor:
+    """Cut top, bottom, left and right out of an image; NaN where that lies outside it.
+
+    Parameters
+    ----------
+    image : Tensor
+        Shape (C, H, W).
+    place : tuple of int
+        Top, bottom (exclusive), left, right (exclusive); may lie outside.
+    """
+    top, bottom, left, right = place
+    patch = image.new_full((len(image), bottom - top, right - left), torch.nan)
+    height, width = image.shape[1:]
+    inside = image[:, max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    row, column = max(-top, 0), max(-left, 0)
+    patch[:, row : row + inside.shape[1], column : column + inside.shape[2]] = inside
+    return patch
+
+
+def _shrunk(patches: Tensor, largest: int) -> Tensor:
+    """Scale patches of shape (N, C, H, W) down to a largest side; NaN counts as not there."""
+    height, width = patches.shape[2:]
+    if max(height, width) <= largest:
+        return patches
+    scale = largest / max(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    there = (~patches.isnan()).to(patches)
+    weight = F.interpolate(there, size=size, mode="area")
+    sums = F.interpolate(patches.nan_to_num(0), size=size, mode="area")
+    return torch.where(weight >= 0.5, sums / weight, torch.nan)
+
+
+def _to_pixels(inputs: Tensor, preprocessing: Preprocessing | None) -> Tensor:
+    if preprocessing is not None:
+        return preprocessing.denormalise(inputs)
+    low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
+    return (inputs - low) / (high - low).clamp_min(1e-12)
+
+
+def _none(kind: Strongest) -> Patches:
+    nothing = torch.empty(0)
+    return Patches(nothing, nothing, kind.values[0, :0], kind.images[0, :0])

@@ -1,0 +1,143 @@
+"""One page per audit, self-contained: what was found, in words, with its evidence."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+
+from niwaki.audit import Audit
+from niwaki.files import write_json, write_text
+from niwaki.report._audit_pictures import (
+    plot_examples,
+    plot_maps,
+    plot_stains,
+    plot_strategies,
+)
+from niwaki.report._audit_template import TEMPLATE
+
+__all__ = ["write_audit"]
+
+
+def write_audit(
+    folder: str | Path,
+    audits: Audit | Mapping[str, Audit],
+    *,
+    heading: str = "Audit",
+    remarks: Sequence[str] = (),
+    table: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Write ``audit.html``, ``audit.json`` and the pictures as PNG.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where they go; it must exist.
+    audits : Audit or mapping of str to Audit
+        One audit, or several of the same images by name, such as before and after a repair.
+    heading : str
+        Of the page.
+    remarks : sequence of str
+        Paragraphs below the heading: what was audited, and on which data.
+    table : sequence of mapping
+        Rows that compare the audits, see `niwaki.audit.before_and_after`.
+
+    Returns
+    -------
+    Path
+        Of the page.
+    """
+    home = Path(folder)
+    named = {"": audits} if isinstance(audits, Audit) else dict(audits)
+    sections = [_section(home, name, found) for name, found in named.items()]
+    page = (
+        Environment(autoescape=True)
+        .from_string(TEMPLATE)
+        .render(heading=heading, remarks=remarks, sections=sections, table=_cells(table))
+    )
+    write_text(home / "audit.html", page)
+    reports = {name or "audit": found.to_json() for name, found in named.items()}
+    write_json(home / "audit.json", {"audits": reports, "table": [dict(row) for row in table]})
+    return home / "audit.html"
+
+
+def _section(home: Path, name: str, audit: Audit) -> dict[str, Any]:
+    prefix = f"{_slug(name)}-" if name else ""
+    flagged = []
+    for number, finding in enumerate(audit.flagged, 1):
+        file = home / f"{prefix}finding-{number}.png"
+        plot_examples(file, audit, finding)
+        flagged.append({"finding": finding, "picture": _embedded(file), "rows": _evidence(finding)})
+    plot_maps(home / f"{prefix}maps.png", audit)
+    pictures = {"maps": _embedded(home / f"{prefix}maps.png")}
+    if audit.stains:
+        plot_stains(home / f"{prefix}stains.png", audit)
+        pictures["stains"] = _embedded(home / f"{prefix}stains.png")
+    clusters = []
+    for found in audit.strategies:
+        who = audit.material.class_names[found.label]
+        file = home / f"{prefix}strategies-{_slug(who)}-{found.features}.png"
+        plot_strategies(file, audit, found)
+        kind = "where they lie" if found.features == "place" else "their pattern, at any place"
+        clusters.append(
+            {
+                "title": f"Class {who}, heatmaps compared by {kind}: {len(found.clusters)} groups",
+                "picture": _embedded(file),
+            }
+        )
+    rest = [finding for finding in audit.findings if not finding.flagged]
+    return {
+        "name": name,
+        "audit": audit,
+        "flagged": flagged,
+        "rest": rest,
+        "pictures": pictures,
+        "clusters": clusters,
+    }
+
+
+def _evidence(finding: Any) -> list[tuple[str, str]]:
+    rows = [
+        ("Effect", f"{finding.effect:.2f}: {finding.effect_name}"),
+        ("Worth an alarm from", f"{finding.smallest:g}"),
+        ("Chance, corrected for all questions", f"p = {finding.p:.2g}"),
+    ]
+    if finding.cause is not None:
+        cause = finding.cause
+        rows += [
+            (
+                "Output moves when it is changed",
+                f"{cause.drop:.2f} (control: {cause.control:.2f}), {cause.count} images, "
+                f"p = {cause.p:.2g} uncorrected",
+            ),
+            (
+                "Images that become wrong",
+                f"{cause.flips:.1%} (control: {cause.control_flips:.1%})",
+            ),
+        ]
+    return rows
+
+
+def _cells(table: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return head and rows for people: names of questions kept short, numbers rounded."""
+    if not table:
+        return {}
+    rows = [[_cell(value) for value in row.values()] for row in table]
+    return {"head": list(table[0]), "rows": rows}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "not tried"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _embedded(file: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in text.lower()).strip("-") or "x"

@@ -1,0 +1,173 @@
+"""Pictures of an audit: examples of a finding, mean maps of relevance, clusters of heatmaps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from niwaki.audit import Audit, Finding, Strategies
+from niwaki.files import write_atomically
+from niwaki.report._colours import overlay, picture
+
+__all__ = ["plot_examples", "plot_maps", "plot_stains", "plot_strategies"]
+
+_SHOWN = 8
+
+
+def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
+    """Draw the images that show a finding most clearly, and their heatmaps below.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the PNG goes.
+    audit : Audit
+        Has the images.
+    finding : Finding
+        One of its questions; its region, if it has one, is outlined.
+    """
+    positions = list(finding.examples[:_SHOWN])
+    material = audit.material
+    figure = Figure(figsize=(1.25 * _SHOWN, 2.75), dpi=110)
+    axes = figure.subplots(2, _SHOWN, squeeze=False)
+    for axis in axes.ravel():
+        axis.axis("off")
+    for column, position in enumerate(positions):
+        image = material.pixels[position]
+        heat = torch.from_numpy(material.relevance[position])
+        axes[0, column].imshow(picture(image), interpolation="nearest")
+        axes[1, column].imshow(overlay(image, heat), interpolation="nearest")
+        true = material.class_names[material.labels[position]]
+        said = material.class_names[int(material.outputs[position].argmax())]
+        title = true if true == said else f"{true},\nsaid {said}"
+        axes[0, column].set_title(title, fontsize=7, pad=2)
+        if finding.region is not None:
+            for axis in axes[:, column]:
+                axis.contour(finding.region, [0.5], colors="k", linewidths=1)
+    figure.subplots_adjust(0.005, 0.01, 0.995, 0.90, wspace=0.04, hspace=0.04)
+    _save(figure, path)
+
+
+def plot_maps(path: str | Path, audit: Audit) -> None:
+    """Draw each class's mean map of relevance, in multiples of an even distribution.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the PNG goes.
+    audit : Audit
+        Has the maps.
+    """
+    count = len(audit.maps)
+    across = min(count, 6)
+    down = -(-count // across)
+    figure = Figure(figsize=(2.3 * across + 0.9, 2.4 * down), dpi=110, layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    top = max(2.0, *(float(np.percentile(m, 99.5)) for m in audit.maps.values()))
+    shown: Any = None
+    for axis, (label, values) in zip(axes, audit.maps.items(), strict=False):
+        shown = axis.imshow(values, norm=PowerNorm(0.5, 0, top), cmap="magma")
+        axis.set_title(audit.material.class_names[label], fontsize=9)
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    for axis in axes[count:]:
+        axis.axis("off")
+    bar = figure.colorbar(shown, ax=list(axes), shrink=0.85)
+    bar.set_label("relevance / even distribution", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    _save(figure, path)
+
+
+def plot_strategies(path: str | Path, audit: Audit, strategies: Strategies) -> None:
+    """Draw the clusters of a class: a plane to look at, the eigenvalues, mean maps, examples.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the PNG goes.
+    audit : Audit
+        Has the images.
+    strategies : Strategies
+        One of its clusterings.
+    """
+    clusters = strategies.clusters[:4]
+    figure = Figure(figsize=(10.2, 0.4 + 0.95 * max(len(clusters), 2)), dpi=110)
+    outer = figure.add_gridspec(1, 3, width_ratios=(2.2, 1.5, 6.2), wspace=0.18)
+    plane = figure.add_subplot(outer[0])
+    for cluster in strategies.clusters:
+        mine = strategies.assigned == cluster.number
+        x, y = strategies.plane[mine].T
+        plane.scatter(x, y, s=7, color=_colour(cluster.number), linewidths=0)
+    plane.set_xticks([])
+    plane.set_yticks([])
+    plane.set_title("t-SNE of the heatmaps", fontsize=7)
+    values = figure.add_subplot(outer[1])
+    values.plot(np.arange(1, 13)[: len(strategies.eigenvalues)], strategies.eigenvalues[:12], ".-")
+    values.axvline(len(strategies.clusters) + 0.5, color="0.6", linewidth=0.8)
+    values.set_title("eigenvalues", fontsize=7)
+    values.tick_params(labelsize=6)
+    inner = outer[2].subgridspec(len(clusters), 8, wspace=0.05, hspace=0.25)
+    strength = audit.material.strength()
+    for row, cluster in enumerate(clusters):
+        positions = list(cluster.positions)
+        axis = figure.add_subplot(inner[row, 0])
+        mean = strength[positions].mean(0)
+        axis.imshow(mean, norm=PowerNorm(0.5, 0, mean.max()), cmap="magma")
+        axis.set_ylabel(f"{len(cluster)}", fontsize=7, color=_colour(cluster.number))
+        axis.set_title("mean map" if row == 0 else "", fontsize=6, pad=2)
+        _bare(axis)
+        for column, position in enumerate(positions[:7], 1):
+            axis = figure.add_subplot(inner[row, column])
+            heat = torch.from_numpy(audit.material.relevance[position])
+            axis.imshow(overlay(audit.material.pixels[position], heat), interpolation="nearest")
+            _bare(axis)
+    figure.subplots_adjust(0.01, 0.06, 0.995, 0.92)
+    _save(figure, path)
+
+
+def plot_stains(path: str | Path, audit: Audit) -> None:
+    """Draw by class how much area and how much relevance each stain has.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the PNG goes.
+    audit : Audit
+        Of H&E images, audited with ``tissue=True``.
+    """
+    colours = {"haematoxylin": "#6a4c9c", "eosin": "#e58fb1", "neither": "#c9c9c9"}
+    rows = [(name, what) for name in audit.stains for what in ("area", "relevance")]
+    figure = Figure(figsize=(6.2, 0.7 + 0.32 * len(rows)), dpi=110, layout="constrained")
+    axis = figure.subplots()
+    for stain, colour in colours.items():
+        left = [
+            sum(audit.stains[n][s][w] for s in list(colours)[: list(colours).index(stain)])
+            for n, w in rows
+        ]
+        width = [audit.stains[n][stain][w] for n, w in rows]
+        axis.barh(range(len(rows)), width, left=left, color=colour, label=stain)
+    axis.set_yticks(range(len(rows)), [f"{name}: {what}" for name, what in rows], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1)
+    axis.tick_params(axis="x", labelsize=7)
+    figure.legend(fontsize=7, ncols=3, loc="outside upper center", frameon=False)
+    _save(figure, path)
+
+
+def _colour(number: int) -> str:
+    return f"C{number % 10}"
+
+
+def _bare(axis: Any) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    write_atomically(path, lambda aside: figure.savefig(aside, format="png"))

@@ -1,0 +1,135 @@
+"""Collected heatmaps: their layout, going on after an interruption, and ViRelAy's own loader."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from audit_networks import inputs_of, looking
+
+from niwaki.attribution import create
+from niwaki.audit import Collection, collect, find_strategies, gather, write_analysis, write_project
+from niwaki.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return looking(torch.full((64, 64), 0.002))
+
+
+@pytest.fixture(scope="module")
+def project(model, tiles, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("virelay")
+    images = tiles.images()
+    collect(model, images, folder, method="lrp.epsilon", batch_size=64)
+    material = gather(model, images, method="lrp.epsilon")
+    write_analysis(folder, material, find_strategies(material))
+    write_project(folder, method="lrp.epsilon", target="predicted", model="looking")
+    return folder
+
+
+def test_layout_is_that_of_virelay(project, tiles, model):
+    with h5py.File(project / "attribution.h5") as file:
+        assert file["attribution"].shape == (200, 3, 64, 64)
+        assert file["prediction"].shape == (200, 2)
+        assert file["label"].shape == (200,)
+        assert file["index"][:].tolist() == list(range(200))
+    with h5py.File(project / "data.h5") as file:
+        assert np.abs(file["data"][:].astype(int) - tiles.pixels.transpose(0, 3, 1, 2)).max() <= 1
+        assert file["data"].dtype == np.uint8
+        assert np.array_equal(file["label"][:], tiles.labels)
+    with h5py.File(project / "analysis.h5") as file:
+        assert sorted(file) == ["00000000", "00000001"]
+        group = file["00000001"]
+        assert sorted(group) == ["cluster", "embedding", "index"]
+        count = len(group["index"])
+        assert set(tiles.labels[group["index"][:]]) == {1}
+        assert group["cluster/spectral-place"].shape == (count,)
+        assert group["embedding/tsne-place"].shape == (count, 2)
+        assert len(group["embedding/spectral-place"]) == count
+        assert len(group["embedding/spectral-place"].attrs["eigenvalue"]) > 5
+    names = json.loads((project / "label-map.json").read_text())
+    assert [row["name"] for row in names] == ["normal", "tumour"]
+    assert [row["index"] for row in names] == [0, 1]
+
+
+def test_heatmaps_are_those_of_the_method(project, tiles, model):
+    collection = Collection(project)
+    inputs, _ = inputs_of(tiles)
+    expected = create("lrp.epsilon", model).attribute(inputs[64:70])
+    found = collection.read("attribution", 64, 70)
+    assert np.allclose(found, expected.numpy(), atol=1e-6)
+    assert len(collection) == 200
+    assert "lrp.epsilon" in repr(collection)
+    with pytest.raises(DataError, match="attribution"):
+        collection.read("heatmap")
+
+
+def test_virelays_own_loader_opens_the_project(project, tiles):
+    pytest.importorskip("virelay.model", reason="virelay is not installed")
+    from virelay.model import Project
+
+    opened = Project(str(project / "project.yaml"))
+    assert len(opened.dataset) == 200
+    sample = opened.get_sample(3)
+    assert [label.name for label in sample.labels] == [["normal", "tumour"][tiles.labels[3]]]
+    heat = opened.get_attribution(3)
+    assert heat.data.shape[:2] == (64, 64)
+    assert opened.get_analysis_methods() == ["spectral"]
+    assert len(opened.get_analysis_categories("spectral")) == 2
+    found = opened.get_analysis("spectral", "00000001", "spectral-place", "tsne-place")
+    assert found.embedding.shape == (100, 2)
+    opened.close()
+
+
+class Interrupted(torch.utils.data.Dataset):
+    """Fails once, in the middle."""
+
+    def __init__(self, images, at):
+        self.images, self.at, self.read = images, at, []
+        self.preprocessing, self.targets = images.preprocessing, images.targets
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        if index == self.at:
+            self.at = None
+            raise RuntimeError("the power went off")
+        self.read.append(index)
+        return self.images[index]
+
+
+def test_a_run_that_was_cut_off_goes_on(model, tiles, tmp_path):
+    images = tiles.select(range(50)).images()
+    data = Interrupted(images, at=37)
+    with pytest.raises(RuntimeError, match="power"):
+        collect(model, data, tmp_path / "one", method="gradient", batch_size=10)
+    assert not (tmp_path / "one" / "attribution.h5").exists()
+    data.read.clear()
+    done = collect(model, data, tmp_path / "one", method="gradient", batch_size=10)
+    assert min(data.read) == 30  # the first three batches were there
+    whole = collect(model, images, tmp_path / "two", method="gradient")
+    for name in ("attribution", "prediction", "label", "index", "data"):
+        assert np.allclose(done.read(name), whole.read(name), atol=1e-6)
+    assert not list((tmp_path / "one").glob("*.part"))
+
+
+def test_another_run_does_not_go_on_with_it(model, tiles, tmp_path):
+    data = Interrupted(tiles.select(range(30)).images(), at=25)
+    with pytest.raises(RuntimeError):
+        collect(model, data, tmp_path, method="gradient", batch_size=10)
+    with pytest.raises(DataError, match="another network"):
+        collect(model, data, tmp_path, method="lrp.epsilon", batch_size=10)
+
+
+def test_a_finished_collection_stays(model, tiles, tmp_path):
+    images = tiles.select(range(12)).images()
+    collect(model, images, tmp_path, method="gradient", target=1)
+    with pytest.raises(DataError, match="overwrite"):
+        collect(model, images, tmp_path, method="gradient")
+    again = collect(model, images, tmp_path, method="gradient", target="true", overwrite=True)
+    assert again.about["target"] == "true"
+    with pytest.raises(ValueError, match="predicted"):
+        collect(model, images, tmp_path / "x", target="largest")
