@@ -264,15 +264,15 @@ class _Choice:
         if self._confidence is not None:
             generator = torch.Generator().manual_seed(self._seed + step)
             order = torch.randperm(images, generator=generator).to(pool.labels.device)
-            looks = Looks(evaluator, pool, order.split(stand.size), stand.whole)
+            looks = Looks(evaluator, pool, _cut(order, stand.size), stand.whole)
             return race(evaluator, candidates, looks, images, self._confidence, self._tolerance)
         fresh = stand.margins(pool)
         self._margins = self._margins if fresh is None else fresh
         order = self._margins.argsort(stable=True)
         width = self.memory // 8 // (_PER_PAIR * len(candidates))
-        blocks = order.split(max(1, images if stand.whole is not None else stand.size))
+        blocks = _cut(order, max(1, images if stand.whole is not None else stand.size))
         if len(blocks[0]) > width:
-            blocks = order.split(max(1, width))
+            blocks = _cut(order, max(1, width))
         looks = Looks(evaluator, pool, blocks, stand.whole)
         changes = self._known(names, images) if images <= width else None
         found = lowest(evaluator, candidates, looks, images, changes)
@@ -284,6 +284,10 @@ class _Choice:
         """Return the last known change of each image's margin without each candidate."""
         nothing = torch.zeros(images, device=self._margins.device)
         return torch.stack([self._changes.get(name, nothing) for name in names])
+
+
+def _cut(order: Tensor, size: int) -> list[Tensor]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _outputs(model: nn.Module, example: Tensor) -> int:

@@ -211,7 +211,7 @@ class Tally:
 
     def _by_group(self, which: Tensor) -> list[tuple[int, Tensor]]:
         groups = self._groups[which]
-        return [(g, (groups == g).nonzero().flatten()) for g in groups.unique().tolist()]
+        return [(g, (groups == g).nonzero().flatten()) for g in sorted(set(groups.tolist()))]
 
     def first(self, which: Tensor, images: int) -> int:
         """Return the candidate that goes first, of those that have seen the same images."""

@@ -150,8 +150,8 @@ def cut_patches(
         corners = _corners(rng, image.shape, points, size, label)
         taken = {0: 0, 1: 0}
         for corner, centre in corners:
-            inside: Array = ((points >= corner) & (points < corner + size)).all(1)
-            value = _label(is_kind, inside, least, centre)
+            inside = np.logical_and(points >= corner, points < corner + size).all(axis=1)
+            value = _label(is_kind, np.asarray(inside), least, centre)
             if value is None or taken[value] >= per_image:
                 continue
             taken[value] += 1
