@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +18,16 @@ __all__ = ["contenders"]
 PLAIN = {"per_cost": 0.0}
 PER_COST = {"per_cost": 0.6}
 #: Those of the paper and of practice, each after its source, ranked by the score alone.
-CRITERIA = ("taylor", "taylor_gates", "gradient", "activation", "weight", "weight.l2", "lamp", "fpgm")
+CRITERIA = (
+    "taylor",
+    "taylor_gates",
+    "gradient",
+    "activation",
+    "weight",
+    "weight.l2",
+    "lamp",
+    "fpgm",
+)
 #: The best of them once more, with the score per cost that niwaki's LRP has by default.
 COSTLY = ("taylor_gates", "activation", "weight")
 

@@ -1,9 +1,9 @@
 """Pruning without fine-tuning from few images: accuracy at equal MACs.
 
     python experiments/scarce/run.py resnet20 --data CIFAR10 --weights resnet20.safetensors
-    python experiments/scarce/run.py squeezenet --data IMAGENETTE --weights squeezenet1_1.safetensors
+    python experiments/scarce/run.py squeezenet --data IMAGENETTE --weights squeezenet.safetensors
 
-DATA is a folder with train/ and test/ (or val/), each with a folder per class. Finished runs are kept
+DATA is a folder with train and test (or val), each with a folder per class. Finished runs are kept
 in OUT and not done again. Writes OUT/table.md, OUT/comparison.json and OUT/curves.png.
 """
 
@@ -107,9 +107,7 @@ def restricted(
     for seed in asked.seeds:
         draw = torch.Generator().manual_seed(seed)
         classes = torch.randperm(10, generator=draw)[: asked.classes].tolist()
-        small = models.build(
-            "torchvision:squeezenet1_1", weights="random", classes=asked.classes
-        )
+        small = models.build("torchvision:squeezenet1_1", weights="random", classes=asked.classes)
         state = model.state_dict()
         head = [IMAGENETTE[c] for c in classes]
         for name in ("classifier.1.weight", "classifier.1.bias"):

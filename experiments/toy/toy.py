@@ -52,7 +52,7 @@ def draw(name: str, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def network(classes: int, bias: float | None = BIAS) -> nn.Sequential:
-    """Three hidden layers; the first one's biases are drawn from -bias to bias, or as torch does."""
+    """Three hidden layers; the first biases are drawn from -bias to bias, or as torch does."""
     model = nn.Sequential(
         nn.Linear(2, WIDTH),
         nn.ReLU(),

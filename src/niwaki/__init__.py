@@ -2,12 +2,13 @@
 
 The main jobs are one call each: `explain` computes heatmaps, `score` says how much each unit
 matters, `prune` removes those that matter least, `load` rebuilds what was saved. The rooms behind
-them are `niwaki.propagation`, `attribution`, `criteria`, `pruning`, `evaluation`, `models`, `data`
-and `report`.
+them are `niwaki.propagation`, `attribution`, `criteria`, `pruning`, `car`, `filters`, `audit`,
+`evaluation`, `models`, `data` and `report`.
 """
 
 from niwaki import (
     attribution,
+    audit,
     car,
     criteria,
     data,
@@ -30,6 +31,7 @@ __all__ = [
     "Trajectory",
     "__version__",
     "attribution",
+    "audit",
     "car",
     "criteria",
     "data",

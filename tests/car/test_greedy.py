@@ -67,7 +67,7 @@ def lenet_without(model, layer, unit):
 
 
 def test_lenet_whole(shared):
-    model, images, labels = real(shared, "lenet", 3)
+    model, images, labels = real(shared, "lenet", 2)
     found = greedy(model, (images, labels), remove=2, batch_size=10)
     network = model
     for row in found.settings["removals"]:

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from niwaki.data import DIGITS, TISSUE, Preprocessing
 
-__all__ = ["ResNet", "ShortcutA", "lenet", "resnet20", "resnet56", "tissue_net", "vgg_digits", "vgglike"]
+__all__ = [
+    "ResNet",
+    "ShortcutA",
+    "lenet",
+    "resnet20",
+    "resnet56",
+    "tissue_net",
+    "vgg_digits",
+    "vgglike",
+]
 
 _CIFAR10 = [
     "airplane",

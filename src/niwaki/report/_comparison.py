@@ -62,7 +62,7 @@ def plot_comparison(
             edges = mean - spread, mean + spread
             axis.fill_between(100 * shares, *edges, color=colour, alpha=0.12, linewidth=0)
     for references, axis in axes.items():
-        axis.set_title(f"{references} reference sample{'s' * (references != 1)} per class", fontsize=9)
+        axis.set_title(_title(references), fontsize=9)
         axis.set_xlabel(f"{_WORDS[of]} kept (%)")
         axis.set_ylim(0, 101)
         axis.grid(alpha=0.3)
@@ -74,6 +74,10 @@ def plot_comparison(
     best = sorted(lines, key=lambda label: -areas[label])
     figure.legend([lines[k] for k in best], best, fontsize=7, loc="outside right center")
     _finish(figure, path, heading)
+
+
+def _title(references: int) -> str:
+    return f"{references} reference sample{'s' * (references != 1)} per class"
 
 
 def plot_removed(path: str | Path, comparison: Comparison, *, heading: str = "") -> None:
@@ -155,7 +159,7 @@ def plot_agreement(
             axis.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=6, c=colour)
         axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=7)
         axis.set_yticks(range(len(labels)), labels, fontsize=7)
-        axis.set_title(f"{references} reference sample{'s' * (references != 1)} per class", fontsize=9)
+        axis.set_title(_title(references), fontsize=9)
     figure.colorbar(image, ax=list(axes.values()), shrink=0.7)
     _finish(figure, path, heading)
 
