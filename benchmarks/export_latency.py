@@ -91,7 +91,9 @@ def measure(case: Case, options: argparse.Namespace, folder: Path) -> dict[str, 
     """Prune, export, and time."""
     whole = case.build()
     few = case.references(options.references)
-    pruned = niwaki.prune(whole, few, "lrp", keep=KEEP, of="macs", steps=options.steps)
+    pruned = niwaki.prune(
+        whole, few, "lrp", keep=KEEP, of="macs", steps=options.steps, round_to=options.round_to
+    )
     files = folder / "whole.onnx", folder / "pruned.onnx"
     models.export(whole, files[0], pruned.input_shape)
     pruned.export(files[1])
@@ -155,6 +157,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--squeezenet", type=Path, help="weights of torchvision's squeezenet1_1")
     parser.add_argument("--references", type=int, default=10, help="reference images per class")
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--round-to", type=int, default=8, help="widths are multiples of this")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=30)
