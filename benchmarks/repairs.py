@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", action="append", required=True, help="NETWORK=FILE")
-    parser.add_argument("--criteria", nargs="+", default=["lrp", "weight", "taylor", "random"])
+    parser.add_argument("--criteria", nargs="+", default=["lrp.epsilon_plus", "weight", "taylor", "random"])
     parser.add_argument("--references", type=int, default=10, help="per class")
     parser.add_argument("--images", type=int, default=100, help="test images per class")
     parser.add_argument("--seeds", type=int, default=3)
@@ -75,7 +75,7 @@ def measure(network: str, weights: str, given: argparse.Namespace) -> list[dict[
                 made = criteria.create(name, **({"seed": seed} if name == "random" else {}))
                 pruned = pruning.prune(
                     model, few, made, keep=given.keep, steps=given.steps, test=seen,
-                    batch_size=100, **options,
+                    batch_size=100, per_cost=0, **options,
                 )  # fmt: skip
                 curves.append([step.accuracy for step in pruned.trajectory])
             means = [statistics.fmean(curve[1:]) for curve in curves]
