@@ -43,7 +43,7 @@ def pruned():
             nn.init.uniform_(module.running_mean, -0.3, 0.3)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     data = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
-    return prune(model, data, "weight", keep=0.5, of="macs", steps=1)
+    return prune(model, data, "weight", keep=0.5, of="macs", steps=1, per_cost=0)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def _check_file(written, whole):
     dimensions = inputs.type.tensor_type.shape.dim
     assert dimensions[0].dim_param
     assert [d.dim_value for d in dimensions[1:]] == [3, 32, 32]
-    assert sum(math.prod(i.dims) for i in written.graph.initializer) < whole
+    assert sum(math.prod(i.dims) for i in written.graph.initializer) < 0.8 * whole
 
 
 class Lies(nn.Module):

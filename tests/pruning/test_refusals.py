@@ -187,3 +187,22 @@ def test_a_network_that_torch_pruning_cannot_follow():
 def test_data_that_cannot_be_used(data, message):
     with pytest.raises(DataError, match=message):
         prune(randomise(chain()), data, "lrp", keep=0.5)
+
+
+def test_a_grouped_transposed_convolution_keeps_its_width():
+    """Torch-pruning would index its weight where a plain convolution has its outputs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.ConvTranspose2d(8, 6, 2, stride=2, groups=2),
+        nn.ReLU(),
+        nn.Conv2d(6, 10, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(10, 3),
+    ).eval()
+    data = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+    small = prune(model, data, "weight", keep=0.7, of="units", steps=1).model
+    assert small[2].out_channels == 6
+    assert small[4].out_channels < 10

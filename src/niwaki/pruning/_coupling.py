@@ -134,6 +134,8 @@ def _units(graph: Any, traced: Any) -> tuple[tuple[int, ...], ...]:
         groups = getattr(module, "groups", getattr(module, "num_groups", 1))
         if groups == 1:
             continue
+        if isinstance(module, nn.modules.conv._ConvTransposeNd):
+            return ()  # torch-pruning looks for its outputs where a plain convolution has them
         if groups == getattr(module, "out_channels", None):  # each output is its own group
             if module.in_channels != groups:
                 return ()  # torch-pruning takes it for depthwise, which it is not

@@ -44,11 +44,13 @@ def operate(model: nn.Module, example: Tensor, removals: Sequence[Removal]) -> N
     groups = [prune_outputs(graph, model.get_submodule(r.layer), r.channels) for r in removals]
     with torch.no_grad(), _bypassed(model), _silenced(graph, groups):
         expected = model(example)
-    _prune(graph, model, removals)
     try:
+        _prune(graph, model, removals)
         with torch.no_grad(), _bypassed(model):
             found = model(example)
     except Exception as error:
+        if type(error) is LookupError:  # removals that make no sense: not the network's fault
+            raise
         raise _lost(removals, f"{type(error).__name__}: {error}") from error
     if found.shape != expected.shape:
         raise _lost(removals, f"the output became {tuple(found.shape)}")
