@@ -8,6 +8,7 @@ __all__ = [
     "DataError",
     "ModelError",
     "NiwakiError",
+    "NoEvidenceWarning",
     "NothingToPruneError",
     "PatternWarning",
     "PropagationError",
@@ -55,3 +56,7 @@ class PatternWarning(UserWarning):
 
 class CompletenessWarning(UserWarning):
     """Heatmaps that should sum to a change of the output, and do not."""
+
+
+class NoEvidenceWarning(UserWarning):
+    """Samples whose class has an output of exactly zero, for which there is nothing to explain."""

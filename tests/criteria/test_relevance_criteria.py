@@ -8,7 +8,7 @@ from torch import nn
 
 from niwaki.attribution import fit_patterns
 from niwaki.criteria import create, names, score
-from niwaki.errors import PropagationError
+from niwaki.errors import ModelError, NoEvidenceWarning, PropagationError
 from niwaki.propagation import (
     PRESETS,
     AlphaBeta,
@@ -195,3 +195,50 @@ def test_criteria_that_differ_never_read_the_same(tmp_path):
     (tmp_path / "none.json").write_text("{}")
     with pytest.raises(ValueError, match="is no composite"):
         create("lrp", composite=str(tmp_path / "none.json"))
+
+
+class EndsInRelu(nn.Module):
+    """As SqueezeNet does: classes whose output may be switched off."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 5, 3), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.head(self.stem(x).relu().mean((2, 3))).relu()
+
+
+@pytest.fixture
+def switched_off():
+    """Class 3 is off for every image, the others on."""
+    torch.manual_seed(0)
+    model = EndsInRelu().double().eval()
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([2.0, 2.0, 2.0, -5.0]))
+    return model
+
+
+def test_a_sample_whose_class_is_switched_off_counts_for_nothing(switched_off, samples):
+    x, labels = samples  # the fourth is of class 3
+    with pytest.warns(NoEvidenceWarning, match="1 of 5 samples"):
+        found = score(switched_off, (x, labels), "lrp")
+    on = labels != 3
+    torch.testing.assert_close(
+        found["stem"], score(switched_off, (x[on], labels[on]), "lrp")["stem"]
+    )
+    with pytest.warns(NoEvidenceWarning):
+        score(switched_off, (x, labels), "lrp + 0.5*weight")
+
+
+def test_a_network_that_is_off_for_all_is_an_error(switched_off, samples):
+    with pytest.raises(ModelError, match="dead"):
+        score(switched_off, (samples[0], torch.full((5,), 3)), "lrp")
+
+
+def test_an_output_that_is_off_cannot_be_explained(switched_off, samples):
+    def start(output):
+        return F.one_hot(samples[1], 4).to(output)
+
+    with pytest.raises(PropagationError, match=r"exactly zero for 1 of 5 samples \(first: 3\)"):
+        propagate(switched_off, samples[0], epsilon_plus(), start)
+    assert propagate(switched_off, samples[0], epsilon_plus(), start, max_loss=None).output.any()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
@@ -12,6 +14,7 @@ from niwaki.criteria._composites import named, told
 from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, per_unit_size, sums_of
 from niwaki.criteria._registry import register, register_variant
 from niwaki.criteria._starts import one_hot
+from niwaki.errors import ModelError, NoEvidenceWarning
 from niwaki.propagation import (
     Composite,
     Epsilon,
@@ -25,6 +28,7 @@ from niwaki.propagation import (
 __all__ = ["Relevance"]
 
 Reduce = Literal["absolute", "signed", "absolute_of_sum"]
+_SILENT = "samples without evidence"  # no layer's name holds spaces
 
 
 class _RelevanceSums(UnitSums):
@@ -51,7 +55,9 @@ class Relevance(Criterion):
     """Relevance that reaches a unit, summed over space and samples (Yeom et al. 2021, eq. 3).
 
     The pass starts with 1 at the true class. Relevance is conserved from layer to layer, so that
-    scores need no normalisation. By default the epsilon rule hands it on, with z-plus at residual
+    scores need no normalisation. A sample whose class has an output of exactly zero, as networks
+    that end in a ReLU give, has no evidence to hand on and counts for nothing: a
+    `NoEvidenceWarning` says how many, a `ModelError` that all are so. By default the epsilon rule hands it on, with z-plus at residual
     sums (where epsilon lets relevances of both signs grow without bound), and a unit's score is
     |sum over space|, summed over samples, as in Hatefi et al. (2024): of all rules and sums that
     were measured (see ``experiments/scarce``) this comes closest to what removing a unit does. The
@@ -102,21 +108,43 @@ class Relevance(Criterion):
     def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """See `Criterion.batch`."""
         sums = _RelevanceSums(self.reduce)
+        silent = inputs.new_zeros(())
+
+        def start(output: Tensor) -> Tensor:
+            chosen = one_hot(labels if self.start == "true" else None)(output) * (output != 0)
+            silent.add_((chosen == 0).all(1).sum())
+            return chosen
+
         propagate(
             model,
             inputs,
             self.composite,
-            one_hot(labels if self.start == "true" else None),
+            start,
             [sums],
             to_input=False,
             max_loss=self.max_loss,
         )
-        return sums.sums
+        return {**sums.sums, _SILENT: silent}
 
     def scores(
         self, totals: Totals, layers: Sequence[Layer], model: nn.Module
     ) -> dict[str, Tensor]:
         """See `Criterion.scores`."""
+        silent = int(totals.sums.get(_SILENT, torch.zeros(())))
+        if silent == totals.samples:
+            raise ModelError(
+                f"the output of the {self.start} class is exactly zero for all {silent} samples: "
+                "the network is dead there (a ReLU at its end has gone off for good), and nothing "
+                "can be ranked by what it says. Stop at a larger network, or fine-tune with a "
+                "smaller learning rate"
+            )
+        if silent:
+            warnings.warn(
+                f"{silent} of {totals.samples} samples count for nothing: the output of their "
+                f"{self.start} class is exactly zero (a ReLU at the network's end is off)",
+                NoEvidenceWarning,
+                stacklevel=3,
+            )
         return {layer.name: sums_of(totals, layer) for layer in layers}
 
     def __repr__(self) -> str:

@@ -127,6 +127,7 @@ def propagate(
     watch.release()
     if max_loss is not None:
         total = relevance.abs().sum(0) if several else relevance
+        _check_evidence(output, total, watch.operations)
         _check_loss(watch.operations, total, max_loss)
     return Propagated(
         output.detach(),
@@ -222,6 +223,21 @@ def _first_outputs(operations: list[Operation]) -> list[Any]:
     firsts = [op for op in operations if op.first and op.kind in ("convolution", "linear")]
     edges = [op.edge for op in firsts if op.edge is not None]
     return edges if len(edges) == len(firsts) else []
+
+
+def _check_evidence(output: Tensor, start: Tensor, operations: list[Operation]) -> None:
+    """Refuse to explain outputs that are exactly zero; a derivative can be taken of them."""
+    if all(isinstance(op.rule, Gradient) for op in operations):
+        return
+    silent = ((start != 0).flatten(1).any(1)) & ((start * output).flatten(1) == 0).all(1)
+    if silent.any():
+        which = ", ".join(map(str, silent.nonzero()[:5, 0].tolist()))
+        raise PropagationError(
+            f"the output to explain is exactly zero for {int(silent.sum())} of {len(silent)} "
+            f"samples (first: {which}): a ReLU at the network's end is off, and there is no "
+            "evidence to hand back. Explain another class (the predicted one), leave these samples "
+            "out, or accept relevance that gets lost with max_loss=None"
+        )
 
 
 def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> None:
