@@ -55,13 +55,15 @@ class Relevance(Criterion):
     """Relevance that reaches a unit, summed over space and samples (Yeom et al. 2021, eq. 3).
 
     The pass starts with 1 at the true class. Relevance is conserved from layer to layer, so that
-    scores need no normalisation. A sample whose class has an output of exactly zero, as networks
-    that end in a ReLU give, has no evidence to hand on and counts for nothing: a
-    `NoEvidenceWarning` says how many, a `ModelError` that all are so. By default the epsilon rule hands it on, with z-plus at residual
+    scores need no normalisation. By default the epsilon rule hands it on, with z-plus at residual
     sums (where epsilon lets relevances of both signs grow without bound), and a unit's score is
     |sum over space|, summed over samples, as in Hatefi et al. (2024): of all rules and sums that
     were measured (see ``experiments/scarce``) this comes closest to what removing a unit does. The
     paper's own choice, z-plus in convolutions, is `lrp.epsilon_plus`.
+
+    A sample whose class has an output of exactly zero, as networks that end in a ReLU give, has no
+    evidence to hand on and counts for nothing: a `NoEvidenceWarning` says how many there are. If
+    all are so, it is a `ModelError`.
 
     Parameters
     ----------
