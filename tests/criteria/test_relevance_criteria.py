@@ -7,7 +7,7 @@ from criteria_networks import Functional, Plain, close, randomise
 from torch import nn
 
 from niwaki.attribution import fit_patterns
-from niwaki.criteria import create, names, score
+from niwaki.criteria import create, names, score, score_weights
 from niwaki.errors import ModelError, NoEvidenceWarning, PropagationError
 from niwaki.propagation import (
     PRESETS,
@@ -233,6 +233,17 @@ def test_a_sample_whose_class_is_switched_off_counts_for_nothing(switched_off, s
 def test_a_network_that_is_off_for_all_is_an_error(switched_off, samples):
     with pytest.raises(ModelError, match="dead"):
         score(switched_off, (samples[0], torch.full((5,), 3)), "lrp")
+
+
+@pytest.mark.parametrize("reduce", ["absolute", "absolute_of_sum", "squares"])
+def test_single_weights_get_nothing_from_such_a_sample_either(switched_off, samples, reduce):
+    x, labels = samples
+    with pytest.warns(NoEvidenceWarning, match="1 of 5 samples"):
+        found = score_weights(switched_off, (x, labels), "lrp", reduce=reduce)
+    on = labels != 3
+    expected = score_weights(switched_off, (x[on], labels[on]), "lrp", reduce=reduce)
+    for layer, values in expected.items():  # means over samples
+        torch.testing.assert_close(found[layer] * 5, values * 4)
 
 
 def test_an_output_that_is_off_cannot_be_explained(switched_off, samples):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.criteria._composites import named, told
 from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, per_unit_size, sums_of
 from niwaki.criteria._registry import register, register_variant
-from niwaki.criteria._starts import one_hot
-from niwaki.errors import ModelError, NoEvidenceWarning
+from niwaki.criteria._starts import Evidence, check_evidence
 from niwaki.propagation import (
     Composite,
     Epsilon,
@@ -28,7 +25,6 @@ from niwaki.propagation import (
 __all__ = ["Relevance"]
 
 Reduce = Literal["absolute", "signed", "absolute_of_sum"]
-_SILENT = "samples without evidence"  # no layer's name holds spaces
 
 
 class _RelevanceSums(UnitSums):
@@ -109,14 +105,8 @@ class Relevance(Criterion):
 
     def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """See `Criterion.batch`."""
+        start = Evidence(labels if self.start == "true" else None)
         sums = _RelevanceSums(self.reduce)
-        silent = inputs.new_zeros(())
-
-        def start(output: Tensor) -> Tensor:
-            chosen = one_hot(labels if self.start == "true" else None)(output) * (output != 0)
-            silent.add_((chosen == 0).all(1).sum())
-            return chosen
-
         propagate(
             model,
             inputs,
@@ -126,27 +116,13 @@ class Relevance(Criterion):
             to_input=False,
             max_loss=self.max_loss,
         )
-        return {**sums.sums, _SILENT: silent}
+        return {**sums.sums, **start.sums}
 
     def scores(
         self, totals: Totals, layers: Sequence[Layer], model: nn.Module
     ) -> dict[str, Tensor]:
         """See `Criterion.scores`."""
-        silent = int(totals.sums.get(_SILENT, torch.zeros(())))
-        if silent == totals.samples:
-            raise ModelError(
-                f"the output of the {self.start} class is exactly zero for all {silent} samples: "
-                "the network is dead there (a ReLU at its end has gone off for good), and nothing "
-                "can be ranked by what it says. Stop at a larger network, or fine-tune with a "
-                "smaller learning rate"
-            )
-        if silent:
-            warnings.warn(
-                f"{silent} of {totals.samples} samples count for nothing: the output of their "
-                f"{self.start} class is exactly zero (a ReLU at the network's end is off)",
-                NoEvidenceWarning,
-                stacklevel=3,
-            )
+        check_evidence(totals, self.start)
         return {layer.name: sums_of(totals, layer) for layer in layers}
 
     def __repr__(self) -> str:

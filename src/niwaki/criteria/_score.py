@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,12 +12,12 @@ from niwaki.accumulation import Totals
 from niwaki.criteria._create import create
 from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._scores import Scores
-from niwaki.data import batches, check_labels
+from niwaki.data import Data, batches, check_labels
 from niwaki.errors import ModelError, NothingToPruneError
 from niwaki.models import fingerprint
 from niwaki.propagation import Layer, trace
 
-__all__ = ["fingerprint", "hidden_layers", "score"]
+__all__ = ["fingerprint", "hidden_layers", "score", "scored"]
 
 
 def score(
@@ -58,25 +59,33 @@ def score(
         For a network or data that cannot be scored.
     """
     made = create(criterion, **options).prepared(model, data, batch_size)
+    scores, _ = scored(model, data, made, hidden_layers, batch_size)
+    return scores.normalised(made.normalise if normalise is None else normalise)
+
+
+def scored(
+    model: nn.Module,
+    data: Data,
+    criterion: Criterion,
+    list_layers: Callable[[nn.Module, Tensor], list[Layer]],
+    batch_size: int,
+    what: str = "scoring",
+) -> tuple[Scores, list[Layer]]:
+    """Take the sums over all batches; return the scores as they are, and the layers."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     totals, layers = Totals(), None
-    for inputs, labels in batches(data, batch_size, device, f"scoring by {made.name}"):
+    for inputs, labels in batches(data, batch_size, device, f"{what} by {criterion.name}"):
         if layers is None:
-            layers = hidden_layers(model, inputs[:1])
-        if not made.needs_data:
+            layers = list_layers(model, inputs[:1])
+        if not criterion.needs_data:
             break
         check_labels(labels, _outputs(model, inputs[:1]))
-        totals = totals.update(made.batch(model, inputs, labels), len(inputs))
+        totals = totals.update(criterion.batch(model, inputs, labels), len(inputs))
     assert layers is not None  # `batches` refuses empty data
-    values = made.scores(totals, layers, model)
-    _check_finite(values, made)
-    scores = Scores(
-        {name: value.detach().double().cpu() for name, value in values.items()},
-        made.name,
-        totals.samples,
-        fingerprint(model),
-    )
-    return scores.normalised(made.normalise if normalise is None else normalise)
+    values = criterion.scores(totals, layers, model)
+    _check_finite(values, criterion)
+    numbers = {name: value.detach().double().cpu() for name, value in values.items()}
+    return Scores(numbers, criterion.name, totals.samples, fingerprint(model)), layers
 
 
 def hidden_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ["cross_entropy", "one_hot"]
+from niwaki.accumulation import Totals
+from niwaki.errors import ModelError, NoEvidenceWarning
+
+__all__ = ["Evidence", "check_evidence", "cross_entropy", "one_hot"]
 
 Start = Callable[[Tensor], Tensor]
 
@@ -31,3 +35,62 @@ def one_hot(labels: Tensor | None) -> Start:
         return torch.zeros_like(output).scatter_(1, classes[:, None], 1)
 
     return start
+
+
+class Evidence:
+    """Start as `one_hot`, but with nothing where the class has an output of exactly zero.
+
+    Networks that end in a ReLU give such outputs. There is no evidence to hand back then: under
+    LRP the 1 would get lost at once.
+
+    Parameters
+    ----------
+    labels : Tensor or None
+        See `one_hot`.
+
+    Attributes
+    ----------
+    sums : dict of str to Tensor
+        How many samples were so, to stand beside the sums of a batch for `check_evidence`.
+    """
+
+    _NAME = "samples without evidence"  # no layer's name holds spaces
+
+    def __init__(self, labels: Tensor | None) -> None:
+        self._start = one_hot(labels)
+        self.sums: dict[str, Tensor] = {}
+
+    def __call__(self, output: Tensor) -> Tensor:
+        chosen = self._start(output) * (output != 0)
+        self.sums[self._NAME] = (chosen == 0).all(1).sum()
+        return chosen
+
+    @classmethod
+    def missing(cls, totals: Totals) -> int:
+        """Return how many samples were so in all."""
+        return int(totals.sums.get(cls._NAME, torch.zeros(())))
+
+
+def check_evidence(totals: Totals, which: str) -> None:
+    """Warn of samples without evidence for their true (or predicted) class.
+
+    Raises
+    ------
+    ModelError
+        If all are so.
+    """
+    silent = Evidence.missing(totals)
+    if silent == totals.samples:
+        raise ModelError(
+            f"the output of the {which} class is exactly zero for all {silent} samples: the "
+            "network is dead there (a ReLU at its end has gone off for good), and nothing can be "
+            "ranked by what it says. Stop at a larger network, or fine-tune with a smaller "
+            "learning rate"
+        )
+    if silent:
+        warnings.warn(
+            f"{silent} of {totals.samples} samples count for nothing: the output of their {which} "
+            "class is exactly zero (a ReLU at the network's end is off)",
+            NoEvidenceWarning,
+            stacklevel=4,
+        )

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from niwaki.accumulation import Totals
 from niwaki.criteria._composites import told
 from niwaki.criteria._criterion import Criterion
+from niwaki.criteria._starts import Evidence, check_evidence
 from niwaki.propagation import Composite, Layer, epsilon, propagate
 
 __all__ = [
@@ -135,7 +136,8 @@ class WeightRelevance(_Reduced):
     places where it is used, is the weight's. In every layer these shares add up to the relevance
     that arrives, less what the biases take, so that layers can be compared as they are.
 
-    The pass starts with 1 at the true class. The default rule is epsilon in all layers: rules that
+    The pass starts with 1 at the true class; a sample whose class has an output of exactly zero
+    counts for nothing, as in `Relevance`. The default rule is epsilon in all layers: rules that
     count positive contributions alone give an inhibiting weight nothing, whatever it prevents.
 
     Parameters
@@ -167,17 +169,21 @@ class WeightRelevance(_Reduced):
 
     def signed(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """Compute the relevance of all weights, summed over the batch."""
-
-        def start(output: Tensor) -> Tensor:
-            return torch.zeros_like(output).scatter_(1, labels[:, None], 1)
-
+        start = Evidence(labels)
         done = propagate(model, inputs, self.composite, start, weights=True, max_loss=self.max_loss)
-        found: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = dict(start.sums)
         for operation in done.operations:
             relevance = operation.weight_relevance
             if relevance is not None and operation.kind in ("convolution", "linear"):
                 found[operation.layer] = relevance + found.get(operation.layer, 0)
         return found
+
+    def scores(
+        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
+    ) -> dict[str, Tensor]:
+        """See `Criterion.scores`."""
+        check_evidence(totals, "true")
+        return super().scores(totals, layers, model)
 
     def __repr__(self) -> str:
         return (

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from niwaki import models
-from niwaki.accumulation import Totals
 from niwaki.criteria._criterion import Criterion
-from niwaki.criteria._score import _check_finite, _outputs
+from niwaki.criteria._score import scored
 from niwaki.criteria._scores import Scores
 from niwaki.criteria._weight_criteria import create_weight_criterion
-from niwaki.data import Data, batches, check_labels
+from niwaki.data import Data
 from niwaki.errors import ModelError
 from niwaki.propagation import Layer, trace
 
@@ -65,30 +64,17 @@ def score_weights(
     True
     """
     made = create_weight_criterion(criterion, **options)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    totals, layers = Totals(), None
-    for inputs, labels in batches(data, batch_size, device, f"scoring weights by {made.name}"):
-        if layers is None:
-            models.check(model)
-            layers = trace(model, inputs[:1])
-        if not made.needs_data:
-            break
-        check_labels(labels, _outputs(model, inputs[:1]))
-        totals = totals.update(made.batch(model, inputs, labels), len(inputs))
-    assert layers is not None  # `batches` refuses empty data
-    values = made.scores(totals, layers, model)
-    _check_finite(values, made)
-    _check_shapes(values, layers)
-    scores = Scores(
-        {name: value.detach().double().cpu() for name, value in values.items()},
-        made.name,
-        totals.samples,
-        models.fingerprint(model),
-    )
+    scores, layers = scored(model, data, made, _layers, batch_size, "scoring weights")
+    _check_shapes(scores, layers)
     return scores.normalised(made.normalise if normalise is None else normalise)
 
 
-def _check_shapes(values: dict[str, torch.Tensor], layers: list[Layer]) -> None:
+def _layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
+    models.check(model)
+    return trace(model, inputs)
+
+
+def _check_shapes(values: Mapping[str, Tensor], layers: list[Layer]) -> None:
     for layer in layers:
         weight = layer.operation.weight
         assert weight is not None
