@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch_pruning as tp
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 
 from niwaki.data import Data, in_memory
 from niwaki.evaluation import cost
-from niwaki.pruning import CUSTOMIZED_PRUNERS, Contender, recalibrate
+from niwaki.pruning import CUSTOMIZED_PRUNERS, Choice, Contender, recalibrate
 
 __all__ = ["contenders"]
 
@@ -32,7 +34,9 @@ CRITERIA = (
 COSTLY = ("taylor_gates", "activation", "weight")
 
 
-def contenders(model: nn.Module, *, repaired: bool = False) -> list[Contender]:
+def contenders(
+    model: nn.Module, *, repaired: bool = False, rules: Path | None = None
+) -> list[Contender]:
     """List them all; with repairs, batch norms are recalibrated after each step for everyone."""
     norms = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     rows = [
@@ -44,6 +48,8 @@ def contenders(model: nn.Module, *, repaired: bool = False) -> list[Contender]:
         Contender("random", "random", prune_options=PLAIN),
         *(Contender(f"{name} per cost", name, prune_options=PER_COST) for name in COSTLY),
     ]
+    if rules is not None:
+        rows = [*_chosen(rules), *rows]
     importances: Mapping[str, tuple[Callable[[], Any], bool]] = {
         "magnitude": (lambda: tp.importance.GroupMagnitudeImportance(p=2), False),
         "lamp": (lambda: tp.importance.LAMPImportance(p=2), False),
@@ -59,6 +65,18 @@ def contenders(model: nn.Module, *, repaired: bool = False) -> list[Contender]:
         )
         for name, (make, looks) in importances.items()
     ]
+    return rows
+
+
+def _chosen(folder: Path) -> list[Contender]:
+    """What rules.py has found best on images kept aside: rules of LRP, exponents of the others."""
+    choice = Choice.load(folder)
+    options = {"per_cost": choice.per_cost}
+    rows = [Contender("lrp, chosen rules", choice.criterion, prune_options=options)]
+    for name, areas in json.loads((folder / "exponents.json").read_text("utf-8")).items():
+        best = float(max(areas, key=areas.__getitem__))
+        label = f"{name}, chosen per cost"
+        rows.append(Contender(label, name, prune_options={"per_cost": best}))
     return rows
 
 

@@ -49,6 +49,8 @@ def main() -> None:
     ask.add_argument("--classes", type=int, default=3, help="of Imagenette, drawn by the seed")
     ask.add_argument("--recalibrate", action="store_true", help="batch norms, for every contender")
     ask.add_argument("--only", nargs="+", help="labels of contenders")
+    ask.add_argument("--without", nargs="+", default=[], help="labels of contenders")
+    ask.add_argument("--rules", type=Path, help="what rules.py has chosen, to take part as well")
     ask.add_argument("--threads", type=int, default=2)
     ask.add_argument("--out", type=Path)
     asked = ask.parse_args()
@@ -74,11 +76,15 @@ def play(
     folder: Path,
 ) -> Comparison:
     """Compare all contenders on a network."""
-    who = contenders(model, repaired=asked.recalibrate)
+    who = contenders(model, repaired=asked.recalibrate, rules=asked.rules)
     return compare(
         model,
         training,
-        [entry for entry in who if not asked.only or entry.label in asked.only],
+        [
+            entry
+            for entry in who
+            if (not asked.only or entry.label in asked.only) and entry.label not in asked.without
+        ],
         test=test,
         references=asked.references,
         seeds=seeds,

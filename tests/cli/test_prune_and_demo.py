@@ -134,6 +134,37 @@ def test_a_stopped_command_goes_on(weights, tmp_path, monkeypatch):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_stopped_command_goes_on_with_the_seconds_it_had_measured(weights, tmp_path, monkeypatch):
+    from niwaki.cli import _prune
+
+    def prune(expected=0):
+        done = run("prune", MODEL, "digits", "--weights", weights, "--of", "seconds",
+                   "--keep", 0.7, "--steps", 2, "--criterion", "weight", "--json",
+                   "--out", tmp_path / "out", *QUIET)  # fmt: skip
+        assert done.exit_code == expected, done.stderr
+        return done.stdout
+
+    row = _prune._row
+
+    def stopped(step):
+        if step.step == 1:
+            raise KeyboardInterrupt
+        return row(step)
+
+    measured = tmp_path / "out.seconds.json"
+    monkeypatch.setattr(_prune, "_row", stopped)
+    prune(expected=130)
+    prices = json.loads(measured.read_text())
+    assert min(prices.values()) > 0
+    monkeypatch.setattr(_prune, "_row", row)
+    monkeypatch.setattr(_prune, "seconds_per_mac", None)  # not to be called again
+    said = json.loads(prune())
+    assert said["settings"]["of"] == "macs"
+    scale = {said["settings"]["prices"][name] / price for name, price in prices.items()}
+    assert max(scale) == pytest.approx(min(scale))
+    assert not measured.exists()
+
+
 def test_a_foreign_folder_is_no_demo(tmp_path, monkeypatch, capsys):
     (tmp_path / "thesis.tex").write_text("years of work")
     assert failing(monkeypatch, capsys, "demo", "--out", tmp_path).startswith("error:")

@@ -18,7 +18,8 @@ from niwaki.cli._criterion import parse_criterion
 from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning
 from niwaki.data import Images, batches, in_memory, references
 from niwaki.errors import NiwakiError
-from niwaki.evaluation import latency
+from niwaki.evaluation import latency, seconds_per_mac
+from niwaki.files import write_json
 from niwaki.pruning import Pruned, Step, discard
 from niwaki.report import plot_trajectories
 
@@ -75,6 +76,13 @@ def prune(
     few = references(rest, per_class, seed)
     shown = o.console(common.as_json)
     shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {made}")
+    example = next(iter(batches(test, common.batch_size, next(loaded.model.parameters()).device)))[
+        0
+    ]
+    timed = out.with_name(f"{out.name}.seconds.json")
+    prices = (
+        _prices(loaded, example, timed, anew=common.force) if scheduling.of == "seconds" else None
+    )
     shown.print(_HEAD)
     try:
         pruned = pruning.prune(
@@ -89,6 +97,7 @@ def prune(
             folder=kept,
             batch_size=common.batch_size,
             callback=lambda step: shown.print(_row(step)),
+            prices=prices,
             **scheduling.options(),
             **limits,
         )
@@ -96,9 +105,6 @@ def prune(
         if kept.exists():
             print(f"stopped; the same command goes on from {kept}", file=sys.stderr)
         raise typer.Exit(130) from None
-    example = next(iter(batches(test, common.batch_size, next(loaded.model.parameters()).device)))[
-        0
-    ]
     before, after = _seconds(loaded, pruned, example)
     settings = {**pruned.settings, "data": data, "references": per_class, "seed": seed}
     whole = replace(
@@ -110,7 +116,18 @@ def prune(
     whole.save(out, about=loaded.about, overwrite=common.force)
     plot_trajectories(out / "trajectory.png", {criterion: pruned.trajectory}, heading=model)
     discard(kept)
+    timed.unlink(missing_ok=True)
     _report(whole, before, after, len(example), out, common.as_json)
+
+
+def _prices(loaded: o.Loaded, example: Tensor, file: Path, anew: bool) -> dict[str, float]:
+    """Measure what a MAC costs in each layer; a run that goes on takes what it had measured."""
+    if anew or not file.exists():
+        write_json(file, seconds_per_mac(loaded.model, example))
+    try:
+        return {str(k): float(v) for k, v in json.loads(file.read_text("utf-8")).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise NiwakiError(f"{file} holds no measured seconds ({error}): delete it") from error
 
 
 def hold_out(training: Images, per_class: int, seed: int) -> tuple[Subset[Any], Subset[Any]]:

@@ -27,7 +27,10 @@ class Scheduling:
 
     _: KW_ONLY
     keep: Annotated[float, typer.Option(help="Share to keep, between 0 and 1.")] = 0.5
-    of: Annotated[Literal["units", "params", "macs"], typer.Option(help="Of what.")] = "macs"
+    of: Annotated[
+        Literal["units", "params", "macs", "seconds"],
+        typer.Option(help="Of what. Seconds are measured layer by layer, and then predicted."),
+    ] = "macs"
     steps: Annotated[
         int | None, typer.Option(help="Number of steps; 1: all at once.", show_default=False)
     ] = None
@@ -59,8 +62,8 @@ class Scheduling:
     ] = 0.6
 
     def options(self) -> dict[str, Any]:
-        """Return them as `pruning.prune` takes them."""
-        return dict(vars(self))
+        """Return them as `pruning.prune` takes them; of seconds, those are MACs with prices."""
+        return {**vars(self), "of": "macs" if self.of == "seconds" else self.of}
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """How good is a network, what does it cost, and how faithful is a heatmap?
 
-`accuracy`, `cost` and `latency` judge networks. `perturbation_curves` and `randomisation_test`
-judge heatmaps; `quantus_explain` opens Quantus's metrics to every method of the catalogue.
+`accuracy`, `cost` and `latency` judge networks; `seconds_per_mac` tells where the time goes.
+`perturbation_curves` and `randomisation_test` judge heatmaps; `quantus_explain` opens Quantus's
+metrics to every method of the catalogue.
 """
 
 from niwaki.evaluation._accuracy import accuracy
-from niwaki.evaluation._cost import Cost, cost, latency
+from niwaki.evaluation._cost import Cost, cost, latency, seconds_per_mac
 from niwaki.evaluation._curves import Estimate, PerturbationCurves
 from niwaki.evaluation._perturbation import perturbation_curves
 from niwaki.evaluation._quantus import quantus_explain
@@ -24,4 +25,5 @@ __all__ = [
     "quantus_explain",
     "randomisation_test",
     "seconds_per_image",
+    "seconds_per_mac",
 ]

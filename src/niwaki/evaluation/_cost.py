@@ -1,8 +1,10 @@
-"""What a network costs: units, parameters, multiply-accumulates, seconds."""
+"""What a network costs: units, parameters, multiply-accumulates, seconds, and where they go."""
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from niwaki.propagation import trace
 
-__all__ = ["Cost", "cost", "latency"]
+__all__ = ["Cost", "cost", "latency", "seconds_per_mac"]
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,72 @@ def latency(model: nn.Module, inputs: Tensor, *, repeats: int = 20, warm_up: int
     seconds = []
     with torch.no_grad():
         for _ in range(warm_up + repeats):
-            if inputs.is_cuda:
-                torch.cuda.synchronize()
-            before = time.perf_counter()
+            before = _now(inputs)
             model(inputs)
-            if inputs.is_cuda:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - before)
+            seconds.append(_now(inputs) - before)
     return median(seconds[warm_up:])
+
+
+def seconds_per_mac(
+    model: nn.Module, inputs: Tensor, *, repeats: int = 20, warm_up: int = 3
+) -> dict[str, float]:
+    """Measure what a multiply-accumulate costs in each layer, here and now.
+
+    A MAC is dear in a layer of few channels and many positions, or of a depthwise kernel. The time
+    from the beginning of a layer to that of the next is the layer's, so that what follows it (its
+    norm, its activation) counts for it, and all together come to the whole forward pass.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode; not changed: a copy is measured.
+    inputs : Tensor
+        The whole batch is used: take one of the size that is to be fast.
+    repeats, warm_up : int
+        Measured passes, of which the median counts, and passes before them that do not.
+
+    Returns
+    -------
+    dict of str to float
+        Layer name to seconds per MAC; for `prices` of `niwaki.prune`. Layers whose module is not
+        called, such as functional ones, are left out.
+    """
+    macs = {
+        layer.name: layer.positions * layer.operation.weight.numel()
+        for layer in trace(model, inputs[:1])
+        if layer.operation.weight is not None
+    }
+    own = copy.deepcopy(model)
+    begun: list[tuple[str, float]] = []
+    for name, module in own.named_modules():
+        if name in macs:
+            module.register_forward_pre_hook(_noting(begun, name))
+    seen: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for _ in range(warm_up + repeats):
+            begun.clear()
+            own(inputs)
+            spent: dict[str, float] = {}
+            ends = [since for _, since in begun[1:]] + [_now(inputs)]
+            for (name, since), end in zip(begun, ends, strict=True):
+                spent[name] = spent.get(name, 0.0) + end - since
+            for name, seconds in spent.items():
+                seen.setdefault(name, []).append(seconds)
+    per_pass = {name: median(seconds[warm_up:]) for name, seconds in seen.items()}
+    return {name: per_pass[name] / (macs[name] * len(inputs)) for name in per_pass}
+
+
+def _noting(
+    begun: list[tuple[str, float]], name: str
+) -> Callable[[nn.Module, tuple[Tensor]], None]:
+    def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        begun.append((name, _now(inputs[0])))
+
+    return note
+
+
+def _now(tensor: Tensor) -> float:
+    """Read the clock when the device has done all that was asked of it."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,17 +18,21 @@ Of = Literal["units", "params", "macs"]
 
 @dataclass
 class _Module:
-    """A module's width and its cost: per pair of output and input in a group, and per output."""
+    """A module's width and its cost: per pair of output and input in a group, and per output.
+
+    The price is what one of them costs.
+    """
 
     outputs: int
     inputs: int
     pair: int = 0
     line: int = 0
     groups: int = 1
+    price: float = 1
 
-    def cost(self, fewer_outputs: int = 0, fewer_inputs: int = 0) -> int:
+    def cost(self, fewer_outputs: int = 0, fewer_inputs: int = 0) -> float:
         outputs, inputs = self.outputs - fewer_outputs, self.inputs - fewer_inputs
-        return self.pair * outputs * inputs // self.groups + self.line * outputs
+        return (self.pair * outputs * inputs // self.groups + self.line * outputs) * self.price
 
 
 class Budget:
@@ -44,40 +48,51 @@ class Budget:
         From `couple`.
     of : {"units", "params", "macs"}
         What to count.
+    prices : mapping of str to float, optional
+        What one of them costs in a layer; 1 where nothing is said.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[Layer], groups: Sequence[Group], of: Of
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        groups: Sequence[Group],
+        of: Of,
+        prices: Mapping[str, float] | None = None,
     ) -> None:
+        prices = prices or {}
         known = {layer.name: layer for layer in layers}
         self._groups = groups
         self._modules: dict[str, _Module] = {}
         concerned = {member.layer for group in groups for member in group.members}
-        total = 0
+        total: float = 0
         for name, module in model.named_modules():
             layer = known.pop(name, None)
             entry = _describe(module, layer, of)
+            price = prices.get(name, 1)
             if name in concerned and entry is not None:
+                entry.price = price
                 self._modules[name] = entry
             else:
-                total += _parameters(module) if of == "params" else _constant(layer, of)
+                count = _parameters(module) if of == "params" else _constant(layer, of)
+                total += count * price
         if of != "params":  # layers that are no modules: F.conv2d with a parameter
-            total += sum(_constant(layer, of) for layer in known.values())
+            total += sum(_constant(rest, of) * prices.get(n, 1) for n, rest in known.items())
         self._constant = total
 
-    def total(self) -> int:
+    def total(self) -> float:
         """Return the cost of the network as it would be now."""
         return self._constant + sum(module.cost() for module in self._modules.values())
 
-    def saving(self, group: int, unit: int) -> int:
+    def saving(self, group: int, unit: int) -> float:
         """Return how much the network would save if a unit went now."""
-        saved = 0
+        saved: float = 0
         for name, (outputs, inputs) in self._touched(group, unit).items():
             module = self._modules[name]
             saved += module.cost() - module.cost(outputs, inputs)
         return saved
 
-    def remove(self, group: int, unit: int) -> int:
+    def remove(self, group: int, unit: int) -> float:
         """Take out a unit and return how much is saved."""
         saved = self.saving(group, unit)
         for name, (outputs, inputs) in self._touched(group, unit).items():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,10 @@ class Job:
         Inputs to trace with.
     shares : sequence of float
         Of the cost that each step leaves.
-    total : int
+    total : float
         The cost at the start.
+    prices : mapping of str to float
+        What a MAC costs in each layer, scaled so that the whole network costs its number of MACs.
     """
 
     original: nn.Module
@@ -55,8 +57,9 @@ class Job:
     criterion: Criterion
     shares: Sequence[float]
     of: Of
-    total: int
+    total: float
     limits: Limits
+    prices: Mapping[str, float] = field(default_factory=dict)
     per_cost: float = 0.0
     recompute: bool = True
     recalibrate: bool = False
@@ -68,6 +71,10 @@ class Job:
     validation: Data | None = None
     floor: float | None = None
     batch_size: int = 32
+
+    def budget(self, model: nn.Module, groups: Sequence[Group] = ()) -> Budget:
+        """Count what a network costs as it stands."""
+        return Budget(model, trace(model, self.example[:1]), groups, self.of, self.prices)
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def _advance(job: Job, state: State, share: float) -> State:
     removals = select(
         groups,
         scores,
-        Budget(working, trace(working, job.example[:1]), groups, job.of),
+        job.budget(working, groups),
         share * job.total + ROUNDING,
         least=job.limits.least(groups),
         multiple=job.limits.multiple,

@@ -21,10 +21,11 @@ from niwaki.data import Data, batches, count
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
 from niwaki.evaluation import cost
 from niwaki.propagation import trace
-from niwaki.pruning._budget import Budget, Of
+from niwaki.pruning._budget import Of
 from niwaki.pruning._coupling import Group, couple
 from niwaki.pruning._limits import Limits
 from niwaki.pruning._loop import ROUNDING, Job, State, Tune, begin, run
+from niwaki.pruning._prices import relative_prices
 from niwaki.pruning._pruned import Pruned, shapes
 from niwaki.pruning._repair import has_batch_norms
 from niwaki.pruning._run_folder import RunFolder, digest
@@ -44,6 +45,7 @@ def prune(
     *,
     keep: float = 0.5,
     of: Of = "macs",
+    prices: Mapping[str, float] | None = None,
     steps: int | None = None,
     per_step: float | None = None,
     schedule: Schedule = "equal",
@@ -85,6 +87,9 @@ def prune(
         Share to keep, between 0 and 1. The result is the first network at or below it.
     of : {"units", "params", "macs"}
         Of what.
+    prices : mapping of str to float, optional
+        What a MAC costs in each layer, beside others; the mean where a layer is not named. With
+        `niwaki.evaluation.seconds_per_mac`, the time is predicted and reduced in place of the MACs.
     steps, per_step : int, float, optional
         Number of steps, or share of the cost per step; default: 0.05 per step.
     schedule : {"equal", "geometric"}
@@ -160,6 +165,8 @@ def prune(
         raise ValueError(f"of = {of!r} is not one of 'units', 'params', 'macs'")
     if not per_cost >= 0:
         raise ValueError(f"per_cost = {per_cost}: an exponent of the cost is 0 or more")
+    if prices is not None and of != "macs":
+        raise ValueError(f"prices are those of MACs: they do not go with of = {of!r}")
     _check_tuning(floor, validation, tune)
     limits = Limits.of(model, ignore, min_units, round_to, ceilings)
     made = create(criterion, **options)
@@ -173,6 +180,7 @@ def prune(
     example = _example(model, data)
     working = _copy(model)
     total = getattr(cost(working, example), of)
+    relative = {} if prices is None else relative_prices(prices, trace(working, example[:1]))
     job = Job(
         original=model,
         data=data,
@@ -182,6 +190,7 @@ def prune(
         of=of,
         total=total,
         limits=limits,
+        prices=relative,
         per_cost=per_cost,
         recompute=recompute,
         recalibrate=recalibrate,
@@ -214,7 +223,7 @@ def prune(
         for row in state.rows:
             callback(row)
     state = run(job, state, record)
-    left = getattr(state.rows[-1], of)
+    left = job.budget(state.model).total()
     if left > keep * total + ROUNDING and not state.rows[-1].rejected:
         raise NiwakiError(
             f"keep = {keep} of the {of} was not reached: {left / total:.3g} remain, as some layers "
@@ -236,6 +245,7 @@ def _settings(job: Job, asked: Mapping[str, Any]) -> dict[str, Any]:
         # Of an object without a text of its own, the address changes from run to run.
         "criterion": re.sub(" at 0x[0-9a-f]+", "", repr(job.criterion)),
         "of": job.of,
+        **({"prices": dict(job.prices)} if job.prices else {}),
         **asked,
         "floor": job.floor,
         "recompute": job.recompute,
@@ -338,9 +348,9 @@ def _check_reach(job: Job, model: nn.Module, keep: float) -> None:
         )
 
 
-def _cost_of(units: Sequence[int], model: nn.Module, job: Job, groups: Sequence[Group]) -> int:
+def _cost_of(units: Sequence[int], model: nn.Module, job: Job, groups: Sequence[Group]) -> float:
     """Count what the network costs when each group has so many units left."""
-    budget = Budget(model, trace(model, job.example[:1]), groups, job.of)
+    budget = job.budget(model, groups)
     for index, (group, left) in enumerate(zip(groups, units, strict=True)):
         for unit in range(len(group) - left):
             budget.remove(index, unit)
