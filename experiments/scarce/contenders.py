@@ -41,6 +41,7 @@ def contenders(
     norms = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     rows = [
         Contender("lrp", "lrp", prune_options=PER_COST),
+        Contender("lrp.z_plus_output", "lrp.z_plus_output", prune_options=PER_COST),
         Contender("lrp, score alone", "lrp", prune_options=PLAIN),
         Contender("lrp.epsilon_plus (Yeom et al.)", "lrp.epsilon_plus", prune_options=PLAIN),
         *(Contender(name, name, prune_options=PLAIN) for name in CRITERIA),

@@ -35,6 +35,7 @@ VARIANTS = [
     "lrp.predicted",
     "lrp.signed",
     "lrp.z_plus",
+    "lrp.z_plus_output",
 ]
 WITH_DATA = ["activation", "apoz", *LOOKING_BACK]
 CRITERIA = [*WITHOUT_DATA, *WITH_DATA]

@@ -253,3 +253,15 @@ def test_an_output_that_is_off_cannot_be_explained(switched_off, samples):
     with pytest.raises(PropagationError, match=r"exactly zero for 1 of 5 samples \(first: 3\)"):
         propagate(switched_off, samples[0], epsilon_plus(), start)
     assert propagate(switched_off, samples[0], epsilon_plus(), start, max_loss=None).output.any()
+
+
+def test_z_plus_output_hands_down_shares_of_what_speaks_for_the_class(switched_off):
+    """By hand: the positive contributions to an output, as shares of their sum."""
+    torch.manual_seed(2)
+    x, labels = torch.randn(6, 3, 12, 12).double(), torch.tensor([0, 1, 2, 0, 1, 2])
+    found = score(switched_off, (x, labels), "lrp.z_plus_output")["stem"]
+    pooled = switched_off.stem(x).relu().mean((2, 3))
+    contributions = (pooled * switched_off.head.weight[labels]).clamp(min=0)
+    bias = switched_off.head.bias[labels].clamp(min=0)  # takes its part
+    shares = contributions / (contributions.sum(1) + bias)[:, None]
+    torch.testing.assert_close(found, shares.sum(0).detach(), rtol=1e-5, atol=1e-6)

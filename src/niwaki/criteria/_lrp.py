@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -13,10 +14,13 @@ from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, per_unit_s
 from niwaki.criteria._registry import register, register_variant
 from niwaki.criteria._starts import Evidence, check_evidence
 from niwaki.propagation import (
+    Assign,
     Composite,
     Epsilon,
     Layer,
     Operation,
+    ZPlus,
+    epsilon,
     epsilon_plus,
     propagate,
     unit_dimension,
@@ -155,6 +159,18 @@ _variant(
     reduce="signed",
 )
 _variant("absolute", "As `lrp`; all absolute relevances add up.", reduce="absolute")
+_variant(
+    "z_plus_output",
+    "As `lrp`, with z-plus in the layer of the outputs, so that each sample counts the same.",
+    # By epsilon, what a sample hands down grows beyond its 1 where its output is a small
+    # difference of large contributions: such samples outshout the others.
+    composite=replace(
+        epsilon(sums=ZPlus()).with_rows(
+            Assign(ZPlus(), kind=("convolution", "linear"), place="last")
+        ),
+        name="Epsilon with z-plus at sums and outputs",
+    ),
+)
 _variant("predicted", "As `lrp`; from the predicted class, without labels.", start="predicted")
 _variant("z_plus", "Relevance by z-plus in all layers.", composite="excitation_backprop")
 _variant(
