@@ -85,7 +85,7 @@ def test_lenet_whole(shared):
 
 def test_resnet_stage(shared):
     """Norms set to zero silence a channel everywhere, also in the residual stream."""
-    model, images, labels = real(shared, "resnet20", 2)
+    model, images, labels = real(shared, "resnet20", 1)
     found = greedy(model, (images, labels), layers=["layer1"], remove=2, batch_size=20)
     stream = ["bn1", "layer1.0.bn2", "layer1.1.bn2", "layer1.2.bn2"]
     norms = {"conv1": stream}

@@ -41,8 +41,8 @@ def test_small_networks(name):
     ("name", "layers", "per_class", "every"),
     [
         ("lenet", ["conv1", "conv2", "fc1"], 20, 31),
-        ("vgglike", None, 2, 61),
-        ("resnet20", None, 2, 31),
+        ("vgglike", None, 2, 97),
+        ("resnet20", None, 2, 47),
     ],
 )
 def test_trained_networks(shared, name, layers, per_class, every):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from niwaki.errors import DataError
-from niwaki.filters import receptive_fields
+from niwaki.filters import Field, receptive_fields
 from niwaki.models import zoo
 
 CHAINS = [
@@ -72,3 +72,12 @@ def test_a_linear_layer_sees_the_whole_image_and_the_model_stays(model):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(DataError, match="meets no layer 'nowhere'"):
         receptive_fields(model, (3, 12, 12), ["nowhere"])
+
+
+def test_positions_that_look_at_the_padding_do_not_count():
+    spans = ((-2, 3), (-1, 4), (0, 5), (2, 7), (4, 9))  # see 3, 4, 5, 5 and 4 of 8 lines
+    inside = Field(spans, ((0, 8),)).inside(8, 8)
+    assert inside.tolist() == [False, True, True, True, True]
+    corners = Field(spans, spans).inside(8, 8).reshape(5, 5)
+    assert corners[1].tolist() == [False, False, True, True, False]  # 16 of 25 are too few
+    assert Field(((-9, 11),) * 2, ((0, 2),)).inside(2, 2).all()  # all alike

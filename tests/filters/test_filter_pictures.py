@@ -104,8 +104,10 @@ def written(model, images, pixels, tmp_path):
     profile = filters.profile(
         model, images, preprocessing=pixels, index=car.index(model, images), patches=4
     )
-    first = {"": filters.enrichment([("0", 1), ("0", 2)], [("0", 1)], 11, 2)}
+    order = [("0", 1), ("3", 2)]
+    first = {"": filters.enrichment(order, [("0", 1)], 11, 2)}
     told = {"names": {0: "cat & <dog>", 1: "bird", 2: "frog"}, "pruned_first": first}
+    told["order"] = order
     told["after"] = {"3": profile["0"].diversity}
     save_filters(tmp_path, profile, **told)
     show = partial(filters.pictures, model, images, preprocessing=pixels, count=3, steps=2)
@@ -126,6 +128,9 @@ def test_the_page_shows_every_filter_and_needs_nothing_beside_it(written):
     assert "measured on 14 images of 3 classes" in page
     assert "<code>lrp.epsilon_plus</code>" in page
     assert "After pruning: 6 filters" in page
+    gone = ["", "1", "", "", "", "", "", "", "2", "", ""]
+    assert re.findall(r'data-pruned="([^"]*)"', page) == gone
+    assert page.count("as number 2 of 2") == 1
     for key in ("car", "class_selectivity", "colour", "active"):
         values = re.findall(rf'data-{key}="([^"]*)"', page)
         assert len(values) == 11
@@ -146,6 +151,7 @@ def test_the_numbers_are_those_of_the_profile(written):
     for line, row in zip(lines, told["filters"], strict=True):
         unit, layer = int(line["filter"]), profile[line["layer"]]
         assert row["filter"] == unit
+        assert (row["pruned"] == 2) == (line["layer"] + line["filter"] == "32")
         assert float(line["active"]) == pytest.approx(float(layer.active[unit]), abs=1e-6)
         assert float(line["car_bird"]) == pytest.approx(
             float(layer.served.change[unit, 1]), abs=1e-6

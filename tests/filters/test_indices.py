@@ -63,8 +63,9 @@ def test_diversity_of_a_network_equals_that_of_its_profile(model, images):
 def test_the_strongest_do_not_depend_on_the_order_of_merging():
     generator = torch.Generator().manual_seed(0)
     maps = torch.randint(-2, 3, (9, 4, 6), generator=generator).float()  # many ties
-    whole = Strongest.empty(4, 3).merge(Strongest.of(maps, 0))
-    parts = [Strongest.of(maps[i : i + 3], i) for i in (0, 3, 6)]
+    everywhere = torch.ones(maps.shape[2], dtype=torch.bool)
+    whole = Strongest.empty(4, 3).merge(Strongest.of(maps, 0, everywhere))
+    parts = [Strongest.of(maps[i : i + 3], i, everywhere) for i in (0, 3, 6)]
     empty = Strongest.empty(4, 3)
     forwards = empty.merge(parts[0]).merge(parts[1]).merge(parts[2])
     backwards = empty.merge(parts[2]).merge(parts[0]).merge(parts[1])

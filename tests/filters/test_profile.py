@@ -49,7 +49,12 @@ def test_strongest_places_by_activation_and_by_relevance(model, images, known):
     }
     for kind, by_layer in maps.items():
         for name in known:
-            best = by_layer[name].max(2)
+            # Positions at the border see 6 of 9 pixels in the first layer, 5 of 8 lines in the
+            # second, the others 7 of 8 and more.
+            side = round(by_layer[name].shape[2] ** 0.5)
+            placed = torch.zeros(side, side, dtype=torch.bool)
+            placed[1:-1, 1:-1] = True
+            best = by_layer[name].where(placed.flatten(), -torch.inf).max(2)
             values, numbers = best.values.T.sort(1, descending=True)
             found = getattr(known[name], kind)
             some = values[:, :4] > 0

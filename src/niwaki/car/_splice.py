@@ -212,6 +212,8 @@ class _Contribution:
             rows = slice(segment.start, segment.stop)
             channels = self._channels[segment.unit].to(before.device)
             images = pairs.images[rows]
+            if not len(channels):  # another reader's, where concatenations meet sums
+                continue
             if len(channels) == 1:
                 x = before.select(1, int(channels)).index_select(0, images).unsqueeze(1)
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,6 +114,7 @@ def filters(
         "names": names,
         "after": compared.after,
         "pruned_first": compared.first,
+        "order": compared.order,
     }
     with new_folder(out, overwrite=common.force) as folder:
         save_filters(folder, profile, **told)
@@ -124,10 +125,11 @@ def filters(
 
 @dataclass(frozen=True)
 class _Compared:
-    """What the pruned network says: diversity after, and colour filters among the first."""
+    """What the pruned network says: diversity after, what went, colour filters among the first."""
 
     after: Mapping[str, Diversity] | None = None
     first: Mapping[str, Enrichment] | None = None
+    order: Sequence[tuple[str, int]] = ()
 
     @classmethod
     def to(
@@ -153,7 +155,7 @@ class _Compared:
                 among = sum(len(layer) for key, layer in profile.items() if name in ("", key))
                 kind = [unit for unit in marked if name in ("", unit[0])]
                 found[name] = rooms.enrichment(mine, kind, among, min(first, len(mine)))
-        return cls(after, found)
+        return cls(after, found, order)
 
 
 def _names(loaded: o.Loaded, picked: Picked, profile: Profile) -> dict[int, str]:

@@ -16,6 +16,7 @@ from niwaki.propagation import Operation
 
 __all__ = ["Field", "receptive_fields"]
 
+_ENOUGH = 0.75
 _AT_ONCE = 16  # probes in a batch
 
 
@@ -51,6 +52,19 @@ class Field:
         """Return top, bottom, left and right of a position, counted row by row."""
         row, column = divmod(position, len(self.columns))
         return *self.rows[row], *self.columns[column]
+
+    def inside(self, height: int, width: int) -> Tensor:
+        """Tell the positions that see enough of an image of this size; bool, shape (positions,).
+
+        Those that see less than three quarters of the pixels that the best placed ones see, because
+        the rest of their field lies outside, are left out: there a filter answers to the padding.
+        """
+        seen = [
+            torch.tensor([min(stop, length) - max(start, 0) for start, stop in spans])
+            for spans, length in ((self.rows, height), (self.columns, width))
+        ]
+        pixels = seen[0].outer(seen[1]).flatten()
+        return pixels >= _ENOUGH * pixels.max()
 
     def __repr__(self) -> str:
         height, width = self.size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from niwaki.filters._profile import LayerProfile, Profile
 from niwaki.filters._reach import reach
 from niwaki.filters._responses import Responses, products
 from niwaki.filters._selectivity import class_selectivity, grey, orientation
-from niwaki.filters._served import served
+from niwaki.filters._served import Served, served
 from niwaki.filters._strongest import Strongest
 from niwaki.progress import track
 from niwaki.propagation import Layer, propagate
@@ -55,8 +55,8 @@ def profile(
         Names of layers, or of modules that stand for all convolutions in them; default: all hidden
         convolutions. Linear layers are looked at when they are named.
     patches : int
-        Strongest patches to find for each filter, one per image; colour selectivity is computed on
-        them.
+        Strongest patches to find for each filter, one per image, where the filter's field lies in
+        the image (see `Field.inside`); colour selectivity is computed on them.
     method : str or Propagating
         Of `niwaki.attribution.names`: what relevance is; one that propagates through layers.
     index : CarIndex, optional
@@ -97,7 +97,10 @@ def profile(
     assert state is not None  # `batches` refuses empty data
     pixels = preprocessing or known_preprocessing(data)
     colours = _colours(model, data, state, pixels, batch_size, description)
-    found = {layer.name: _layer(state, layer, colours[layer.name], index) for layer in state.layers}
+    found = {
+        layer.name: _layer(state, layer, colours[layer.name], _served(model, index, layer))
+        for layer in state.layers
+    }
     return Profile(
         found,
         tuple(int(n) for n in state.totals.sums["classes"]),
@@ -153,6 +156,7 @@ class _State:
 
     layers: tuple[Layer, ...]
     fields: dict[str, Field]
+    places: dict[str, Tensor]
     classes: int
     totals: Totals = field(default_factory=Totals)
     strongest: dict[tuple[str, str], Strongest] = field(default_factory=dict)
@@ -166,9 +170,11 @@ class _State:
             output = model(inputs[:1])
         if output.dim() != 2:
             raise ModelError(f"the network returns {tuple(output.shape)}; expected (N, classes)")
+        fields = receptive_fields(model, inputs.shape[1:], [layer.name for layer in layers])
         return cls(
             tuple(layers),
-            receptive_fields(model, inputs.shape[1:], [layer.name for layer in layers]),
+            fields,
+            {name: seen.inside(*inputs.shape[2:]) for name, seen in fields.items()},
             output.shape[1],
             strongest={
                 (kind, layer.name): Strongest.empty(layer.units, patches)
@@ -191,10 +197,10 @@ class _State:
             for what, value in _sums(answers, relevances, member).items():
                 sums[f"{what}/{name}"] = value
             for kind, maps in (("answers", answers), ("relevances", relevances)):
-                batch = Strongest.of(maps, self.totals.samples)
+                batch = Strongest.of(maps, self.totals.samples, self.places[name])
                 strongest[kind, name] = strongest[kind, name].merge(batch)
         totals = self.totals.update({k: v.cpu() for k, v in sums.items()}, len(labels))
-        return _State(self.layers, self.fields, self.classes, totals, strongest)
+        return replace(self, totals=totals, strongest=strongest)
 
 
 def _read(
@@ -228,7 +234,17 @@ def _sums(answers: Tensor, relevances: Tensor, member: Tensor) -> dict[str, Tens
     }
 
 
-def _layer(state: _State, layer: Layer, colour: Tensor, index: CarIndex | None) -> LayerProfile:
+def _served(model: nn.Module, index: CarIndex | None, layer: Layer) -> Served | None:
+    """Read what its filters are worth; of what goes with them, name the layers but no norms."""
+    found = None if index is None else served(index, layer.name, layer.units)
+    if found is None:
+        return None
+    norms = nn.modules.batchnorm._BatchNorm
+    others = [n for n in found.together if not isinstance(model.get_submodule(n), norms)]
+    return replace(found, together=tuple(others))
+
+
+def _layer(state: _State, layer: Layer, colour: Tensor, worth: Served | None) -> LayerProfile:
     sums, name = state.totals.sums, layer.name
     positions, images = float(sums[f"positions/{name}"]), sums["classes"]
     means = sums[f"class_sum/{name}"] / images  # NaN for a class without images
@@ -253,7 +269,7 @@ def _layer(state: _State, layer: Layer, colour: Tensor, index: CarIndex | None) 
         correlation(sums[f"products/{name}"], sums[f"sum/{name}"], positions),
         state.strongest["answers", name],
         state.strongest["relevances", name],
-        None if index is None else served(index, name, layer.units),
+        worth,
     )
 
 

@@ -19,6 +19,7 @@ from niwaki.progress import track
 __all__ = ["maximise"]
 
 _RATE = 0.05  # Adam's, in units of the spectrum
+_FALL = 1.5  # power of the frequency by which coefficients are weighted down
 _START = 0.01  # standard deviation of the spectrum at the start
 
 
@@ -37,8 +38,9 @@ def maximise(
     """Paint, for filters of a layer, the receptive field that makes them answer most.
 
     Gradient ascent (Adam) on the filter's output at one position, before its activation, on the
-    Fourier coefficients of the picture, weighted by one over the frequency (Olah et al. 2017): so
-    that smooth pictures come before noise. All pictures have the same contrast. In each step the
+    Fourier coefficients of the picture, weighted by one over the frequency to the power of 1.5 (one
+    over the frequency in Olah et al. 2017, which leaves deep layers noisy): so that smooth pictures
+    come before noise. All pictures have the same contrast. In each step the
     picture is shifted at random. The forward pass ends at the layer, and the picture is only as
     large as its field asks for, where the network lets it be smaller than its usual input.
 
@@ -152,10 +154,10 @@ class _Stage:
 
 
 def _smooth(side: int) -> Tensor:
-    """Weight of each Fourier coefficient: one over its frequency."""
+    """Weight of each Fourier coefficient, the smaller the higher its frequency."""
     rows, columns = torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None]
     radius = (rows.square() + columns.square()).sqrt()
-    scale: Tensor = (radius.clamp_min(1 / side) * side).reciprocal()
+    scale: Tensor = (radius.clamp_min(1 / side) * side).pow(-_FALL)
     return scale
 
 

@@ -40,7 +40,7 @@ class Strongest:
         )
 
     @classmethod
-    def of(cls, maps: Tensor, first: int) -> Strongest:
+    def of(cls, maps: Tensor, first: int, places: Tensor) -> Strongest:
         """Take the strongest position of each image of a batch.
 
         Parameters
@@ -49,8 +49,10 @@ class Strongest:
             Shape (N, units, positions).
         first : int
             Number of the batch's first image.
+        places : Tensor
+            Which positions count; bool, shape (positions,).
         """
-        best = maps.max(2)
+        best = maps.masked_fill(~places.to(maps.device), -torch.inf).max(2)
         values, positions = best.values.T.cpu().float(), best.indices.T.cpu()
         images = torch.arange(first, first + len(maps)).expand_as(positions)
         some = values > 0

@@ -32,6 +32,7 @@ def filter_gallery(
     names: Mapping[int, str] | None = None,
     after: Mapping[str, Diversity] | None = None,
     pruned_first: Mapping[str, Enrichment] | None = None,
+    order: Sequence[tuple[str, int]] = (),
 ) -> None:
     """Write a page that shows every filter: patches, heatmaps, classes, indices.
 
@@ -51,7 +52,9 @@ def filter_gallery(
     after : mapping of str to Diversity, optional
         Of the layers of the pruned network.
     pruned_first : mapping of str to Enrichment, optional
-        Colour filters among the first pruned, by layer; under ``""`` of the whole network.
+        Colour filters among the first pruned, by layer; under ``""`` of all layers together.
+    order : sequence of pair of str and int
+        Layer and number of the filters that were pruned, the first to go first.
     """
     environment = Environment(
         loader=PackageLoader("niwaki.report", "templates"),
@@ -68,7 +71,8 @@ def filter_gallery(
         class_count=sum(n > 0 for n in profile.samples),
         has_car=any(layer.served is not None for layer in profile.values()),
         whole=(pruned_first or {}).get(""),
-        layers=_layers(profile, pictures, told, after or {}, pruned_first or {}),
+        pruned=len(order),
+        layers=_layers(profile, pictures, told, after or {}, pruned_first or {}, _places(order)),
     )
     write_atomically(path, lambda file: page.dump(str(file), encoding="utf-8"))
 
@@ -80,6 +84,7 @@ def save_filters(
     names: Mapping[int, str] | None = None,
     after: Mapping[str, Diversity] | None = None,
     pruned_first: Mapping[str, Enrichment] | None = None,
+    order: Sequence[tuple[str, int]] = (),
 ) -> None:
     """Write the numbers: filters.csv (a line per filter) and filters.json (layers too).
 
@@ -87,10 +92,13 @@ def save_filters(
     ----------
     folder : str or Path
         Where they go.
-    profile, names, after, pruned_first
+    profile, names, after, pruned_first, order
         As for `filter_gallery`.
     """
-    rows = profile.rows(names)
+    place = _places(order)
+    rows = [
+        {**row, "pruned": place.get((row["layer"], row["filter"]))} for row in profile.rows(names)
+    ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -129,6 +137,7 @@ def _layers(
     names: Sequence[str],
     after: Mapping[str, Diversity],
     first: Mapping[str, Enrichment],
+    place: Mapping[tuple[str, int], int],
 ) -> Iterator[dict[str, Any]]:
     for name, layer in profile.items():
         yield {
@@ -140,7 +149,10 @@ def _layers(
             "after": after.get(name),
             "first": first.get(name),
             "together": layer.served.together if layer.served else (),
-            "filters": _filters(layer, pictures(layer), names),
+            "filters": (
+                {**shown, "pruned": place.get((name, shown["number"]))}
+                for shown in _filters(layer, pictures(layer), names)
+            ),
         }
 
 
@@ -171,6 +183,10 @@ def _filters(
         }
 
 
+def _places(order: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    return {unit: place for place, unit in enumerate(order, 1)}
+
+
 def _plain(values: Tensor | None, unit: int) -> float | None:
     value = torch.nan if values is None else float(values[unit])
     return value if abs(value) < torch.inf else None
@@ -190,7 +206,7 @@ def _ratios(values: Tensor, names: Sequence[str]) -> list[tuple[str, float]]:
 def _served(served: Served | None, unit: int, names: Sequence[str]) -> dict[str, Any]:
     """List the classes that lose most without the filter, and those that lose least or gain."""
     if served is None or not bool(served.change[unit].isfinite().any()):
-        return {"most": [], "least": []}
+        return {"most": [], "least": [], "unchanged": 0}
     values = served.change[unit]
     order = values.nan_to_num(-torch.inf).argsort(descending=True, stable=True).tolist()
     order = [label for label in order if bool(values[label].isfinite())]
@@ -207,5 +223,6 @@ def _served(served: Served | None, unit: int, names: Sequence[str]) -> dict[str,
 
     count = min(_LISTED, len(order) // 2)
     most = [told(label) for label in order[:count] if values[label] > 0]
-    least = [told(label) for label in reversed(order[len(order) - count :])]
-    return {"most": most, "least": least}
+    # Where the lowest is no change, any three of those that do not change would be arbitrary.
+    least = [told(label) for label in reversed(order[len(order) - count :]) if values[label] != 0]
+    return {"most": most, "least": least, "unchanged": int((values == 0).sum())}

@@ -15,9 +15,9 @@ from niwaki.report._colours import colour, picture
 
 __all__ = ["heat_strip", "strip", "thumbnail", "weights_thumbnail"]
 
-_SIDE = 48  # pixels; smaller patches are enlarged to about this, without smoothing
+_SIDE = 88  # pixels; smaller patches are enlarged to about this, without smoothing
 _GAP = 3
-_SHARP = 32  # up to this side pictures are kept exactly, larger ones as a photograph is
+_SHARP = 16  # up to this side pictures are kept exactly, larger ones as a photograph is
 
 
 def strip(patches: Tensor) -> str | None:
@@ -55,15 +55,10 @@ def _with_holes(pixels: NDArray[np.float64], holes: Tensor) -> NDArray[np.uint8]
 
 def _row(parts: list[NDArray[np.uint8]]) -> str:
     side = max(parts[0].shape[:2])
-    times = max(1, round(_SIDE / side))
-    gap = np.zeros((parts[0].shape[0] * times, _GAP, 4), np.uint8)
+    times = max(1, _SIDE // side)
+    gap = np.full((parts[0].shape[0] * times, _GAP, 4), 255, np.uint8)
     large = [part.repeat(times, 0).repeat(times, 1) for part in parts]
     joined = np.concatenate([piece for part in large for piece in (part, gap)][:-1], 1)
     buffer = io.BytesIO()
-    if side <= _SHARP:
-        Image.fromarray(joined).save(buffer, "PNG", optimize=True)
-        kind = "png"
-    else:
-        Image.fromarray(joined).save(buffer, "WEBP", quality=80)
-        kind = "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    Image.fromarray(joined).save(buffer, "WEBP", quality=80, lossless=side <= _SHARP)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
