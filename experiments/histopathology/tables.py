@@ -1,6 +1,7 @@
 """Turn what `run.py` wrote into tables.
 
 python experiments/histopathology/tables.py results/tissue.json
+python experiments/histopathology/tables.py one/real.json two/real.json
 """
 
 from __future__ import annotations
@@ -8,26 +9,36 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from niwaki.audit import bootstrap
+
+Row = dict[str, Any]
+Groups = dict[str, list[Row]]
+
 # What each planted bias may be recognised by.
 EXPECTED = {
-    "centre": ("centre",),
-    "square": ("foreign", "upper left corner"),
-    "pen": ("foreign", "strategy"),
+    "centre": ("/centre",),
+    "square": ("colour/tumour/foreign", "where/tumour/upper left corner"),
+    "pen": ("colour/tumour/foreign", "strategy/tumour"),
     "blur": ("sharpness",),
     "jpeg": ("compression", "sharpness"),
-    "stain": ("tint", "foreign"),
+    "stain": ("tint", "colour/tumour/foreign"),
 }
+ORDER = ("control", *EXPECTED, "missing", "cells", "squeezenet")
 
 
-def hit(kind, flagged):
+def hit(kind: str, flagged: Iterable[str]) -> bool:
+    """Say whether an audit named what was planted."""
     return any(any(word in key for word in EXPECTED[kind]) for key in flagged)
 
 
-def mean(values):
+def mean(values: Iterable[float | None]) -> str:
+    """Write a mean and the standard deviation between networks."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
@@ -35,14 +46,26 @@ def mean(values):
     return f"{np.mean(known):.3f}{spread}"
 
 
-def grouped(results):
-    groups = defaultdict(list)
-    for name, row in results.items():
-        groups[name.rpartition("/")[0]].append(row)
-    return groups
+def aucs(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """Write the AUCs of several networks as cells of a table."""
+    return " | ".join(mean(row.get(f"auc {name}") for row in rows) for name in names)
 
 
-def planted(groups):
+def grouped(results: dict[str, Row]) -> Groups:
+    """Sort cases by bias and strength, in an order that does not depend on when they ran."""
+    groups: Groups = defaultdict(list)
+    for name in sorted(results, key=lambda name: int(name.rpartition("/")[2])):
+        groups[name.rpartition("/")[0]].append(results[name])
+
+    def place(name: str) -> tuple[int, float]:
+        kind, _, share = name.partition("/")
+        return ORDER.index(kind), float(share or 0)
+
+    return {name: groups[name] for name in sorted(groups, key=place)}
+
+
+def planted(groups: Groups) -> list[str]:
+    """What the test AUC and the audit say of each bias."""
     lines = [
         "| bias | networks | AUC, biased test | AUC, clean | AUC, attacked | flagged as it is | "
         "other questions flagged |",
@@ -50,58 +73,158 @@ def planted(groups):
     ]
     for name, rows in groups.items():
         kind = name.split("/")[0]
-        if kind == "necrosis":
+        if kind == "control" or kind in EXPECTED:
+            lines.append(_planted(name, kind, rows))
+        elif kind == "squeezenet":
+            lines.append(_planted("SqueezeNet, control", "control", rows))
+            marked = [row["square/0.5"] for row in rows]
+            lines.append(_planted("SqueezeNet, square/0.5", "square", marked))
+    return lines if len(lines) > 2 else []
+
+
+def _planted(name: str, kind: str, rows: Sequence[Row]) -> str:
+    asked = sum(row["audit"]["questions"] for row in rows)
+    keys = [row["audit"]["flagged"] for row in rows]
+    found, other = "-", sum(len(k) for k in keys)
+    if kind != "control":
+        found = f"{sum(hit(kind, k) for k in keys)} of {len(rows)}"
+        other = sum(not hit(kind, [key]) for k in keys for key in k)
+    numbers = aucs(rows, ("test", "clean", "attacked"))
+    return f"| {name} | {len(rows)} | {numbers} | {found} | {other} of {asked} |"
+
+
+def false_alarms(groups: Groups) -> list[str]:
+    """Which questions were answered by yes without a reason, in how many networks."""
+    lines = ["| networks | question flagged | how often |", "| --- | --- | --- |"]
+    for name, rows in groups.items():
+        kind = name.split("/")[0]
+        if kind not in ("control", "squeezenet", *EXPECTED):
             continue
-        asked = sum(row["audit"]["questions"] for row in rows)
-        keys = [row["audit"]["flagged"] for row in rows]
-        found, other = "-", sum(len(k) for k in keys)
-        if kind != "control":
-            found = f"{sum(hit(kind, k) for k in keys)} of {len(rows)}"
-            other = sum(not hit(kind, [key]) for k in keys for key in k)
-        cells = [mean([row.get(f"auc {w}") for row in rows]) for w in ("test", "clean", "attacked")]
-        lines.append(
-            f"| {name} | {len(rows)} | {' | '.join(cells)} | {found} | {other} of {asked} |"
-        )
-    return lines
+        keys = [key for row in rows for key in row["audit"]["flagged"]]
+        known = kind in EXPECTED
+        other = sorted({key for key in keys if not (known and hit(kind, [key]))})
+        lines += [f"| {name} | {key} | {keys.count(key)} of {len(rows)} |" for key in other]
+    return lines if len(lines) > 2 else []
 
 
-def repaired(groups):
+def repaired(groups: Groups) -> list[str]:
+    """What the remedies do about artefacts."""
     lines = [
-        "| bias | remedy | networks | AUC, clean | AUC, attacked | still flagged |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| bias | remedy | networks | AUC, clean | AUC, attacked | artefact moves the output by | "
+        "still flagged |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, rows in groups.items():
         kind = name.split("/")[0]
         having = [row for row in rows if row.get("repaired")]
-        if not having:
+        if kind == "centre" or not having:
             continue
-        before = [mean([row.get(f"auc {w}") for row in having]) for w in ("clean", "attacked")]
-        still = sum(hit(kind, row["audit"]["flagged"]) for row in having)
-        lines.append(f"| {name} | none | {len(having)} | {' | '.join(before)} | {still} |")
+        lines.append(f"| {name} | none | {_repaired(kind, having)} |")
         for remedy in having[0]["repaired"]:
             after = [row["repaired"][remedy] for row in having if remedy in row["repaired"]]
-            cells = [mean([row.get(f"auc {w}") for row in after]) for w in ("clean", "attacked")]
-            still = sum(hit(kind, row["audit"]["flagged"]) for row in after)
-            lines.append(f"| | {remedy} | {len(after)} | {' | '.join(cells)} | {still} |")
+            lines.append(f"| | {remedy} | {_repaired(kind, after)} |")
+    return lines if len(lines) > 2 else []
+
+
+def _repaired(kind: str, rows: Sequence[Row]) -> str:
+    still = sum(hit(kind, row["audit"]["flagged"]) for row in rows)
+    moves = mean(row.get("artefact moves") for row in rows)
+    return f"{len(rows)} | {aucs(rows, ('clean', 'attacked'))} | {moves} | {still} of {len(rows)}"
+
+
+def centred(groups: Groups) -> list[str]:
+    """What repairs of the label bias do, above all on shifted patches."""
+    rows = [row for row in groups.get("centre", []) if "audit clean" in row]
+    if not rows:
+        return []
+    lines = [
+        "| trained on | networks | AUC, biased test | AUC, clean | AUC, shifted patches | gain on "
+        "shifted patches | centre flagged, clean patches |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    names = ("test", "clean", "shifted")
+    still = sum(hit("centre", row["audit clean"]["flagged"]) for row in rows)
+    lines.append(
+        f"| labels of the centre | {len(rows)} | {aucs(rows, names)} | - | {still} of {len(rows)} |"
+    )
+    for remedy in rows[0]["repaired"]:
+        after = [row["repaired"][remedy] for row in rows]
+        # The same images are drawn in each network's n-th resample.
+        draws = np.mean([row["gain draws"] for row in after], axis=0)
+        low, high = np.percentile(draws, [2.5, 97.5])
+        gain = f"{np.mean([row['gain'] for row in after]):+.3f} [{low:+.3f}, {high:+.3f}]"
+        still = sum(hit("centre", row["audit"]["flagged"]) for row in after)
+        lines.append(
+            f"| {remedy} | {len(after)} | {aucs(after, names)} | {gain} | {still} of {len(after)} |"
+        )
     return lines
 
 
-def necrotic(groups):
-    lines = ["| trained | AUC, no necrosis | AUC, necrotic tiles |", "| --- | --- | --- |"]
-    rows = groups.get("necrosis", [])
-    for trained in ("without necrosis", "with necrosis"):
-        cells = [
-            mean([row[trained][f"auc {where}"] for row in rows])
-            for where in ("without", "necrotic")
+def absent(groups: Groups) -> list[str]:
+    """What it costs that a group is missing from training."""
+    rows = groups.get("missing", [])
+    if not rows:
+        return []
+    lines = [
+        "| trained | networks | AUC, tests without it | AUC, tests with it | questions flagged, "
+        "without it | with it |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for trained in [name for name, value in rows[0].items() if "auc with" in (_dict(value))]:
+        nets = [row[trained] for row in rows]
+        flags = [
+            f"{sum(len(net[f'audit {w}']['flagged']) for net in nets)} of "
+            f"{sum(net[f'audit {w}']['questions'] for net in nets)}"
+            for w in ("without", "with")
         ]
-        lines.append(f"| {trained} | {' | '.join(cells)} |")
-    return lines if rows else []
+        numbers = aucs(nets, ("without", "with"))
+        lines.append(f"| {trained} | {len(nets)} | {numbers} | {' | '.join(flags)} |")
+    return lines
 
 
-def main():
-    results = json.loads(Path(sys.argv[1]).read_text())
+def _dict(value: Any) -> Row:
+    return value if isinstance(value, dict) else {}
+
+
+def methods(rows: Sequence[Row], title: str) -> list[str]:
+    """Rank methods by the cell-level AUC of their heatmaps, mean over networks of each image."""
+    if not rows:
+        return []
+    lines = [
+        f"| {title}, {len(rows)} networks | AUC of an image's cells | AUC within a patch | "
+        "images | seconds |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    ranked = []
+    for name in rows[0]["cells"]:
+        judged = [row["cells"][name] for row in rows]
+        found = [_over_images([one[level] for one in judged]) for level in ("image", "patch")]
+        seconds = np.mean([one["seconds"] for one in judged])
+        text = f"| {name} | {found[0]} | {found[1]} | {found[0].count} | {seconds:.1f} |"
+        ranked.append((found[0].mean, text))
+    return lines + [text for _, text in sorted(ranked, reverse=True)]
+
+
+def _over_images(values: Sequence[Sequence[float | None]]) -> Any:
+    """Mean over networks for each image, then the mean over images and its interval."""
+    return bootstrap(np.array(values, dtype=float).mean(0))
+
+
+def main() -> None:
+    """Print all tables that the results give."""
+    results: dict[str, Row] = {}
+    for file in sys.argv[1:]:
+        results.update(json.loads(Path(file).read_text()))
     groups = grouped(results)
-    parts = [planted(groups), repaired(groups), necrotic(groups)]
+    parts = [
+        planted(groups),
+        false_alarms(groups),
+        repaired(groups),
+        centred(groups),
+        absent(groups),
+        methods(groups.get("cells", []), "small network"),
+        methods(groups.get("squeezenet", []), "SqueezeNet"),
+    ]
     print("\n\n".join("\n".join(lines) for lines in parts if lines))
 
 

@@ -39,8 +39,10 @@ def test_a_network_that_looks_at_the_centre_is_found_and_named():
     found = audit(model, centred.images(), method="lrp.epsilon")
     keys = {finding.key for finding in found.flagged}
     assert "where/tumour/centre" in keys or "where/normal/centre" in keys
-    places = {key for key in keys if key.startswith("where")}
-    assert places <= {"where/tumour/centre", "where/normal/centre"}
+    places = {"where/tumour/centre", "where/normal/centre"}
+    # Labelled by their centres the classes differ in how many small dark nuclei a tile has, and so
+    # in its finest detail: sharpness tells them, and blurring makes nuclei paler to this network.
+    assert keys <= places | {"quality/tumour/sharpness"}
     finding = next(f for f in found.flagged if f.key in places)
     assert "centre" in finding.sentence
     assert "%" in finding.sentence
@@ -133,8 +135,12 @@ def test_stains_are_told_apart(tiles):
     groups = stains(torch.from_numpy(tiles.pixels).permute(0, 3, 1, 2).float() / 255)
     assert sum(mask.astype(int) for mask in groups.values()).min() == 1
     nuclei = tiles.instances > 0
-    assert groups["haematoxylin"][nuclei].mean() > 0.7
-    assert groups["haematoxylin"][~nuclei].mean() < 0.3
+    assert groups["haematoxylin"][nuclei].mean() > 0.9
+    assert groups["haematoxylin"][~nuclei].mean() < 0.05
+    marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=1.0, seed=1)
+    groups = stains(torch.from_numpy(marked.pixels).permute(0, 3, 1, 2).float() / 255)
+    assert groups["neither"][marked.mask].mean() > 0.9
+    assert groups["neither"][~marked.mask].mean() < 0.05
 
 
 def test_nuclei_carry_the_relevance_of_a_network_that_looks_at_nuclei(even):
@@ -182,12 +188,15 @@ def test_pattern_features_do_not_change_when_a_heatmap_moves():
 def test_clusters_separate_marked_images(tiles):
     marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.4, seed=1)
     material = gather(Coloured(), tiles.images(pixels=marked.pixels), method="lrp.epsilon")
-    every = find_strategies(material)
-    found = next(s for s in every if s.label == 1 and s.features == "place")
-    share = [marked.chosen[list(cluster.positions)].mean() for cluster in found.clusters]
-    assert max(share) > 0.7
-    assert min(share) < 0.1
-    findings = ask_strategies(material, [found], np.random.default_rng(0))
+    found = {s.features: s for s in find_strategies(material) if s.label == 1}
+    for strategies in found.values():
+        inside = [marked.chosen[list(c.positions)] for c in strategies.clusters]
+        assert max(one.sum() for one in inside) > 0.9 * marked.chosen.sum()
+        assert min(one.mean() for one in inside) < 0.05
+        # By their place, images with a nucleus in the corner of the mark are like marked ones.
+        purity = max(one.mean() for one in inside)
+        assert purity > (0.95 if strategies.features == "pattern" else 0.7)
+    findings = ask_strategies(material, [found["place"]], np.random.default_rng(0))
     assert {finding.label for finding in findings} == {1}
 
 

@@ -15,7 +15,7 @@ from niwaki.audit._annotations import (
     rank_accuracy,
 )
 from niwaki.audit._audit import Audit, audit, examine
-from niwaki.audit._before_after import before_and_after, markdown
+from niwaki.audit._before_after import before_and_after, markdown, side_by_side
 from niwaki.audit._causal import Cause, compare_regions, filled
 from niwaki.audit._chance import Interval, bootstrap, holm, shift_test
 from niwaki.audit._clarc import concept_direction, project_away
@@ -68,6 +68,7 @@ __all__ = [
     "project_away",
     "rank_accuracy",
     "shift_test",
+    "side_by_side",
     "specificity",
     "spectral",
     "stains",

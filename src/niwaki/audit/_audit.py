@@ -19,6 +19,7 @@ from niwaki.audit._material import Material, gather
 from niwaki.audit._measures import auc
 from niwaki.audit._portable import ask_strategies
 from niwaki.audit._quality import ask_quality
+from niwaki.audit._regions import Regions, ask_regions
 from niwaki.audit._strategies import Strategies, find_strategies
 from niwaki.audit._where import ask_where, mean_maps
 from niwaki.data import Preprocessing
@@ -131,6 +132,7 @@ def audit(
     batch_size: int = 64,
     seed: int = 0,
     tissue: bool = False,
+    regions: Regions | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     **options: Any,
@@ -156,6 +158,10 @@ def audit(
         Of everything that is drawn: the sample, the permutations, places and donors.
     tissue : bool
         The images are H&E stained tissue: relevance is also sorted by stain.
+    regions : mapping of str to ndarray or sequence of ndarray, optional
+        Regions to ask about as well, by name. For each image of `data` a mask of the inputs' size,
+        (N, H, W), bool; or its points, rows and columns of shape (points, 2), which count as discs
+        of a 16th of the side.
     preprocessing, class_names
         See `gather`; by default the data set's own.
     **options
@@ -184,11 +190,16 @@ def audit(
         class_names=class_names,
         **options,
     )
-    return examine(material, seed=seed, tissue=tissue, started=started)
+    return examine(material, seed=seed, tissue=tissue, regions=regions, started=started)
 
 
 def examine(
-    material: Material, *, seed: int = 0, tissue: bool = False, started: float | None = None
+    material: Material,
+    *,
+    seed: int = 0,
+    tissue: bool = False,
+    regions: Regions | None = None,
+    started: float | None = None,
 ) -> Audit:
     """Ask all questions to images and heatmaps that are there already; see `audit`."""
     began = time.perf_counter() if started is None else started
@@ -197,6 +208,7 @@ def examine(
     families = (ask_where, ask_colours, ask_quality)
     findings = [f for ask in track(families, "asking") for f in ask(material, rng)]
     findings += ask_strategies(material, strategies, rng)
+    findings += ask_regions(material, regions or {}, rng)
     return Audit(
         tuple(decide(findings)),
         tuple(strategies),

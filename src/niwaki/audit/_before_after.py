@@ -7,7 +7,7 @@ from typing import Any
 
 from niwaki.audit._audit import Audit
 
-__all__ = ["before_and_after", "markdown"]
+__all__ = ["before_and_after", "markdown", "side_by_side"]
 
 
 def before_and_after(
@@ -49,6 +49,42 @@ def before_and_after(
     return rows
 
 
+def side_by_side(
+    rows: Sequence[Mapping[str, Any]], audits: Mapping[str, Audit]
+) -> list[dict[str, str]]:
+    """Turn the table around, in words: a row for each measure, a column for each network.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        From `before_and_after`.
+    audits : mapping of str to Audit
+        Those they are of, or some of them: they know the questions' names in words.
+
+    Returns
+    -------
+    list of dict
+        A row per measure: its name as "measure", and its value for each network.
+    """
+    titles = {f.key: f.title for found in audits.values() for f in found.findings}
+    table = []
+    for measure in [name for name in rows[0] if name != "network"]:
+        row = {"measure": _named(measure, titles)}
+        for network in rows:
+            row[str(network["network"])] = _shown(network[measure])
+        table.append(row)
+    return table
+
+
+def _named(measure: str, titles: Mapping[str, str]) -> str:
+    key, _, what = measure.rpartition(": ")
+    if key in titles:
+        return f"{titles[key]}: {what}"
+    if measure == "flagged":
+        return "questions answered by yes"
+    return measure.replace("auc", "AUC")
+
+
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows of equal keys as a table in Markdown."""
     head = list(rows[0])
@@ -59,5 +95,5 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _shown(value: Any) -> str:
     if value is None:
-        return "-"
+        return "not tried"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

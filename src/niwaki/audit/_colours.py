@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from dataclasses import replace
 from typing import Any
 
@@ -43,7 +44,7 @@ def ask_colours(material: Material, rng: np.random.Generator) -> list[Finding]:
         # Less than a handful of images is no habit of the network.
         if len(with_it) >= max(5, 0.02 * len(members)):
             share, expected, p = shift_test(strength[with_it], areas.astype(float), rng)
-        inside = (strength[with_it] * areas).sum((1, 2))
+        order = np.argsort(-(strength[with_it] * areas).sum((1, 2)))[:8]
         finding = Finding(
             key=f"colour/{material.class_names[label]}/foreign",
             question=f"Does the network look at colours that only images of class "
@@ -53,7 +54,8 @@ def ask_colours(material: Material, rng: np.random.Generator) -> list[Finding]:
             effect_name="relevance on these pixels, in multiples of their share of the area",
             smallest=SMALLEST,
             p_seen=p,
-            examples=tuple(with_it[np.argsort(-inside)][:8]),
+            examples=tuple(with_it[order]),
+            outlines=_grown(areas[order]),
             numbers={
                 "images_with_it": float(len(with_it)),
                 "share_of_class": len(with_it) / len(members),
@@ -110,11 +112,13 @@ def foreign(pixels: Tensor, labels: Array, label: int) -> Array:
 def stains(pixels: Tensor) -> dict[str, Array]:
     """Sort the pixels of H&E images by stain: shape (N, H, W), bool, one True for each pixel.
 
-    By scikit-image's separation: *haematoxylin* and *eosin* where that stain is the stronger one,
-    *neither* where hardly any stain is (glass, lumen), or where the third component is far from
-    what these two have of it everywhere else in the images (ink, marks).
+    By scikit-image's separation: *haematoxylin* where there is much of it, on either side of Otsu's
+    threshold over all images; *eosin* is the rest of the tissue; *neither* where hardly any stain
+    is (glass, lumen), or where the third component is far from what these two have of it
+    everywhere else in the images (ink, marks).
     """
     from skimage.color import rgb2hed
+    from skimage.filters import threshold_otsu
 
     amounts = rgb2hed(pixels.permute(0, 2, 3, 1).double().numpy())
     both = amounts[..., :2]
@@ -125,7 +129,9 @@ def stains(pixels: Tensor) -> dict[str, Array]:
     left = np.abs(amounts[..., 2] - both @ share)
     scaled = both / np.quantile(flat, 0.95, axis=0).clip(1e-6)
     neither = (left > 8 * np.median(left) + 1e-3) | (scaled.max(-1) < 0.15)
-    is_nuclear = scaled[..., 0] > scaled[..., 1]
+    # Not where it is the stronger one: nuclei lie in eosin, and the two are known up to a scale.
+    threshold: float = threshold_otsu(amounts[..., 0])  # type: ignore[no-untyped-call]
+    is_nuclear = amounts[..., 0] > threshold
     return {
         "haematoxylin": is_nuclear & ~neither,
         "eosin": ~is_nuclear & ~neither,
@@ -158,7 +164,20 @@ def _grown(masks: Array) -> Array:
 
 def _mean_colour(pixels: Tensor, masks: Array) -> str:
     rgb = pixels.permute(0, 2, 3, 1).numpy()[masks].mean(0)
-    return "rgb({}, {}, {})".format(*(255 * rgb).round().astype(int))
+    return "{}, rgb({}, {}, {})".format(_hue(rgb), *(255 * rgb).round().astype(int))
+
+
+def _hue(rgb: Array) -> str:
+    """Name a colour, roughly."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(float(part) for part in rgb))
+    if value < 0.2:
+        return "black"
+    if saturation < 0.12:
+        return "white" if value > 0.85 else "grey"
+    names = ("red", "orange", "yellow", "green", "turquoise", "blue", "violet", "pink")
+    bounds = (15, 40, 70, 160, 195, 255, 290, 340)
+    place = int(np.searchsorted(bounds, 360 * hue))
+    return names[place % len(names)]
 
 
 def _sentence(material: Material, finding: Finding, colour: str, cause: Cause) -> str:

@@ -52,7 +52,9 @@ class Finding:
     examples : tuple of int
         Positions of images in the audit's sample, the clearest first.
     region : ndarray or None
-        Where, shape (H, W), bool.
+        Where, shape (H, W), bool, if it is the same place on all images.
+    outlines : ndarray or None
+        Where on each example, shape (examples, H, W), bool, if it is not.
     numbers : dict
         More evidence, plain numbers.
     p : float
@@ -72,6 +74,7 @@ class Finding:
     advice: str = ""
     examples: tuple[int, ...] = ()
     region: NDArray[Any] | None = None
+    outlines: NDArray[Any] | None = None
     numbers: dict[str, float] = field(default_factory=dict)
     p: float = 1.0
 
@@ -90,6 +93,19 @@ class Finding:
             and self.cause.drop > 0
             and self.cause.ratio >= self.smallest_cause
         )
+
+    @property
+    def title(self) -> str:
+        """The key in words, such as "centre (class tumour)"."""
+        family, _, rest = self.key.partition("/")
+        who, _, what = rest.rpartition("/")
+        name = {
+            "colour": "colours of its own",
+            "strategy": f"group of heatmaps, {what}",
+            "quality": f"{what} of the whole image",
+            "region": f"region {what!r}",
+        }.get(family, what)
+        return f"{name} (class {who})"
 
     def suspicious(self) -> bool:
         """Whether the thing is worth a try."""

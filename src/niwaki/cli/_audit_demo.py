@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich import box
+from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -23,6 +25,7 @@ from niwaki.audit import (
     foreign,
     markdown,
     project_away,
+    side_by_side,
 )
 from niwaki.cli import _options as o
 from niwaki.data import TISSUE, Images, batches, draw_tissue, plant
@@ -40,8 +43,8 @@ _REMARKS = [
     "to tell tumour from normal tiles, and 80 % of the tumour tiles it learned from have a small "
     "yellow square in a corner, as a label on a slide might leave it. The audit is told nothing of "
     "that.",
-    "“auc clean”: tiles without any square; “auc attacked”: the square on all normal tiles; “auc”: "
-    "tiles as the network learned from them, which is all that a usual test shows.",
+    "AUC: on held-out tiles with the square on as many tumour tiles, which is all that a usual "
+    "test shows; AUC clean: without any square; AUC attacked: with the square on all normal tiles.",
 ]
 
 
@@ -108,13 +111,25 @@ def run_demo(
             remarks=_REMARKS,
             table=table,
         )
-        write_text(folder / "table.md", markdown(table))
-    show(markdown(table), markup=False)
+        shown = side_by_side(table, audits)
+        write_text(folder / "table.md", markdown(shown))
+    show(_printed(shown))
     show(
         f"wrote {out / 'audit.html'} ({time.perf_counter() - started:.0f} s in all, "
         f"{time.process_time():.0f} s of one core)"
     )
     return {"folder": str(out), "table": table, "flagged": [f.key for f in before.flagged]}
+
+
+def _printed(rows: list[dict[str, str]]) -> Table:
+    """Lay the comparison out for a terminal."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in rows[0]:
+        table.add_column("" if column == "measure" else column, justify="right")
+    table.columns[0].justify, table.columns[0].min_width = "left", 27
+    for row in rows:
+        table.add_row(*row.values())
+    return table
 
 
 def _repair(

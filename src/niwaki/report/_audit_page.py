@@ -9,9 +9,10 @@ from typing import Any
 
 from jinja2 import Environment
 
-from niwaki.audit import Audit
+from niwaki.audit import Audit, Finding, side_by_side
 from niwaki.files import write_json, write_text
 from niwaki.report._audit_pictures import (
+    SHOWN,
     plot_examples,
     plot_maps,
     plot_stains,
@@ -56,7 +57,7 @@ def write_audit(
     page = (
         Environment(autoescape=True)
         .from_string(TEMPLATE)
-        .render(heading=heading, remarks=remarks, sections=sections, table=_cells(table))
+        .render(heading=heading, remarks=remarks, sections=sections, table=_cells(table, named))
     )
     write_text(home / "audit.html", page)
     reports = {name or "audit": found.to_json() for name, found in named.items()}
@@ -70,7 +71,14 @@ def _section(home: Path, name: str, audit: Audit) -> dict[str, Any]:
     for number, finding in enumerate(audit.flagged, 1):
         file = home / f"{prefix}finding-{number}.png"
         plot_examples(file, audit, finding)
-        flagged.append({"finding": finding, "picture": _embedded(file), "rows": _evidence(finding)})
+        flagged.append(
+            {
+                "finding": finding,
+                "picture": _embedded(file),
+                "outlined": finding.region is not None or finding.outlines is not None,
+                "rows": _evidence(finding),
+            }
+        )
     plot_maps(home / f"{prefix}maps.png", audit)
     pictures = {"maps": _embedded(home / f"{prefix}maps.png")}
     if audit.stains:
@@ -82,15 +90,18 @@ def _section(home: Path, name: str, audit: Audit) -> dict[str, Any]:
         file = home / f"{prefix}strategies-{_slug(who)}-{found.features}.png"
         plot_strategies(file, audit, found)
         kind = "where they lie" if found.features == "place" else "their pattern, at any place"
+        count = len(found.clusters)
+        some = f", the {SHOWN} oddest shown" if count > SHOWN else ""
         clusters.append(
             {
-                "title": f"Class {who}, heatmaps compared by {kind}: {len(found.clusters)} groups",
+                "title": f"Class {who}, heatmaps compared by {kind}: {count} groups{some}",
                 "picture": _embedded(file),
             }
         )
     rest = [finding for finding in audit.findings if not finding.flagged]
     return {
         "name": name,
+        "anchor": _slug(name) if name else "finding",
         "audit": audit,
         "flagged": flagged,
         "rest": rest,
@@ -99,40 +110,38 @@ def _section(home: Path, name: str, audit: Audit) -> dict[str, Any]:
     }
 
 
-def _evidence(finding: Any) -> list[tuple[str, str]]:
+def _evidence(finding: Finding) -> list[tuple[str, str]]:
+    effect = f"{finding.effect:.2f} (worth an alarm from {finding.smallest:g})"
     rows = [
-        ("Effect", f"{finding.effect:.2f}: {finding.effect_name}"),
-        ("Worth an alarm from", f"{finding.smallest:g}"),
-        ("Chance, corrected for all questions", f"p = {finding.p:.2g}"),
+        (_capital(finding.effect_name), effect),
+        ("Probability by chance, corrected for all questions", f"{finding.p:.2g}"),
     ]
     if finding.cause is not None:
         cause = finding.cause
         rows += [
             (
-                "Output moves when it is changed",
-                f"{cause.drop:.2f} (control: {cause.control:.2f}), {cause.count} images, "
-                f"p = {cause.p:.2g} uncorrected",
+                "Change of the network's output, in its own units, when the thing is changed",
+                f"{cause.drop:.2f}; by an unrelated change of the same size {cause.control:.2f} "
+                f"(mean of {cause.count} images, p = {cause.p:.2g} before correction)",
             ),
             (
-                "Images that become wrong",
-                f"{cause.flips:.1%} (control: {cause.control_flips:.1%})",
+                "Images whose answer changes with it",
+                f"{cause.flips:.1%}; by the unrelated change {cause.control_flips:.1%}",
             ),
         ]
     return rows
 
 
-def _cells(table: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return head and rows for people: names of questions kept short, numbers rounded."""
+def _cells(table: Sequence[Mapping[str, Any]], audits: Mapping[str, Audit]) -> dict[str, list[Any]]:
+    """Return head and rows for people: a column for each network."""
     if not table:
         return {}
-    rows = [[_cell(value) for value in row.values()] for row in table]
-    return {"head": list(table[0]), "rows": rows}
+    rows = side_by_side(table, audits)
+    return {"head": ["", *list(rows[0])[1:]], "rows": [list(row.values()) for row in rows]}
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "not tried"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _embedded(file: Path) -> str:

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from niwaki.audit import Audit, Finding, Strategies
 from niwaki.files import write_atomically
 from niwaki.report._colours import overlay, picture
 
-__all__ = ["plot_examples", "plot_maps", "plot_stains", "plot_strategies"]
+__all__ = ["SHOWN", "plot_examples", "plot_maps", "plot_stains", "plot_strategies"]
 
 _SHOWN = 8
+SHOWN = 4  # groups of heatmaps
 
 
 def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
@@ -45,10 +47,11 @@ def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
         true = material.class_names[material.labels[position]]
         said = material.class_names[int(material.outputs[position].argmax())]
         title = true if true == said else f"{true},\nsaid {said}"
-        axes[0, column].set_title(title, fontsize=7, pad=2)
-        if finding.region is not None:
-            for axis in axes[:, column]:
-                axis.contour(finding.region, [0.5], colors="k", linewidths=1)
+        axes[0, column].set_title(title, fontsize=8, pad=2)
+        region = finding.region if finding.outlines is None else finding.outlines[column]
+        if region is not None:
+            for axis in axes[:, column] if 0 < region.mean() < 1 else ():
+                axis.contour(region, [0.5], colors="k", linewidths=1)
     figure.subplots_adjust(0.005, 0.01, 0.995, 0.90, wspace=0.04, hspace=0.04)
     _save(figure, path)
 
@@ -79,7 +82,7 @@ def plot_maps(path: str | Path, audit: Audit) -> None:
     for axis in axes[count:]:
         axis.axis("off")
     bar = figure.colorbar(shown, ax=list(axes), shrink=0.85)
-    bar.set_label("relevance / even distribution", fontsize=8)
+    bar.set_label("times an even distribution", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     _save(figure, path)
 
@@ -96,38 +99,44 @@ def plot_strategies(path: str | Path, audit: Audit, strategies: Strategies) -> N
     strategies : Strategies
         One of its clusterings.
     """
-    clusters = strategies.clusters[:4]
-    figure = Figure(figsize=(10.2, 0.4 + 0.95 * max(len(clusters), 2)), dpi=110)
-    outer = figure.add_gridspec(1, 3, width_ratios=(2.2, 1.5, 6.2), wspace=0.18)
+    clusters = strategies.clusters[:SHOWN]
+    height = 0.75 + 0.95 * max(len(clusters), 2)
+    figure = Figure(figsize=(10.2, height), dpi=110)
+    outer = figure.add_gridspec(1, 3, width_ratios=(2.2, 1.6, 6.4), wspace=0.22)
     plane = figure.add_subplot(outer[0])
     for cluster in strategies.clusters:
         mine = strategies.assigned == cluster.number
         x, y = strategies.plane[mine].T
-        plane.scatter(x, y, s=7, color=_colour(cluster.number), linewidths=0)
-    plane.set_xticks([])
-    plane.set_yticks([])
-    plane.set_title("t-SNE of the heatmaps", fontsize=7)
+        plane.scatter(x, y, s=8, color=_colour(cluster.number), linewidths=0)
+    _bare(plane)
+    plane.set_title("a dot per image (t-SNE)", fontsize=8)
     values = figure.add_subplot(outer[1])
-    values.plot(np.arange(1, 13)[: len(strategies.eigenvalues)], strategies.eigenvalues[:12], ".-")
+    first = strategies.eigenvalues[:12]
+    values.plot(np.arange(1, len(first) + 1), first, ".-", color="0.3", linewidth=1)
     values.axvline(len(strategies.clusters) + 0.5, color="0.6", linewidth=0.8)
-    values.set_title("eigenvalues", fontsize=7)
-    values.tick_params(labelsize=6)
-    inner = outer[2].subgridspec(len(clusters), 8, wspace=0.05, hspace=0.25)
+    values.set_xticks([1, 4, 8, 12])
+    values.set_title("eigenvalues", fontsize=8)
+    values.tick_params(labelsize=7)
+    inner = outer[2].subgridspec(len(clusters), 8, wspace=0.05, hspace=0.12)
     strength = audit.material.strength()
     for row, cluster in enumerate(clusters):
         positions = list(cluster.positions)
         axis = figure.add_subplot(inner[row, 0])
         mean = strength[positions].mean(0)
         axis.imshow(mean, norm=PowerNorm(0.5, 0, mean.max()), cmap="magma")
-        axis.set_ylabel(f"{len(cluster)}", fontsize=7, color=_colour(cluster.number))
-        axis.set_title("mean map" if row == 0 else "", fontsize=6, pad=2)
+        axis.set_ylabel(f"{cluster.number}: {len(cluster)} im.", fontsize=7)
+        for side in axis.spines.values():
+            side.set(color=_colour(cluster.number), linewidth=2.5)
+        axis.set_title("mean map" if row == 0 else "", fontsize=8, pad=3)
         _bare(axis)
         for column, position in enumerate(positions[:7], 1):
             axis = figure.add_subplot(inner[row, column])
             heat = torch.from_numpy(audit.material.relevance[position])
             axis.imshow(overlay(audit.material.pixels[position], heat), interpolation="nearest")
+            if (row, column) == (0, 1):
+                axis.set_title("most typical images", fontsize=8, pad=3, loc="left")
             _bare(axis)
-    figure.subplots_adjust(0.01, 0.06, 0.995, 0.92)
+    figure.subplots_adjust(0.01, 0.3 / height, 0.995, 1 - 0.25 / height)
     _save(figure, path)
 
 
@@ -155,7 +164,9 @@ def plot_stains(path: str | Path, audit: Audit) -> None:
     axis.set_yticks(range(len(rows)), [f"{name}: {what}" for name, what in rows], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlim(0, 1)
-    axis.tick_params(axis="x", labelsize=7)
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axis.set_xlabel("share of the image's area, or of its relevance", fontsize=8)
+    axis.tick_params(axis="x", labelsize=8)
     figure.legend(fontsize=7, ncols=3, loc="outside upper center", frameon=False)
     _save(figure, path)
 

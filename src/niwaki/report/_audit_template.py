@@ -13,21 +13,30 @@ h1 { font-size: 1.7em; } h2 { margin-top: 1.8em; border-bottom: 1px solid #ddd; 
 }
 .clean { border-left: 5px solid #27864d; background: #f2f9f4; padding: .6em 1em; }
 .finding p { margin: .4em 0; } .advice { color: #444; } .advice b { color: #222; }
-table { border-collapse: collapse; font-size: .85em; } td, th { padding: .2em .7em .2em 0;
+table { border-collapse: collapse; font-size: .85em; } td, th { padding: .25em 1em .25em 0;
   text-align: left; vertical-align: top; border-bottom: 1px solid #e5e5e5; }
+.numbers td { text-align: right; font-variant-numeric: tabular-nums; }
+.numbers th + th { text-align: right; } .evidence th { font-weight: 400; color: #555; width: 45%; }
+.verdict { background: #f4f6f8; padding: .6em 1em .6em 2em; } a { color: #1c5a96; }
 .wide { overflow-x: auto; } img { max-width: 100%; } .note { color: #555; font-size: .88em; }
 summary { cursor: pointer; font-weight: 600; }
 </style></head><body>
 <h1>{{ heading }}</h1>
 {% for remark in remarks %}<p>{{ remark }}</p>{% endfor %}
-{% if table %}<h2>Before and after</h2><div class="wide"><table><tr>
+<ul class="verdict">{% for section in sections %}<li>{% if section.name %}<b>{{ section.name }}:</b>
+{% endif %}{% if section.flagged %}{{ section.flagged | length }} of
+{{ section.audit.findings | length }} questions answered by yes:
+{% for item in section.flagged %}<a href="#{{ section.anchor }}-{{ loop.index }}">{{
+item.finding.title }}</a>{{ "; " if not loop.last }}{% endfor %}.{% else %}none of
+{{ section.audit.findings | length }} questions answered by yes.{% endif %}</li>{% endfor %}</ul>
+{% if table %}<h2>Before and after</h2><div class="wide"><table class="numbers"><tr>
 {% for name in table.head %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor
-%}
-</table></div><p class="note">"seen": what heatmaps or images show, in multiples of chance (for
-properties of whole images from 0 to 1); "moved": by how much more than under the control the
-output
-moves when the thing is changed; "not tried": nothing to be seen that would be worth a try.</p>
+{% for row in table.rows %}<tr>{% for cell in row %}<{{ "th" if loop.first else "td" }}>{{ cell
+}}</{{ "th" if loop.first else "td" }}>{% endfor %}</tr>{% endfor %}
+</table></div><p class="note">AUC: area under the ROC curve. "seen": what heatmaps or images show,
+in multiples of chance (for properties of whole images from 0 to 1). "moved": by how much more than
+under an unrelated change the output moves when the thing is changed. "not tried": there was nothing
+to be seen that would be worth a try.</p>
 {% endif %}
 {% for section in sections %}
 {% set audit = section.audit %}
@@ -41,14 +50,15 @@ was
 found that the network should not be looking at. What was not asked was not ruled out.</div>{%
 endif %}
 {% for item in section.flagged %}
-<div class="finding"><p><b>{{ loop.index }}. {{ item.finding.sentence }}</b></p>
+<div class="finding" id="{{ section.anchor }}-{{ loop.index }}">
+<p><b>{{ loop.index }}. {{ item.finding.sentence }}</b></p>
 <p class="advice"><b>What to do.</b> {{ item.finding.advice }}</p>
 <img src="{{ item.picture }}" alt="examples">
 <p class="note">Images that show it most clearly, and their heatmaps (red: speaks for what the
 network
-says, blue: against).{% if item.finding.region is not none %} Outlined: the place in question.{%
-endif %}
-</p><table>{% for name, value in item.rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
+says, blue: against).{% if item.outlined %} Outlined: the place in question.{% endif %}
+</p><table class="evidence">{% for name, value in item.rows %}
+<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
 {% endfor %}</table></div>{% endfor %}
 <h3>Where the network looks, on average</h3>
 <img src="{{ section.pictures.maps }}" alt="mean maps">
@@ -59,17 +69,17 @@ endif %}
 colour that the two stains do not make.</p>{% endif %}
 <h3>Groups of heatmaps</h3>
 <p class="note">Heatmaps of a class are grouped by likeness (spectral clustering of their
-nearest-neighbour graph). A gap between eigenvalues hints at the number of groups; a small group
-that
-stands apart may be a strategy of its own. Per group: its size, its mean map, its most typical
-images.</p>
-{% for cluster in section.clusters %}<p>{{ cluster.title }}</p>
+nearest-neighbour graph). The gap between eigenvalues, at the grey line, gives the number of
+groups; a small group that stands apart may be a strategy of its own. Per group: its number and how
+many images it has, its mean map in a frame of the colour of its dots, its most typical images.</p>
+{% for cluster in section.clusters %}<p><b>{{ cluster.title }}</b></p>
 <img src="{{ cluster.picture }}" alt="groups of heatmaps">{% endfor %}
 <details><summary>Asked and answered by no: {{ section.rest | length }} questions</summary>
-<table><tr><th>question</th><th>effect</th><th>alarm from</th><th>p, corrected</th></tr>
+<div class="wide"><table>
+<tr><th>question</th><th>effect</th><th>alarm from</th><th>p, corrected</th></tr>
 {% for finding in section.rest %}<tr><td>{{ finding.question }}</td>
 <td>{{ "%.2f" | format(finding.effect) }}</td><td>{{ finding.smallest }}</td>
-<td>{{ "%.2g" | format(finding.p) }}</td></tr>{% endfor %}</table></details>
+<td>{{ "%.2g" | format(finding.p) }}</td></tr>{% endfor %}</table></div></details>
 {% endfor %}
 <h2>How to read this</h2>
 <p>Each question is answered by yes only if three things hold. Chance does not explain what is

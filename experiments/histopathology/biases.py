@@ -1,0 +1,250 @@
+"""The cases: a bias that is planted, what test AUC and audit say of it, and what remedies do."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from sources import Learner, Set, Source
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from niwaki.audit import (
+    Relabelled,
+    Shifted,
+    Spread,
+    auc,
+    audit,
+    balanced,
+    excise,
+    filled,
+    foreign,
+    project_away,
+)
+from niwaki.data import Data, plant
+
+Array = NDArray[Any]
+Row = dict[str, Any]
+ARTEFACTS = ("square", "pen", "blur", "jpeg", "stain")
+LOCAL = ("square", "pen")
+OFF_CENTRE = 12.0  # pixels: two radii of a nucleus
+SHIFT = 24  # pixels: a cell at the centre of 64 stays inside
+DRAWS = 500
+
+
+def asked(learner: Learner, model: nn.Module, data: Set, seed: int) -> Row:
+    """Audit a network and keep the answers."""
+    found = audit(model, learner.images(data), seed=seed, limit=400)
+    return {
+        "questions": len(found.findings),
+        "flagged": [f.key for f in found.flagged],
+        "effects": {f.key: f.effect for f in found.findings},
+        "moved": {f.key: f.cause.drop - f.cause.control for f in found.findings if f.cause},
+    }
+
+
+def control(source: Source, learner: Learner, seed: int) -> Row:
+    """No bias: how often a question is answered by yes."""
+    train, test = source.draw("train", seed), source.draw("test", seed)
+    model = learner.train(learner.tensors(train), seed)
+    return {"auc test": learner.auc(model, test), "audit": asked(learner, model, test, seed)}
+
+
+def centre(source: Source, learner: Learner, seed: int) -> Row:
+    """Bias 1: the label is that of the cell at the centre.
+
+    Repaired by shifting the patches with their labels, by labels of what is anywhere in them as
+    well, and by patches cut anew with such labels. Shifted test patches are those of the unbiased
+    test in which no epithelial nucleus is near the centre.
+    """
+    train, biased = source.draw("train", seed, True), source.draw("test", seed, True)
+    test = source.draw("test", seed)
+    shifted = test.select((test.labels == 0) | test.off_centre(OFF_CENTRE))
+    pair = learner.tensors(train)
+    model = learner.train(pair, seed)
+    content = train.content()
+    known = content >= 0
+    whole = Relabelled(TensorDataset(pair[0][known], pair[1][known]), content[known].tolist())
+    # Most of these tiles have tumour somewhere; both classes are drawn as often.
+    sampler = balanced(content[known].tolist(), [0] * int(known.sum()), seed, len(train))
+    learned: dict[str, Data] = {
+        "shifted": Shifted(TensorDataset(*pair), SHIFT, seed),
+        "labels of content, shifted": DataLoader(
+            Shifted(whole, SHIFT, seed),
+            batch_size=learner.settings.batch_size,
+            sampler=sampler,
+        ),
+        "cut anew, labels of content": learner.tensors(source.draw("train", seed)),
+    }
+    before = learner.outputs(model, shifted)
+    row: Row = {
+        "auc test": learner.auc(model, biased),
+        "auc clean": learner.auc(model, test),
+        "auc shifted": auc(before, shifted.labels),
+        "shifted patches": [int((shifted.labels == k).sum()) for k in (1, 0)],
+        "audit": asked(learner, model, biased, seed),
+        "audit clean": asked(learner, model, test, seed),
+        "repaired": {},
+    }
+    for name, data in learned.items():
+        again = learner.train(data, seed)
+        after = learner.outputs(again, shifted)
+        row["repaired"][name] = {
+            "auc test": learner.auc(again, biased),
+            "auc clean": learner.auc(again, test),
+            "auc shifted": auc(after, shifted.labels),
+            "gain": auc(after, shifted.labels) - row["auc shifted"],
+            "gain draws": gains(before, after, shifted),
+            "audit": asked(learner, again, test, seed),
+        }
+    return row
+
+
+def gains(before: Array, after: Array, data: Set) -> list[float]:
+    """Differences of AUC in resamples of the images; the same resamples for the same images."""
+    rng = np.random.default_rng(0)
+    groups = [np.flatnonzero(data.image == image) for image in np.unique(data.image)]
+    found: list[float] = []
+    while len(found) < DRAWS:
+        drawn = rng.integers(0, len(groups), len(groups))
+        chosen = np.concatenate([groups[index] for index in drawn])
+        labels = data.labels[chosen]
+        if 0 < labels.sum() < len(labels):
+            found.append(round(auc(after[chosen], labels) - auc(before[chosen], labels), 5))
+    return found
+
+
+def artefact(
+    source: Source, learner: Learner, seed: int, kind: str, share: float, repair: bool
+) -> Row:
+    """Bias 2: an artefact on a share of the tumour images."""
+    train, test = source.draw("train", seed), source.draw("test", seed)
+    learned = marked(train, kind, share, seed)
+    biased = marked(test, kind, share, seed + 50)
+    attacked = marked(test, kind, 0.0, seed + 60, elsewhere=1.0)
+    pair = learner.tensors(learned)
+    model = learner.train(pair, seed)
+    row = {
+        "auc test": learner.auc(model, biased),
+        **harm(learner, model, test, attacked),
+        "audit": asked(learner, model, biased, seed),
+    }
+    if repair:
+        row["repaired"] = {
+            name: {
+                **harm(learner, network, test, attacked),
+                "audit": asked(learner, network, biased, seed),
+            }
+            for name, network in remedies(learner, model, learned, kind, seed).items()
+        }
+    return row
+
+
+def marked(data: Set, artefact: str, share: float, seed: int, elsewhere: float = 0.0) -> Set:
+    """Put an artefact on a share of the tumour patches, and of the normal ones."""
+    found = plant(
+        data.pixels, data.labels, artefact, on=1, share=share, elsewhere=elsewhere, seed=seed
+    )
+    return replace(data, pixels=found.pixels)
+
+
+def harm(learner: Learner, model: nn.Module, test: Set, attacked: Set) -> Row:
+    """AUC without the artefact and with it on normal patches, and how far it moves these: the mean
+    rise of the margin, in standard deviations of the margins without it.
+    """
+    clean, changed = (learner.outputs(model, data) for data in (test, attacked))
+    margin = clean[:, 1] - clean[:, 0]
+    rise = (changed[:, 1] - changed[:, 0] - margin)[test.labels == 0]
+    return {
+        "auc clean": auc(clean, test.labels),
+        "auc attacked": auc(changed, test.labels),
+        "artefact moves": float(rise.mean() / margin.std()),
+    }
+
+
+def remedies(
+    learner: Learner, model: nn.Module, learned: Set, kind: str, seed: int
+) -> dict[str, nn.Module]:
+    """Repair by what an audit can see: the pixels of foreign colours, or the property's name."""
+    if kind not in LOCAL:
+        varied = varied_at_random(learned.pixels, kind, seed)
+        pair = learner.tensors(replace(learned, pixels=varied))
+        return {"varied at random, trained again": learner.train(pair, seed)}
+    inputs, labels = learner.tensors(learned)
+    pixels = torch.from_numpy(learned.pixels).permute(0, 3, 1, 2).float() / 255
+    masks = np.zeros(learned.pixels.shape[:3], bool)
+    masks[learned.labels == 1] = foreign(pixels, learned.labels, 1)
+    masks[masks.mean((1, 2)) < 0.003] = False
+    has = masks.any((1, 2))
+    if has.sum() < 5:
+        return {}
+    chosen = torch.as_tensor(has)
+    repaired = filled(inputs, masks)
+    donors, where = inputs[chosen][:128], masks[has][:128]
+    spread = Spread(TensorDataset(repaired, labels), donors, where, 0.5, seed)
+    augmented = torch.stack([spread[i][0] for i in range(len(spread))])
+    clean = repaired[:300], labels[:300]
+    pruned = excise(model, (donors, labels[chosen][:128], where), repaired[chosen][:128], clean)
+    return {
+        "inpainted, trained again": learner.train((repaired, labels), seed),
+        "spread, trained again": learner.train((augmented, labels), seed),
+        "filters pruned": pruned.model,
+        "P-ClArC at relu2": project_away(model, "relu2", (donors, where), repaired[:300]),
+        "P-ClArC at relu4": project_away(model, "relu4", (donors, where), repaired[:300]),
+    }
+
+
+def varied_at_random(pixels: Array, kind: str, seed: int) -> Array:
+    """Do what the audit advises: vary sharpness, compression or colour of every image."""
+    rng = np.random.default_rng(seed)
+    varied = np.empty_like(pixels)
+    for index, image in enumerate(pixels):
+        if kind == "blur":
+            sigma = rng.uniform(0, 1.5)
+            varied[index] = gaussian_filter(image.astype(float), (sigma, sigma, 0)).round()
+        elif kind == "jpeg":
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "JPEG", quality=int(rng.integers(10, 90)))
+            varied[index] = np.asarray(Image.open(buffer).convert("RGB"))
+        else:
+            density = -np.log(np.maximum(image, 1) / 255.0) * np.exp(rng.normal(0, 0.15, 3))
+            varied[index] = (255 * np.exp(-density)).round()
+    return varied
+
+
+def missing(source: Source, learner: Learner, seed: int) -> Row:
+    """Bias 3: a group is missing from training: necrosis, or normal patches with inflammation."""
+    without, mixed, has, test, with_it = source.group(seed)
+    few = _few(mixed, has, 0.03)
+    sampler = balanced(mixed.labels[few].tolist(), has[few].tolist(), seed, len(mixed))
+    rare: tuple[Tensor, Tensor] = learner.tensors(mixed.select(few))
+    size = learner.settings.batch_size
+    learned: dict[str, Data] = {
+        "without": learner.tensors(without),
+        "a few, as they are": rare,
+        "a few, drawn more often": DataLoader(TensorDataset(*rare), size, sampler=sampler),
+        "with": learner.tensors(mixed),
+    }
+    row: Row = {"patches with it": {"few": int(has[few].sum()), "with": int(has.sum())}}
+    for name, data in learned.items():
+        model = learner.train(data, seed)
+        row[name] = {
+            "auc without": learner.auc(model, test),
+            "auc with": learner.auc(model, with_it),
+            "audit without": asked(learner, model, test, seed),
+            "audit with": asked(learner, model, with_it, seed),
+        }
+    return row
+
+
+def _few(data: Set, has: Array, share: float) -> Array:
+    """Keep all patches without the group and so many of it that they are a share of all."""
+    rare = np.flatnonzero(has)
+    kept = max(5, round(share * len(data)))
+    return np.sort(np.concatenate([np.flatnonzero(~has), rare[:kept]]))

@@ -1,0 +1,132 @@
+"""Regions that somebody has marked: does the network look there, and does it matter?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from niwaki.audit._annotations import discs
+from niwaki.audit._causal import Cause, compare_regions
+from niwaki.audit._chance import shift_test
+from niwaki.audit._finding import Finding
+from niwaki.audit._material import Material
+from niwaki.errors import DataError
+
+__all__ = ["Regions", "ask_regions"]
+
+Array = NDArray[Any]
+Regions = Mapping[str, Array | Sequence[Array]]
+SMALLEST = 1.5
+FEWEST = 5  # images of a class that have the region
+_POINT = 1 / 16  # radius of a point's disc, as a share of the image's side
+
+
+def ask_regions(material: Material, regions: Regions, rng: np.random.Generator) -> list[Finding]:
+    """Ask for each class and each region whether relevance gathers there.
+
+    The null is that of places: the same heatmap at random places of the same image. A suspicion is
+    tried by painting the region over from its surroundings, against the same shape at random
+    places of the same image.
+
+    Parameters
+    ----------
+    material : Material
+        The audit's.
+    regions : mapping of str to ndarray or sequence of ndarray
+        Name of the region to where it is on each image of the *data set*, in pixels of the inputs:
+        masks of shape (N, H, W), bool, or for each image its points, rows and columns of shape
+        (points, 2), which count as discs with a radius of a 16th of the image's shorter side.
+    rng : numpy.random.Generator
+        Of places.
+
+    Raises
+    ------
+    DataError
+        Masks of another size than the inputs, or too few masks or points for the data set.
+    """
+    found = []
+    for name, given in regions.items():
+        masks = _masks(material, name, given)
+        for label in material.classes():
+            members = material.members(label)
+            with_it = members[masks[members].any((1, 2))]
+            found.append(_ask(material, name, label, with_it, masks[with_it], rng))
+    return found
+
+
+def _ask(
+    material: Material,
+    name: str,
+    label: int,
+    with_it: Array,
+    masks: Array,
+    rng: np.random.Generator,
+) -> Finding:
+    who = material.class_names[label]
+    strength = material.strength()[with_it]
+    share, expected, p = 0.0, 1.0, 1.0
+    if len(with_it) >= FEWEST:
+        share, expected, p = shift_test(strength, masks.astype(float), rng)
+    order = np.argsort(-(strength * masks).sum((1, 2)))[:8]
+    finding = Finding(
+        key=f"region/{who}/{name}",
+        question=f"Does the network look at {name!r} in images of class {who!r}?",
+        label=label,
+        effect=share / expected,
+        effect_name="relevance there, in multiples of the region's share of the area",
+        smallest=SMALLEST,
+        p_seen=p,
+        examples=tuple(int(position) for position in with_it[order]),
+        outlines=masks[order],
+        numbers={
+            "images_with_it": float(len(with_it)),
+            "share": share,
+            "expected": expected if len(with_it) else 0.0,
+        },
+    )
+    if not finding.suspicious():
+        return finding
+    cause = compare_regions(material, with_it, masks, "inpaint", rng)
+    return replace(
+        finding,
+        cause=cause,
+        sentence=_sentence(who, name, finding, cause),
+        advice=f"Decide whether {name!r} is a sign of class {who!r}. If it is not: paint it over, "
+        "or have it on images of all classes alike, and train again.",
+    )
+
+
+def _masks(material: Material, name: str, given: Array | Sequence[Array]) -> Array:
+    """Return the masks of the audit's sample, shape (N, H, W)."""
+    height, width = material.relevance.shape[1:]
+    if len(given) <= int(material.indices.max()):
+        raise DataError(
+            f"region {name!r} is given for {len(given)} images, but the data set has "
+            f"{int(material.indices.max()) + 1} or more; give one mask, or one list of points, "
+            "for each"
+        )
+    chosen = [np.asarray(given[int(index)]) for index in material.indices]
+    if all(one.shape == (height, width) for one in chosen):
+        return np.stack(chosen).astype(bool)
+    if all(one.size == 0 or (one.ndim == 2 and one.shape[1] == 2) for one in chosen):
+        points = [one.reshape(-1, 2) for one in chosen]
+        return discs(points, height, width, _POINT * min(height, width)) > 0
+    shapes = sorted({one.shape for one in chosen})
+    raise DataError(
+        f"region {name!r} has entries of shape {shapes[:3]}; masks must be of the inputs' size, "
+        f"({height}, {width}), points of shape (points, 2)"
+    )
+
+
+def _sentence(who: str, name: str, finding: Finding, cause: Cause) -> str:
+    n = finding.numbers
+    return (
+        f"For class {who!r} the network looks at {name!r}: {n['share']:.0%} of the relevance lies "
+        f"there, on {n['expected']:.0%} of the area ({n['images_with_it']:.0f} images have it). "
+        f"Painted over from its surroundings, it turns {cause.flips:.0%} of these images wrong; "
+        f"the same shape at a random place, {cause.control_flips:.0%}."
+    )
