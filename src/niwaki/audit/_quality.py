@@ -106,10 +106,12 @@ class _Quality:
     """A property, what gives it to an image, and the words for it."""
 
     measure: Callable[[Tensor], Array]
-    give: Callable[[Tensor, Tensor], Tensor]  # (images with it, images without) -> images
-    higher: bool  # whether having it means a higher value; None of them is symmetric but tint
+    # (images with most of it, with least of it of the same group, images without) -> images
+    give: Callable[[Tensor, Tensor, Tensor], Tensor]
+    higher: bool  # whether having it means a higher value
     has: str
     advice: str
+    either_way: bool = False  # as a tint may be off on either side: the more extreme class has it
 
 
 def _ask(
@@ -123,8 +125,8 @@ def _ask(
     is_class = material.labels == label
     test = mannwhitneyu(values[is_class], values[~is_class])
     auc = float(test.statistic) / (is_class.sum() * (~is_class).sum())
-    class_has_it = (auc > 0.5) == quality.higher
-    group = is_class if class_has_it else ~is_class
+    group, lean = _having(values, is_class, quality, auc)
+    class_has_it = bool(group[is_class].all())
     who = material.class_names[label]
     finding = Finding(
         key=f"quality/{who}/{name}",
@@ -134,12 +136,12 @@ def _ask(
         effect_name=f"how well {name} alone tells the class, from 0 to 1",
         smallest=SMALLEST,
         p_seen=float(test.pvalue),
-        examples=tuple(np.flatnonzero(group)[np.argsort(values[group])][:: _sign(quality)][:8]),
+        examples=tuple(np.flatnonzero(group)[np.argsort(-lean[group])][:8]),
         numbers={"auc_of_property": auc},
     )
     if not finding.suspicious():
         return finding
-    cause = _cause(material, quality, values, group, rng)
+    cause = _cause(material, quality, group, lean, rng)
     others = f"Images of class {who!r}" if class_has_it else f"Images not of class {who!r}"
     return replace(
         finding,
@@ -151,18 +153,42 @@ def _ask(
     )
 
 
+def _having(values: Array, is_class: Array, quality: _Quality, auc: float) -> tuple[Array, Array]:
+    """Say which group of images has a property, and how much more of it each image has.
+
+    Where a property may be off on either side, the group has it whose quarter that is most unlike
+    the others is the farther from them: the odd one out.
+    """
+    if not quality.either_way:
+        group = is_class if (auc > 0.5) == quality.higher else ~is_class
+        away = values - np.median(values[~group])
+        return group, away if quality.higher else -away
+    found = []
+    for group in (is_class, ~is_class):
+        away = values - np.median(values[~group])
+        lean = away if np.median(away[group]) >= 0 else -away
+        found.append((float(np.quantile(lean[group], 0.75)), group, lean))
+    _, group, lean = max(found, key=lambda one: one[0])
+    return group, lean
+
+
 def _cause(
-    material: Material, quality: _Quality, values: Array, group: Array, rng: np.random.Generator
+    material: Material, quality: _Quality, group: Array, lean: Array, rng: np.random.Generator
 ) -> Cause:
-    """Give the property to the images without it."""
-    middle = np.median(values)
-    strong = group & ((values > middle) == quality.higher)
+    """Give the property, as the quarter that has most of it has it, to the images without it."""
+    most = group & (lean >= np.quantile(lean[group], 0.75))
+    least = group & (lean <= np.quantile(lean[group], 0.25))
     without = material.select(np.flatnonzero(~group))
-    given = quality.give(material.pixels[torch.as_tensor(strong)], without.pixels)
+    given = quality.give(
+        material.pixels[torch.as_tensor(most)],
+        material.pixels[torch.as_tensor(least)],
+        without.pixels,
+    )
     change = given - without.pixels
     order = torch.as_tensor(rng.permutation(len(change)))
     steps = tuple(int(s) for s in rng.integers(1, change.shape[-1], 2))
-    foreign = torch.roll(change[order], steps, (-2, -1))
+    # Elsewhere in the image; and what has a colour but no place, in another colour.
+    foreign = torch.roll(change[order], (int(quality.either_way), *steps), (-3, -2, -1))
     before = margins(without.outputs, without.labels)
     drops, wrong = [], []
     for pixels in (given, (without.pixels + foreign).clamp(0, 1)):
@@ -179,11 +205,11 @@ def _cause(
     )
 
 
-def _soft(_: Tensor, without: Tensor) -> Tensor:
+def _soft(_: Tensor, __: Tensor, without: Tensor) -> Tensor:
     return blurred(without, 0.9)
 
 
-def _compressed(_: Tensor, without: Tensor) -> Tensor:
+def _compressed(_: Tensor, __: Tensor, without: Tensor) -> Tensor:
     return torch.stack([_jpeg(image) for image in without])
 
 
@@ -195,12 +221,21 @@ def _jpeg(image: Tensor) -> Tensor:
     return torch.from_numpy(back).permute(2, 0, 1)
 
 
-def _tinted(with_it: Tensor, without: Tensor) -> Tensor:
-    """Move images out of the plane of colours by as much as the others are."""
+def _tinted(most: Tensor, least: Tensor, without: Tensor) -> Tensor:
+    """Give images the colours of others, and leave them what they show.
+
+    First each channel's optical density changes by the factor that lies between images of the same
+    group with most and with least of the tint: they show the same, so that what differs is the
+    dye or the scanner. What is missing then, as where all of a group have it, is a step out of the
+    plane of colours.
+    """
     own = _density(without)
-    normal = _normal(_density(torch.cat([with_it, without])))
-    step = float(tint(with_it, normal).mean() - tint(without, normal).mean())
-    moved = own + np.linalg.norm(own, axis=-1, keepdims=True) * step * normal
+    factors = _density(most).mean((0, 1, 2)) / _density(least).mean((0, 1, 2)).clip(1e-6)
+    own = own * factors / factors.mean()
+    normal = _normal(_density(torch.cat([most, without])))
+    amount = np.linalg.norm(own, axis=-1, keepdims=True)
+    there = float((own @ normal).mean() / amount.mean().clip(1e-6))
+    moved = own + amount * (float(tint(most, normal).mean()) - there) * normal
     pixels = np.exp(-moved).clip(0, 1).transpose(0, 3, 1, 2)
     return torch.from_numpy(pixels).to(without)
 
@@ -215,10 +250,6 @@ def _normal(density: Array) -> Array:
     flat = density.reshape(-1, 3)
     normal: Array = np.linalg.eigh(flat.T @ flat)[1][:, 0]
     return normal * (1 if normal[2] >= 0 else -1)
-
-
-def _sign(quality: _Quality) -> int:
-    return -1 if quality.higher else 1
 
 
 _QUALITIES = {
@@ -244,5 +275,6 @@ _QUALITIES = {
         "tend to have another tint",
         "Compare scanners and stains of the classes; normalise colours, or vary them at random "
         "while training.",
+        either_way=True,
     ),
 }
