@@ -88,3 +88,10 @@ def test_bootstrap_interval_holds_the_mean_as_often_as_it_says():
     assert 0.88 <= inside / 200 <= 0.99
     assert bootstrap(np.array([1.0, np.nan, 3.0])).count == 2
     assert np.isnan(bootstrap(np.array([np.nan])).mean)
+
+
+def test_empty_maps_lie_nowhere():
+    zone = np.zeros((8, 8))
+    zone[:2] = 1
+    share, expected, p = shift_test(np.zeros((5, 8, 8)), zone, np.random.default_rng(0))
+    assert (share, expected, p) == (0.0, 0.25, 1.0)

@@ -60,7 +60,7 @@ def shift_test(
     share : float
         Of the maps' sum inside the zone, mean over images.
     expected : float
-        The same for random places: the zone's share of the area.
+        The same for random places: the zone's share of the area, as far as maps are not empty.
     p : float
         One-sided.
     """
@@ -75,7 +75,9 @@ def shift_test(
     random = moved[np.arange(count), steps].mean(1)
     # Rounding of the transforms must not make equal values unequal.
     p = (1 + int((random >= observed - 1e-12).sum())) / (1 + draws)
-    return observed, float(moved.mean()), p
+    # Of maps that are all empty, as where the output explained is constant, nothing is anywhere.
+    expected = float(moved.mean()) if total.any() else float(zone.mean())
+    return observed, expected, p
 
 
 def sign_test(differences: Array, rng: np.random.Generator, draws: int = DRAWS) -> float:
