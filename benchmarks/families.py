@@ -133,6 +133,11 @@ def page(results: list[Result]) -> str:
             "explained, scored, and pruned by single weights (`niwaki.pruning.prune_weights`),",
             "which moves no channels.",
             "",
+            "Known to be refused, beside channel shuffles: a concatenation that is flattened with",
+            "more than one position per channel (`torch.cat(...)`, then `flatten`, then a linear",
+            "layer), as the offsets of its parts get lost; pool it to one position first, or list all",
+            "layers that go into it in `ignore`.",
+            "",
         ]
     )
 
