@@ -135,8 +135,8 @@ def page(results: list[Result]) -> str:
             "",
             "Known to be refused, beside channel shuffles: a concatenation that is flattened with",
             "more than one position per channel (`torch.cat(...)`, then `flatten`, then a linear",
-            "layer), as the offsets of its parts get lost; pool it to one position first, or list all",
-            "layers that go into it in `ignore`.",
+            "layer), as the offsets of its parts get lost; pool it to one position first, or list",
+            "all layers that go into it in `ignore`.",
             "",
         ]
     )
