@@ -68,3 +68,13 @@ def test_a_network_that_goes_by_the_tint_is_told_so(tiles):
     )
     found = audit(Blueness().eval(), images, method="gradient", seed=0)
     assert "quality/tumour/tint" in [finding.key for finding in found.flagged]
+
+
+def test_images_of_one_class_are_not_asked_what_tells_it_from_others(tiles):
+    pixels = tiles[0][tiles[1] == 1][:40]
+    images = Images(
+        lambda i: Image.fromarray(pixels[i]), [1] * len(pixels), ["normal", "tumour"], TISSUE
+    )
+    found = audit(Blueness().eval(), images, method="gradient", seed=0)
+    assert found.findings
+    assert not [finding for finding in found.findings if finding.key.startswith("quality/")]

@@ -152,6 +152,7 @@ def test_a_stopped_command_goes_on_with_the_seconds_it_had_measured(weights, tmp
         return row(step)
 
     measured = tmp_path / "out.seconds.json"
+    measured.write_text('{"nowhere": 1.0}')  # of a run that never began
     monkeypatch.setattr(_prune, "_row", stopped)
     prune(expected=130)
     prices = json.loads(measured.read_text())

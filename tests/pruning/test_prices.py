@@ -131,3 +131,23 @@ def test_a_layer_without_a_price_has_the_mean_one(data):
     scaled = {"2": 1.5, "4": 0.5, "0": 1.0, "8": 1.0}
     assert priced(model, scaled) == pytest.approx(cost(model, data[0]).macs)
     assert priced(pruned.model, scaled) <= 0.5 * priced(model, scaled)
+
+
+class Unusual(nn.Module):
+    """Layers called by keyword, or as a function of a parameter."""
+
+    def __init__(self, by_function):
+        super().__init__()
+        self.by_function = by_function
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 4)
+
+    def forward(self, x):
+        if self.by_function:
+            x = nn.functional.conv2d(x, self.conv.weight).relu().mean((2, 3))
+            return nn.functional.linear(x, self.head.weight)
+        return self.head(input=self.conv(input=x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(("by_function", "known"), [(False, {"conv", "head"}), (True, set())])
+def test_layers_that_are_called_in_other_ways(data, by_function, known):
+    assert seconds_per_mac(Unusual(by_function).eval(), data[0], repeats=2).keys() == known

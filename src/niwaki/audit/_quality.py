@@ -34,8 +34,10 @@ def ask_quality(material: Material, rng: np.random.Generator) -> list[Finding]:
     size that belongs to another image. With two classes the question is the same for both and is
     asked once.
     """
-    found = []
+    found: list[Finding] = []
     classes = material.classes()
+    if len(classes) < 2:  # nothing to tell apart
+        return found
     for name, quality in _QUALITIES.items():
         if name == "tint" and material.pixels.shape[1] != 3:
             continue
@@ -230,12 +232,13 @@ def _tinted(most: Tensor, least: Tensor, without: Tensor) -> Tensor:
     plane of colours.
     """
     own = _density(without)
-    factors = _density(most).mean((0, 1, 2)) / _density(least).mean((0, 1, 2)).clip(1e-6)
+    there, here = (_density(images).mean((0, 1, 2)).clip(1e-6) for images in (most, least))
+    factors = there / here
     own = own * factors / factors.mean()
     normal = _normal(_density(torch.cat([most, without])))
     amount = np.linalg.norm(own, axis=-1, keepdims=True)
-    there = float((own @ normal).mean() / amount.mean().clip(1e-6))
-    moved = own + amount * (float(tint(most, normal).mean()) - there) * normal
+    lean = float((own @ normal).mean() / amount.mean().clip(1e-6))
+    moved = own + amount * (float(tint(most, normal).mean()) - lean) * normal
     pixels = np.exp(-moved).clip(0, 1).transpose(0, 3, 1, 2)
     return torch.from_numpy(pixels).to(without)
 

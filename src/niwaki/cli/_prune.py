@@ -80,9 +80,9 @@ def prune(
         0
     ]
     timed = out.with_name(f"{out.name}.seconds.json")
-    prices = (
-        _prices(loaded, example, timed, anew=common.force) if scheduling.of == "seconds" else None
-    )
+    prices = None
+    if scheduling.of == "seconds":
+        prices = _prices(loaded, example, timed, going_on=kept.exists())
     shown.print(_HEAD)
     try:
         pruned = pruning.prune(
@@ -120,9 +120,12 @@ def prune(
     _report(whole, before, after, len(example), out, common.as_json)
 
 
-def _prices(loaded: o.Loaded, example: Tensor, file: Path, anew: bool) -> dict[str, float]:
-    """Measure what a MAC costs in each layer; a run that goes on takes what it had measured."""
-    if anew or not file.exists():
+def _prices(loaded: o.Loaded, example: Tensor, file: Path, going_on: bool) -> dict[str, float]:
+    """Measure what a MAC costs in each layer; a run that goes on takes what it had measured.
+
+    A file without a run is left over from one that never began, perhaps of another network.
+    """
+    if not (going_on and file.exists()):
         write_json(file, seconds_per_mac(loaded.model, example))
     try:
         return {str(k): float(v) for k, v in json.loads(file.read_text("utf-8")).items()}

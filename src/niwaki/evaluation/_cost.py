@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,12 +50,9 @@ def cost(model: nn.Module, inputs: Tensor) -> Cost:
         Batch of shape (N, ...); the first sample is used.
     """
     layers = trace(model, inputs[:1])
-    macs = 0
-    for layer in layers:
-        assert layer.operation.weight is not None
-        macs += layer.positions * layer.operation.weight.numel()
     units = sum(layer.units for layer in layers if not layer.last)
-    return Cost(units, sum(p.numel() for p in model.parameters()), macs)
+    params = sum(p.numel() for p in model.parameters())
+    return Cost(units, params, sum(layer.macs for layer in layers))
 
 
 def latency(model: nn.Module, inputs: Tensor, *, repeats: int = 20, warm_up: int = 3) -> float:
@@ -102,16 +100,12 @@ def seconds_per_mac(
         Layer name to seconds per MAC; for `prices` of `niwaki.prune`. Layers whose module is not
         called, such as functional ones, are left out.
     """
-    macs = {
-        layer.name: layer.positions * layer.operation.weight.numel()
-        for layer in trace(model, inputs[:1])
-        if layer.operation.weight is not None
-    }
+    macs = {layer.name: layer.macs for layer in trace(model, inputs[:1])}
     own = copy.deepcopy(model)
     begun: list[tuple[str, float]] = []
     for name, module in own.named_modules():
         if name in macs:
-            module.register_forward_pre_hook(_noting(begun, name))
+            module.register_forward_pre_hook(_noting(begun, name, inputs))
     seen: dict[str, list[float]] = {}
     with torch.no_grad():
         for _ in range(warm_up + repeats):
@@ -119,7 +113,7 @@ def seconds_per_mac(
             own(inputs)
             spent: dict[str, float] = {}
             ends = [since for _, since in begun[1:]] + [_now(inputs)]
-            for (name, since), end in zip(begun, ends, strict=True):
+            for (name, since), end in zip(begun, ends, strict=False):  # none, if none is a module
                 spent[name] = spent.get(name, 0.0) + end - since
             for name, seconds in spent.items():
                 seen.setdefault(name, []).append(seconds)
@@ -128,10 +122,10 @@ def seconds_per_mac(
 
 
 def _noting(
-    begun: list[tuple[str, float]], name: str
-) -> Callable[[nn.Module, tuple[Tensor]], None]:
-    def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        begun.append((name, _now(inputs[0])))
+    begun: list[tuple[str, float]], name: str, where: Tensor
+) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        begun.append((name, _now(where)))
 
     return note
 

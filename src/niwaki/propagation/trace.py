@@ -47,6 +47,12 @@ class Layer:
     last: bool
     operation: Operation = field(repr=False)
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations of one sample, all uses together."""
+        assert self.operation.weight is not None
+        return self.positions * self.operation.weight.numel()
+
 
 class _Positions:
     """Observer of how many positions each layer's output has for one sample."""

@@ -27,7 +27,7 @@ def relative_prices(prices: Mapping[str, float], layers: Sequence[Layer]) -> dic
     ValueError
         For layers that do not exist, and for prices that are not positive.
     """
-    macs = {layer.name: _macs(layer) for layer in layers}
+    macs = {layer.name: layer.macs for layer in layers}
     strangers = [name for name in prices if name not in macs]
     if strangers:
         raise ValueError(
@@ -39,8 +39,3 @@ def relative_prices(prices: Mapping[str, float], layers: Sequence[Layer]) -> dic
     plain = sum(macs[name] for name in prices)
     priced = sum(macs[name] * price for name, price in prices.items())
     return {name: price * plain / priced for name, price in prices.items()}
-
-
-def _macs(layer: Layer) -> int:
-    assert layer.operation.weight is not None
-    return layer.positions * layer.operation.weight.numel()
