@@ -40,7 +40,7 @@ DRAWS = 500
 
 def asked(learner: Learner, model: nn.Module, data: Set, seed: int) -> Row:
     """Audit a network and keep the answers."""
-    found = audit(model, learner.images(data), seed=seed, limit=400)
+    found = audit(model, learner.images(data), seed=seed, limit=400, groups=data.image)
     return {
         "questions": len(found.findings),
         "flagged": [f.key for f in found.flagged],
@@ -50,10 +50,17 @@ def asked(learner: Learner, model: nn.Module, data: Set, seed: int) -> Row:
 
 
 def control(source: Source, learner: Learner, seed: int) -> Row:
-    """No bias: how often a question is answered by yes."""
+    """No bias: how often a question is answered by yes, and what artefacts do to such a network."""
     train, test = source.draw("train", seed), source.draw("test", seed)
     model = learner.train(learner.tensors(train), seed)
-    return {"auc test": learner.auc(model, test), "audit": asked(learner, model, test, seed)}
+    return {
+        "auc test": learner.auc(model, test),
+        "audit": asked(learner, model, test, seed),
+        "harm": {
+            kind: harm(learner, model, test, marked(test, kind, 0.0, seed + 60, elsewhere=1.0))
+            for kind in ARTEFACTS
+        },
+    }
 
 
 def centre(source: Source, learner: Learner, seed: int) -> Row:

@@ -19,6 +19,7 @@ __all__ = ["contenders"]
 
 PLAIN = {"per_cost": 0.0}
 PER_COST = {"per_cost": 0.6}
+SMALL_STEPS = {**PER_COST, "steps": 28}  # torch-pruning's recipes look anew in each of 45
 #: Those of the paper and of practice, each after its source, ranked by the score alone.
 CRITERIA = (
     "taylor",
@@ -48,6 +49,8 @@ def contenders(
         *([Contender("bn_scale", "bn_scale", prune_options=PLAIN)] if norms else []),
         Contender("random", "random", prune_options=PLAIN),
         *(Contender(f"{name} per cost", name, prune_options=PER_COST) for name in COSTLY),
+        Contender("lrp, small steps", "lrp", prune_options=SMALL_STEPS),
+        Contender("taylor_gates, small steps per cost", "taylor_gates", prune_options=SMALL_STEPS),
     ]
     if rules is not None:
         rows = [*_chosen(rules), *rows]

@@ -135,6 +135,7 @@ def audit(
     regions: Regions | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
+    groups: Sequence[Any] | NDArray[Any] | None = None,
     **options: Any,
 ) -> Audit:
     """Look for what a network should not be looking at, over a data set.
@@ -164,6 +165,9 @@ def audit(
         of a 16th of the side.
     preprocessing, class_names
         See `gather`; by default the data set's own.
+    groups : sequence, optional
+        Of each image of `data` the slide, patient or source it was cut from. Images of a slide are
+        alike, and with this what is a slide's is not taken for its class's: see `ask_quality`.
     **options
         Of the method.
 
@@ -188,6 +192,7 @@ def audit(
         seed=seed,
         preprocessing=preprocessing,
         class_names=class_names,
+        groups=groups,
         **options,
     )
     return examine(material, seed=seed, tissue=tissue, regions=regions, started=started)

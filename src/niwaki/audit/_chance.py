@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Interval", "bootstrap", "group_test", "holm", "shift_test", "sign_test"]
+__all__ = [
+    "DRAWS",
+    "Exchange",
+    "Interval",
+    "bootstrap",
+    "group_test",
+    "holm",
+    "shift_test",
+    "sign_test",
+]
 
 Array = NDArray[Any]
 DRAWS = 4999
@@ -34,6 +43,44 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Exchange:
+    """Labels as chance might have given them, to images that come in groups.
+
+    Images of a slide are alike because they are of one slide. So labels are exchanged among images
+    of the same group; and of groups that have one class only, whole groups exchange theirs. Where
+    neither can be, as with one slide per class, nothing is exchanged: what is the slide's cannot be
+    told from what is the class's.
+
+    Parameters
+    ----------
+    labels : ndarray
+        Shape (N,).
+    groups : ndarray
+        Of each image the number of its group, shape (N,); all different, if images are
+        independent.
+    """
+
+    def __init__(self, labels: Array, groups: Array) -> None:
+        self._labels = labels
+        self._groups = np.unique(groups, return_inverse=True)[1]
+        self._order = np.argsort(self._groups, kind="stable")
+        starts = np.unique(self._groups[self._order], return_index=True)[1]
+        ordered = labels[self._order]
+        lowest, highest = (f.reduceat(ordered, starts) for f in (np.minimum, np.maximum))
+        self._is_pure = lowest == highest
+        self._classes = lowest
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        """Return labels, shape (N,)."""
+        shuffled = np.lexsort((rng.random(len(self._labels)), self._groups))
+        drawn = np.empty_like(self._labels)
+        drawn[shuffled] = self._labels[self._order]
+        of_group = self._classes.copy()
+        of_group[self._is_pure] = rng.permutation(of_group[self._is_pure])
+        found: Array = np.where(self._is_pure[self._groups], of_group[self._groups], drawn)
+        return found
 
 
 def shift_test(

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter, mean, uniform_filter
+from scipy.ndimage import label as connected
 from torch import Tensor
 
 from niwaki.audit._causal import Cause, compare_regions
@@ -22,6 +23,7 @@ Array = NDArray[Any]
 SMALLEST = 2.0
 _LEVELS = 16
 _RARE = 5e-4  # share of the other classes' own pixels that count as rare
+_FAR = 2.0  # cells between a foreign colour and the nearest that is not rare
 _AREA = 0.003  # share of an image below which a foreign area is a speck
 
 
@@ -94,19 +96,32 @@ def foreign(pixels: Tensor, labels: Array, label: int) -> Array:
     ndarray
         Shape (members, H, W), bool. Colours are compared as 16 x 16 x 16 cells, smoothed; rare is
         what only 1 in 2000 pixels of the other classes has, or is rarer than. Single pixels are
-        left out.
+        left out, and so are areas whose colours lie, on average, less than two cells from one that
+        is not rare: of what all classes have, one class often has the palest or the reddest.
     """
     cells = (pixels.numpy() * (_LEVELS - 1e-6)).astype(int)
     flat = (cells[:, 0] * _LEVELS + cells[:, 1]) * _LEVELS + cells[:, 2]
-    others = flat[labels != label]
-    counts = np.bincount(others.ravel(), minlength=_LEVELS**3).reshape((_LEVELS,) * 3)
-    density = gaussian_filter(counts.astype(float), 0.7, mode="constant").ravel()
+    own, others = flat[labels == label], flat[labels != label]
     if not len(others):
-        return np.zeros(flat[labels == label].shape, bool)
-    cut = np.quantile(density[others.ravel()], _RARE)
-    rare = (density < cut)[flat[labels == label]]
+        return np.zeros(own.shape, bool)
+    counts = np.bincount(others.ravel(), minlength=_LEVELS**3).reshape((_LEVELS,) * 3)
+    density = gaussian_filter(counts.astype(float), 0.7, mode="constant")
+    cut = np.quantile(density.ravel()[others.ravel()], _RARE)
+    rare = (density < cut).ravel()[own]
     dense: Array = rare & (uniform_filter(rare.astype(float), (0, 3, 3)) > 0.5)
-    return dense
+    away = distance_transform_edt(density < cut).ravel()[own]
+    return _far(dense, away)
+
+
+def _far(masks: Array, away: Array) -> Array:
+    """Keep those connected areas of each mask that are far off on average."""
+    kept = np.zeros_like(masks)
+    for index in np.flatnonzero(masks.any((1, 2))):
+        areas, count = connected(masks[index])
+        numbers = np.arange(1, count + 1)
+        far = numbers[np.asarray(mean(away[index], areas, numbers)) >= _FAR]
+        kept[index] = np.isin(areas, far)
+    return kept
 
 
 def stains(pixels: Tensor) -> dict[str, Array]:

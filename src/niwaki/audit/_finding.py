@@ -45,6 +45,8 @@ class Finding:
         What happens when the thing is changed; None where it was not tried.
     smallest_cause : float
         How many times the control's effect is worth an alarm.
+    smallest_drop : float
+        The fall of the margin that is worth an alarm.
     sentence : str
         What a person reads when the answer is yes.
     advice : str
@@ -70,6 +72,7 @@ class Finding:
     p_seen: float
     cause: Cause | None = None
     smallest_cause: float = 1.5
+    smallest_drop: float = 0.0
     sentence: str = ""
     advice: str = ""
     examples: tuple[int, ...] = ()
@@ -90,7 +93,7 @@ class Finding:
             self.p < ALPHA
             and self.effect >= self.smallest
             and self.cause is not None
-            and self.cause.drop > 0
+            and self.cause.drop > self.smallest_drop
             and self.cause.ratio >= self.smallest_cause
         )
 

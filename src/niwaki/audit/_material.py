@@ -48,6 +48,9 @@ class Material:
         Name of the attribution method.
     preprocessing : Preprocessing
         Between pixels and inputs.
+    groups : ndarray
+        Of each image the number of its group, such as its slide, shape (N,); all different, if
+        nobody said which belong together.
     batch_size : int
         For the network.
     """
@@ -62,6 +65,7 @@ class Material:
     class_names: tuple[str, ...]
     method: str
     preprocessing: Preprocessing
+    groups: Array
     batch_size: int = 64
 
     def __len__(self) -> int:
@@ -112,7 +116,7 @@ class Material:
             pixels=self.pixels[chosen],
             **{
                 name: getattr(self, name)[positions]
-                for name in ("labels", "outputs", "relevance", "indices")
+                for name in ("labels", "outputs", "relevance", "indices", "groups")
             },
         )
 
@@ -138,6 +142,7 @@ def gather(
     seed: int = 0,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
+    groups: Sequence[Any] | Array | None = None,
     **options: Any,
 ) -> Material:
     """Explain a class-balanced sample of a data set and keep all that questions need.
@@ -162,13 +167,16 @@ def gather(
         Between pixels and inputs; default: the data set's own.
     class_names : sequence of str, optional
         Default: the data set's own.
+    groups : sequence, optional
+        Of each image of `data` the group it belongs to, such as a slide or patient: numbers or
+        names. Default: each image is its own.
     **options
         Of the method.
 
     Raises
     ------
     DataError
-        Data without labels, or whose pixels cannot be had.
+        Data without labels, or whose pixels cannot be had; groups of another number of images.
     ModelError
         A network that is not ready.
     """
@@ -181,6 +189,7 @@ def gather(
             "how pixels become inputs is not known of these data, and an audit changes pixels; "
             "pass preprocessing="
         )
+    groups = _grouped(groups, data)
     chosen = sample(data, limit, seed)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     explainer = tolerant(create(method, model, **options))
@@ -209,8 +218,21 @@ def gather(
         tuple(names),
         method,
         known,
+        groups[chosen],
         batch_size,
     )
+
+
+def _grouped(groups: Sequence[Any] | Array | None, data: Any) -> Array:
+    """Number the groups."""
+    if groups is None:
+        return np.arange(len(data))
+    if len(groups) != len(data):
+        raise DataError(
+            f"groups has {len(groups)} entries for {len(data)} images: give one for each"
+        )
+    found: Array = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    return found
 
 
 def tolerant(explainer: Method) -> Method:

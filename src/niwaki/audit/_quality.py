@@ -1,283 +1,200 @@
-"""What, of the whole image: does sharpness, compression or a tint tell the class?"""
+"""What, of the whole image: are there images of a class whose sharpness, compression or tint the
+other classes hardly ever have, and does the network go by that?
+"""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from scipy.ndimage import gaussian_filter
-from scipy.stats import mannwhitneyu
 from torch import Tensor
 
-from niwaki.audit._causal import Cause, blurred
-from niwaki.audit._chance import sign_test
+from niwaki.audit._causal import Cause
+from niwaki.audit._chance import DRAWS, Exchange, sign_test
 from niwaki.audit._finding import Finding
 from niwaki.audit._material import Material, margins
+from niwaki.audit._properties import PROPERTIES, Property
 
-__all__ = ["ask_quality", "blockiness", "sharpness", "tint"]
+__all__ = ["ask_quality", "lean_of", "share_beyond"]
 
 Array = NDArray[Any]
-SMALLEST = 0.25
+SMALLEST = 3.5
+FEWEST = 5  # images that make a group
+_RARE = 0.02  # share of the other classes' images that count as rare
+_MOVED = 0.1  # fall of the margin that counts, in its standard deviations
+_NEIGHBOURS = 5
+_FEW_DRAWS = 499
+
+#: From which images are of other classes, shape (N,), to how far each image is off them, (N,).
+Lean = Callable[[Array], Array]
 
 
 def ask_quality(material: Material, rng: np.random.Generator) -> list[Finding]:
     """Ask for each class and each property of whole images whether the network goes by it.
 
-    Seen: how well the property alone tells the class (Mann-Whitney). Cause: the images that do not
-    have it get it, and the margin of their own class falls by more than under a change of equal
-    size that belongs to another image. With two classes the question is the same for both and is
-    asked once.
+    Seen: so many of the class's images have more of the property than 98 % of the other classes'
+    images, more than exchanged labels give. That finds a tenth of a class as well as all of it.
+    Cause: the other classes' images get the property, as strongly as these have it, and the margin
+    of their own class falls by more than under an unrelated change of equal size.
     """
     found: list[Finding] = []
     classes = material.classes()
     if len(classes) < 2:  # nothing to tell apart
         return found
-    for name, quality in _QUALITIES.items():
-        if name == "tint" and material.pixels.shape[1] != 3:
+    exchange = Exchange(material.labels, material.groups)
+    for name, quality in PROPERTIES.items():
+        if quality.coloured and material.pixels.shape[1] != 3:
             continue
-        values = quality.measure(material.pixels)
-        for label in classes[-1:] if len(classes) == 2 else classes:
-            found.append(_ask(material, name, quality, values, label, rng))
+        lean = lean_of(quality.measure(material.pixels))
+        for label in classes:
+            found.append(_ask(material, name, quality, lean, label, exchange, rng))
     return found
 
 
-def sharpness(pixels: Tensor) -> Array:
-    """Return how much of the finest detail is there beside the next finer, as a logarithm.
-
-    Measured in blocks of 8 pixels, of which the quarter with the least counts: there, it is the
-    grain of the image that is seen, and not how many edges the thing shown has.
-    """
-    grey = pixels.double().mean(1).numpy()
-    fine = gaussian_filter(grey, (0, 0.7, 0.7), mode="nearest")
-    coarse = gaussian_filter(grey, (0, 1.6, 1.6), mode="nearest")
-    ratio = (_blocks((grey - fine) ** 2) + 1e-8) / (_blocks((fine - coarse) ** 2) + 1e-8)
-    found: Array = np.quantile(np.log(ratio), 0.25, axis=1)
-    return found
-
-
-def _blocks(maps: Array, side: int = 8) -> Array:
-    """Average maps (N, H, W) over blocks, shape (N, blocks), without what is left at the edge."""
-    side = min(side, *maps.shape[1:])
-    count, down, across = len(maps), maps.shape[1] // side, maps.shape[2] // side
-    cut = maps[:, : down * side, : across * side]
-    means: Array = cut.reshape(count, down, side, across, side).mean((2, 4)).reshape(count, -1)
-    return means
-
-
-def blockiness(pixels: Tensor) -> Array:
-    """Return how much larger steps are on a grid of 8 pixels than off it, as a logarithm."""
-    grey = pixels.double().mean(1).numpy()
-    ratios = []
-    for axis in (1, 2):
-        # A step beside the steps next to it: what an edge of the image would do to both.
-        steps = np.abs(np.diff(grey, n=1, axis=axis)).mean(3 - axis)
-        on = np.arange(steps.shape[1]) % 8 == 7
-        ratios.append(np.log(steps[:, on].mean(1) + 1e-6) - np.log(steps[:, ~on].mean(1) + 1e-6))
-    mean: Array = np.mean(ratios, axis=0)
-    return mean
-
-
-def tint(pixels: Tensor, axis: Array | None = None) -> Array:
-    """Return how far an image's colours are off the plane of colours of all images.
-
-    Two stains span a plane of optical densities; how much of each is there moves an image within
-    the plane, another scanner or dye moves it out of it.
+def lean_of(values: Array) -> Lean:
+    """Return what says how far images are off those of other classes.
 
     Parameters
     ----------
-    pixels : Tensor
-        Shape (N, 3, H, W), from 0 to 1.
-    axis : ndarray, optional
-        The normal of the plane; default: fitted to these images.
+    values : ndarray
+        Shape (N,): more is farther off. Or (N, features): the distance to the 5th nearest image of
+        other classes, other than itself.
     """
-    density = _density(pixels)
-    normal = _normal(density) if axis is None else axis
-    amount = np.linalg.norm(density, axis=-1).mean((1, 2))
-    found: Array = (density @ normal).mean((1, 2)) / amount.clip(1e-6)
-    return found
+    if values.ndim == 1:
+        return lambda others: values
+    distances = np.linalg.norm(values[:, None] - values[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    order = np.argsort(distances, axis=1)
+    ranked = np.take_along_axis(distances, order, axis=1)
+
+    def lean(others: Array) -> Array:
+        nearest = min(_NEIGHBOURS, int(others.sum()) - 1)
+        place = (np.cumsum(others[order], axis=1, dtype=np.int32) >= nearest).argmax(1)
+        found: Array = ranked[np.arange(len(ranked)), place]
+        return found
+
+    return lean
 
 
-@dataclass(frozen=True)
-class _Quality:
-    """A property, what gives it to an image, and the words for it."""
+def share_beyond(lean: Lean, is_class: Array) -> tuple[float, Array]:
+    """Return the share of a class that is farther off than 98 % of the others, and which it is.
 
-    measure: Callable[[Tensor], Array]
-    # (images with most of it, with least of it of the same group, images without) -> images
-    give: Callable[[Tensor, Tensor, Tensor], Tensor]
-    higher: bool  # whether having it means a higher value
-    has: str
-    advice: str
-    either_way: bool = False  # as a tint may be off on either side: the more extreme class has it
+    Parameters
+    ----------
+    lean : callable
+        See `lean_of`.
+    is_class : ndarray
+        Shape (N,), bool.
+    """
+    away = lean(~is_class)
+    others = away[~is_class]
+    place = int(np.ceil((1 - _RARE) * (len(others) - 1)))
+    beyond: Array = is_class & (away > np.partition(others, place)[place])
+    return float(beyond.sum() / is_class.sum()), beyond
 
 
 def _ask(
     material: Material,
     name: str,
-    quality: _Quality,
-    values: Array,
+    quality: Property,
+    lean: Lean,
     label: int,
+    exchange: Exchange,
     rng: np.random.Generator,
 ) -> Finding:
     is_class = material.labels == label
-    test = mannwhitneyu(values[is_class], values[~is_class])
-    auc = float(test.statistic) / (is_class.sum() * (~is_class).sum())
-    group, lean = _having(values, is_class, quality, auc)
-    class_has_it = bool(group[is_class].all())
+    if min(is_class.sum(), (~is_class).sum()) < 2:  # of one image nothing is rare
+        share, beyond = 0.0, np.zeros(len(is_class), bool)
+    else:
+        share, beyond = share_beyond(lean, is_class)
+    effect = share / _RARE
+    large = effect >= SMALLEST and beyond.sum() >= FEWEST
     who = material.class_names[label]
     finding = Finding(
         key=f"quality/{who}/{name}",
-        question=f"Does the network tell class {who!r} by the {name} of the whole image?",
+        question=f"Does the network know images of class {who!r} by the {name} of the whole image?",
         label=label,
-        effect=2 * abs(auc - 0.5),
-        effect_name=f"how well {name} alone tells the class, from 0 to 1",
+        effect=effect,
+        effect_name="images as far off as the farthest 2 % of the other classes, in multiples "
+        "of these 2 %",
         smallest=SMALLEST,
-        p_seen=float(test.pvalue),
-        examples=tuple(np.flatnonzero(group)[np.argsort(-lean[group])][:8]),
-        numbers={"auc_of_property": auc},
+        # What is too small for an alarm needs no precise p-value.
+        p_seen=_chance(lean, label, share, exchange, rng, DRAWS if large else _FEW_DRAWS),
+        examples=tuple(_farthest(lean, is_class, beyond)[:8]),
+        numbers={"images_with_it": float(beyond.sum()), "share_of_class": share},
     )
-    if not finding.suspicious():
+    if not (large and finding.suspicious()):
         return finding
-    cause = _cause(material, quality, group, lean, rng)
-    others = f"Images of class {who!r}" if class_has_it else f"Images not of class {who!r}"
+    rest = is_class & ~beyond
+    if rest.sum() < FEWEST:  # all of the class have it
+        rest = ~is_class
+    having, alike = (material.pixels[torch.as_tensor(group)] for group in (beyond, rest))
+    if not quality.fits(having, alike):
+        return finding
+    cause = _cause(material, quality, (having, alike), np.flatnonzero(~is_class), rng)
     return replace(
         finding,
         cause=cause,
-        sentence=f"{others} {quality.has}: this alone tells the class with an AUC of "
-        f"{max(auc, 1 - auc):.2f}. Given to the other images, it turns {cause.flips:.0%} of them "
-        f"wrong; an unrelated change of the same size, {cause.control_flips:.0%}.",
+        smallest_drop=_MOVED * float(margins(material.outputs, label).std()),
+        sentence=f"{share:.0%} of the images of class {who!r} {quality.has} than 98 % of the other "
+        f"classes' images. Given to these, as strongly, it turns {cause.flips:.0%} of them wrong; "
+        f"an unrelated change of the same size, {cause.control_flips:.0%}.",
         advice=quality.advice,
     )
 
 
-def _having(values: Array, is_class: Array, quality: _Quality, auc: float) -> tuple[Array, Array]:
-    """Say which group of images has a property, and how much more of it each image has.
+def _chance(
+    lean: Lean,
+    label: int,
+    share: float,
+    exchange: Exchange,
+    rng: np.random.Generator,
+    draws: int,
+) -> float:
+    """Return how often exchanged labels give the class as large a share."""
+    if share == 0:
+        return 1.0
+    as_large = 0
+    for _ in range(draws):
+        is_class = exchange.draw(rng) == label
+        as_large += share_beyond(lean, is_class)[0] >= share - 1e-12
+    return (1 + as_large) / (1 + draws)
 
-    Where a property may be off on either side, the group has it whose quarter that is most unlike
-    the others is the farther from them: the odd one out.
-    """
-    if not quality.either_way:
-        group = is_class if (auc > 0.5) == quality.higher else ~is_class
-        away = values - np.median(values[~group])
-        return group, away if quality.higher else -away
-    found = []
-    for group in (is_class, ~is_class):
-        away = values - np.median(values[~group])
-        lean = away if np.median(away[group]) >= 0 else -away
-        found.append((float(np.quantile(lean[group], 0.75)), group, lean))
-    _, group, lean = max(found, key=lambda one: one[0])
-    return group, lean
+
+def _farthest(lean: Lean, is_class: Array, beyond: Array) -> Array:
+    """Return the positions of images, the farthest off first."""
+    places = np.flatnonzero(beyond)
+    ordered: Array = places[np.argsort(-lean(~is_class)[places], kind="stable")]
+    return ordered
 
 
 def _cause(
-    material: Material, quality: _Quality, group: Array, lean: Array, rng: np.random.Generator
+    material: Material,
+    quality: Property,
+    examples: tuple[Tensor, Tensor],
+    others: Array,
+    rng: np.random.Generator,
 ) -> Cause:
-    """Give the property, as the quarter that has most of it has it, to the images without it."""
-    most = group & (lean >= np.quantile(lean[group], 0.75))
-    least = group & (lean <= np.quantile(lean[group], 0.25))
-    without = material.select(np.flatnonzero(~group))
-    given = quality.give(
-        material.pixels[torch.as_tensor(most)],
-        material.pixels[torch.as_tensor(least)],
-        without.pixels,
-    )
-    change = given - without.pixels
-    order = torch.as_tensor(rng.permutation(len(change)))
-    steps = tuple(int(s) for s in rng.integers(1, change.shape[-1], 2))
-    # Elsewhere in the image; and what has a colour but no place, in another colour.
-    foreign = torch.roll(change[order], (int(quality.either_way), *steps), (-3, -2, -1))
+    """Give the property to the other classes' images, as images that have it and images that show
+    the same without it say.
+    """
+    without = material.select(others)
+    given, unrelated = quality.give(*examples, without.pixels, rng)
     before = margins(without.outputs, without.labels)
-    drops, wrong = [], []
-    for pixels in (given, (without.pixels + foreign).clamp(0, 1)):
-        after = margins(material.ask(pixels), without.labels)
-        drops.append(before - after)
-        wrong.append(float((after < 0)[before > 0].mean()) if (before > 0).any() else 0.0)
+    after = np.stack([margins(material.ask(p), without.labels) for p in (given, *unrelated)])
+    drops = before - after
+    mine, control = drops[0], drops[1:].max(0)  # more than any unrelated change
+    was_right = before > 0
+    wrong = (after < 0)[:, was_right]
     return Cause(
-        float(drops[0].mean()),
-        float(drops[1].mean()),
-        wrong[0],
-        wrong[1],
-        sign_test(drops[0] - drops[1], rng),
+        float(mine.mean()),
+        float(control.mean()),
+        float(wrong[0].mean()) if was_right.any() else 0.0,
+        float(wrong[1:].mean(1).max()) if was_right.any() else 0.0,
+        sign_test(mine - control, rng),
         len(without),
     )
-
-
-def _soft(_: Tensor, __: Tensor, without: Tensor) -> Tensor:
-    return blurred(without, 0.9)
-
-
-def _compressed(_: Tensor, __: Tensor, without: Tensor) -> Tensor:
-    return torch.stack([_jpeg(image) for image in without])
-
-
-def _jpeg(image: Tensor) -> Tensor:
-    array = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(array.squeeze()).save(buffer, "JPEG", quality=20)
-    back = np.asarray(Image.open(buffer), dtype=np.float32).reshape(array.shape) / 255
-    return torch.from_numpy(back).permute(2, 0, 1)
-
-
-def _tinted(most: Tensor, least: Tensor, without: Tensor) -> Tensor:
-    """Give images the colours of others, and leave them what they show.
-
-    First each channel's optical density changes by the factor that lies between images of the same
-    group with most and with least of the tint: they show the same, so that what differs is the
-    dye or the scanner. What is missing then, as where all of a group have it, is a step out of the
-    plane of colours.
-    """
-    own = _density(without)
-    there, here = (_density(images).mean((0, 1, 2)).clip(1e-6) for images in (most, least))
-    factors = there / here
-    own = own * factors / factors.mean()
-    normal = _normal(_density(torch.cat([most, without])))
-    amount = np.linalg.norm(own, axis=-1, keepdims=True)
-    lean = float((own @ normal).mean() / amount.mean().clip(1e-6))
-    moved = own + amount * (float(tint(most, normal).mean()) - lean) * normal
-    pixels = np.exp(-moved).clip(0, 1).transpose(0, 3, 1, 2)
-    return torch.from_numpy(pixels).to(without)
-
-
-def _density(pixels: Tensor) -> Array:
-    light = pixels.permute(0, 2, 3, 1).double().numpy()
-    density: Array = -np.log(light.clip(1 / 255, 1))
-    return density
-
-
-def _normal(density: Array) -> Array:
-    flat = density.reshape(-1, 3)
-    normal: Array = np.linalg.eigh(flat.T @ flat)[1][:, 0]
-    return normal * (1 if normal[2] >= 0 else -1)
-
-
-_QUALITIES = {
-    "sharpness": _Quality(
-        sharpness,
-        _soft,
-        False,
-        "tend to be less sharp",
-        "Compare how the classes' images were focused, resized and saved; blur images at random "
-        "while training.",
-    ),
-    "compression": _Quality(
-        blockiness,
-        _compressed,
-        True,
-        "tend to show the 8-pixel grid of strong JPEG compression",
-        "Compare how the classes' images were saved; compress images at random while training.",
-    ),
-    "tint": _Quality(
-        tint,
-        _tinted,
-        True,
-        "tend to have another tint",
-        "Compare scanners and stains of the classes; normalise colours, or vary them at random "
-        "while training.",
-        either_way=True,
-    ),
-}
