@@ -25,9 +25,9 @@ EXPECTED = {
     "centre": ("/centre",),
     "square": ("colour/tumour/foreign", "where/tumour/upper left corner"),
     "pen": ("colour/tumour/foreign", "strategy/tumour"),
-    "blur": ("sharpness",),
-    "jpeg": ("compression", "sharpness"),
-    "stain": ("tint", "colour/tumour/foreign"),
+    "blur": ("quality/tumour/sharpness",),
+    "jpeg": ("quality/tumour/compression", "quality/tumour/sharpness"),
+    "stain": ("quality/tumour/tint", "colour/tumour/foreign"),
 }
 ORDER = ("control", *EXPECTED, "missing", "cells", "squeezenet")
 
@@ -67,14 +67,15 @@ def grouped(results: dict[str, Row]) -> Groups:
 def planted(groups: Groups) -> list[str]:
     """What the test AUC and the audit say of each bias."""
     lines = [
-        "| bias | networks | AUC, biased test | AUC, clean | AUC, attacked | flagged as it is | "
-        "other questions flagged |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| bias | networks | AUC, biased test | AUC, clean | AUC, attacked | unbiased network, "
+        "attacked | flagged as it is | other questions flagged |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, rows in groups.items():
         kind = name.split("/")[0]
         if kind == "control" or kind in EXPECTED:
-            lines.append(_planted(name, kind, rows))
+            harm = [row["harm"][kind] for row in groups.get("control", []) if kind in row["harm"]]
+            lines.append(_planted(name, kind, rows, harm))
         elif kind == "squeezenet":
             lines.append(_planted("SqueezeNet, control", "control", rows))
             marked = [row["square/0.5"] for row in rows]
@@ -82,14 +83,14 @@ def planted(groups: Groups) -> list[str]:
     return lines if len(lines) > 2 else []
 
 
-def _planted(name: str, kind: str, rows: Sequence[Row]) -> str:
+def _planted(name: str, kind: str, rows: Sequence[Row], harm: Sequence[Row] = ()) -> str:
     asked = sum(row["audit"]["questions"] for row in rows)
     keys = [row["audit"]["flagged"] for row in rows]
     found, other = "-", sum(len(k) for k in keys)
     if kind != "control":
         found = f"{sum(hit(kind, k) for k in keys)} of {len(rows)}"
         other = sum(not hit(kind, [key]) for k in keys for key in k)
-    numbers = aucs(rows, ("test", "clean", "attacked"))
+    numbers = f"{aucs(rows, ('test', 'clean', 'attacked'))} | {aucs(harm, ('attacked',))}"
     return f"| {name} | {len(rows)} | {numbers} | {found} | {other} of {asked} |"
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from audit_networks import Coloured
+from PIL import Image
 from typer.testing import CliRunner
 
 from niwaki.audit import audit, before_and_after
@@ -90,3 +91,21 @@ def test_the_demo_finds_what_was_planted_and_repairs_it(tmp_path):
     again = after[0]
     assert again["colour/tumour/foreign: seen"] < before["colour/tumour/foreign: seen"]
     assert (tmp_path / "demo" / "audit.html").exists()
+
+
+def test_the_command_knows_slides_and_regions(tiles, tmp_path):
+    marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.6, seed=1)
+    for index, (pixels, label) in enumerate(zip(marked.pixels, tiles.labels, strict=True)):
+        for place, image in (("images", pixels), ("marks", marked.mask[index])):
+            file = tmp_path / place / ("normal", "tumour")[label] / f"s{index // 10}_x{index}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    arguments = ["audit", "audit_networks:Coloured", tmp_path / "images", "--weights", "random"]
+    arguments += ["--size", 64, "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2", "--threads", 1]
+    options = ["--slides", "^(s.+)_x", "--region", f"mark={tmp_path / 'marks'}", "--json"]
+    done = run(*arguments, *options, "--method", "gradient", "--out", tmp_path / "out")
+    keys = {finding["key"] for finding in json.loads(done.stdout)["findings"]}
+    assert {"region/tumour/mark", "region/normal/mark"} <= keys
+    with pytest.raises(ValueError, match="NAME=FOLDER"):
+        run(*arguments, "--region", "mark", "--out", tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -11,7 +11,7 @@ import typer
 from niwaki.audit import Audit, Collection, audit, collect, write_analysis, write_project
 from niwaki.cli import _options as o
 from niwaki.cli._audit_demo import run_demo
-from niwaki.data import Images
+from niwaki.data import Images, Masks, groups_by_name
 from niwaki.errors import NiwakiError
 from niwaki.files import new_folder
 from niwaki.report import write_audit
@@ -45,6 +45,23 @@ def audit_command(
     tissue: Annotated[
         bool, typer.Option("--tissue", help="The images are H&E: sort relevance by stain.")
     ] = False,
+    slides: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="A regular expression that finds the slide, or patient, in an image's file name, "
+            "such as '^(.+)_x': images of a slide are alike, and that is no evidence.",
+            show_default=False,
+        ),
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="Ask about a region too: masks named like the images. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     heatmaps: Annotated[
         bool,
         typer.Option(
@@ -90,6 +107,8 @@ def audit_command(
             seed=common.seed,
             tissue=tissue or data == "tissue",
             class_names=names,
+            groups=groups_by_name(images, slides) if slides else None,
+            regions={name: Masks(images, folder) for name, folder in _regions(region or [])},
         )
         if heatmaps:
             _collect(folder / "virelay", loaded, images, found, target, names)
@@ -112,6 +131,15 @@ def _collect(
     write_analysis(folder, found.material, found.strategies)
     write_project(folder, method=method, target=target, model=type(loaded.model).__name__)
     return collection
+
+
+def _regions(given: list[str]) -> list[tuple[str, Path]]:
+    """Read NAME=FOLDER."""
+    pairs = [text.partition("=") for text in given]
+    for text, (name, _, folder) in zip(given, pairs, strict=True):
+        if not name or not folder:
+            raise NiwakiError(f"--region {text!r} is not of the form NAME=FOLDER")
+    return [(name, Path(folder)) for name, _, folder in pairs]
 
 
 def _remark(images: Images, found: Audit) -> str:

@@ -7,6 +7,7 @@ class-balanced samples that criteria are computed on. Nothing here knows about m
 
 from niwaki.data._artefacts import ARTEFACTS, Planted, plant
 from niwaki.data._batches import Data, batches, check_labels, count
+from niwaki.data._beside import Masks, groups_by_name
 from niwaki.data._digits import DIGITS
 from niwaki.data._images import Images
 from niwaki.data._in_memory import in_memory
@@ -24,6 +25,7 @@ __all__ = [
     "SHAPES",
     "Data",
     "Images",
+    "Masks",
     "NUCLEI",
     "Patches",
     "Planted",
@@ -35,6 +37,7 @@ __all__ = [
     "count",
     "cut_patches",
     "draw_tissue",
+    "groups_by_name",
     "in_memory",
     "names",
     "open_data",

@@ -1,0 +1,128 @@
+"""What is known of images by their files: the slide that a name tells, masks in another folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from niwaki.data._images import Images, read_image
+from niwaki.data._preprocessing import Preprocessing
+from niwaki.errors import DataError
+
+__all__ = ["Masks", "groups_by_name"]
+
+Mask = NDArray[np.bool_]
+
+
+def groups_by_name(images: Images, pattern: str) -> list[str]:
+    """Return the group of each image, such as its slide, from the name of its file.
+
+    Parameters
+    ----------
+    images : Images
+        From files.
+    pattern : str
+        A regular expression that is searched for in each name. What its first pair of brackets
+        matches is the group; without brackets, what all of it matches.
+
+    Raises
+    ------
+    DataError
+        Images without files, an expression that is none, or a name in which it is not found.
+
+    Examples
+    --------
+    >>> groups_by_name(images, r"^(.+)_x")  # slide7_x1024_y2048.png is of slide7
+    """
+    try:
+        search = re.compile(pattern).search
+    except re.error as error:
+        raise DataError(f"{pattern!r} is no regular expression: {error}") from error
+    groups = []
+    for path in _paths(images):
+        found = search(path.name)
+        if found is None:
+            raise DataError(
+                f"{pattern!r} is not found in the name {path.name!r}; each image's name must say "
+                "which group it belongs to"
+            )
+        groups.append(found.group(1) if found.re.groups else found.group())
+    return groups
+
+
+class Masks(Sequence[Mask]):
+    """Masks of images from a folder, read when they are asked for.
+
+    A mask has the name of its image, with any suffix, in a folder of the class's name or in the
+    folder itself; every pixel that is not black is inside. An image without a mask has none of the
+    region.
+
+    Parameters
+    ----------
+    images : Images
+        From files. Masks are resized and cropped as these are.
+    folder : Path
+        With the masks.
+
+    Raises
+    ------
+    DataError
+        Images without files, or a folder that has a mask for none of them; later, a mask that
+        cannot be read or has another size than its image.
+    """
+
+    def __init__(self, images: Images, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DataError(f"{folder} is no folder with masks")
+        self._paths = _paths(images)
+        known = {file.relative_to(folder).with_suffix(""): file for file in _files(folder)}
+        places = [(Path(path.parent.name, path.stem), Path(path.stem)) for path in self._paths]
+        self._files = [known.get(own, known.get(flat)) for own, flat in places]
+        if not any(self._files):
+            raise DataError(
+                f"{folder} has no mask for any of the {len(places)} images; that of "
+                f"{self._paths[0].name} would be {places[0][0]}.png or {places[0][1]}.png"
+            )
+        shape = images.preprocessing
+        self._fit = Preprocessing(
+            shape.size, shape.resize, mean=(0.0,), std=(1.0,), channels=1, interpolation="nearest"
+        )
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> Mask: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Mask]: ...
+    def __getitem__(self, index: Any) -> Mask | Sequence[Mask]:
+        """Return an image's mask, shape (H, W) of the inputs."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        file = self._files[index]
+        if file is None:
+            return np.zeros((self._fit.size, self._fit.size), dtype=np.bool_)
+        mask, image = read_image(file), read_image(self._paths[index])
+        if mask.size != image.size:
+            raise DataError(
+                f"the mask {file} has {mask.size[0]} x {mask.size[1]} pixels, its image "
+                f"{self._paths[index]} {image.size[0]} x {image.size[1]}"
+            )
+        found: Mask = self._fit(mask.convert("L"))[0].numpy() > 0
+        return found
+
+
+def _paths(images: Images) -> list[Path]:
+    if images.paths is None:
+        raise DataError("these images do not come from files, and have no names to go by")
+    return images.paths
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
