@@ -214,20 +214,22 @@ PROPERTIES = {
     "sharpness": Property(
         lambda pixels: -sharpness(pixels),
         _blur_alike,
-        "are less sharp",
+        "are less sharp than 98 % of the other classes' images",
         "Compare how the classes' images were focused, resized and saved; blur images at random "
         "while training.",
     ),
     "compression": Property(
         blockiness,
         _compress_alike,
-        "show the 8-pixel grid of JPEG compression more strongly",
+        "show the 8-pixel grid of JPEG compression more strongly than 98 % of the other classes' "
+        "images",
         "Compare how the classes' images were saved; compress images at random while training.",
     ),
     "tint": Property(
         tint,
         _tint_alike,
-        "have a hue of their own in what is dark, farther from the others'",
+        "have a tint, the hue of what is dark in them, that hardly any image of the other classes "
+        "comes near",
         "Compare scanners and stains of the classes; normalise colours, or vary them at random "
         "while training.",
         coloured=True,

@@ -140,9 +140,9 @@ def _ask(
         finding,
         cause=cause,
         smallest_drop=_MOVED * float(margins(material.outputs, label).std()),
-        sentence=f"{share:.0%} of the images of class {who!r} {quality.has} than 98 % of the other "
-        f"classes' images. Given to these, as strongly, it turns {cause.flips:.0%} of them wrong; "
-        f"an unrelated change of the same size, {cause.control_flips:.0%}.",
+        sentence=f"{share:.0%} of the images of class {who!r} {quality.has}. Given to the other "
+        f"classes' images, as strongly, it turns {cause.flips:.0%} of them wrong; an unrelated "
+        f"change of the same size, {cause.control_flips:.0%}.",
         advice=quality.advice,
     )
 
