@@ -60,12 +60,13 @@ def test_images_with_the_property_are_found_and_others_are_not(tiles, artefact, 
     assert found == beyond.sum() / (labels == label).sum()
 
 
-def test_how_far_images_are_off_is_the_distance_to_the_fifth_nearest_of_the_others():
+@pytest.mark.parametrize(("count", "share"), [(40, 0.5), (150, 0.93)])
+def test_how_far_images_are_off_is_the_distance_to_the_fifth_nearest_of_the_others(count, share):
     rng = np.random.default_rng(0)
-    values, is_class = rng.normal(size=(40, 2)), rng.random(40) < 0.5
+    values, is_class = rng.normal(size=(count, 2)), rng.random(count) < share
     away = lean_of(values)(~is_class)
-    for index in range(40):
-        others = [j for j in range(40) if not is_class[j] and j != index]
+    for index in range(count):
+        others = [j for j in range(count) if not is_class[j] and j != index]
         distances = sorted(np.linalg.norm(values[index] - values[j]) for j in others)
         assert away[index] == pytest.approx(distances[4])
 

@@ -27,6 +27,7 @@ FEWEST = 5  # images that make a group
 _RARE = 0.02  # share of the other classes' images that count as rare
 _MOVED = 0.1  # fall of the margin that counts, in its standard deviations
 _NEIGHBOURS = 5
+_LOOKED = 50
 _FEW_DRAWS = 499
 
 #: From which images are of other classes, shape (N,), to how far each image is off them, (N,).
@@ -73,8 +74,15 @@ def lean_of(values: Array) -> Lean:
 
     def lean(others: Array) -> Array:
         nearest = min(_NEIGHBOURS, int(others.sum()) - 1)
-        place = (np.cumsum(others[order], axis=1, dtype=np.int32) >= nearest).argmax(1)
-        found: Array = ranked[np.arange(len(ranked)), place]
+        found = np.empty(len(ranked))
+        left = np.arange(len(ranked))
+        # Nearly always they are among the nearest few; all of them are looked at where not.
+        for width in (_LOOKED, len(ranked)):
+            count = np.cumsum(others[order[left, :width]], axis=1, dtype=np.int32)
+            known = count[:, -1] >= nearest
+            place = (count[known] >= nearest).argmax(1)
+            found[left[known]] = ranked[left[known], place]
+            left = left[~known]
         return found
 
     return lean
