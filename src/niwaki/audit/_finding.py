@@ -53,6 +53,8 @@ class Finding:
         What to do then.
     examples : tuple of int
         Positions of images in the audit's sample, the clearest first.
+    ordinary : tuple of int
+        Positions of images of the class that do not have it, to compare.
     region : ndarray or None
         Where, shape (H, W), bool, if it is the same place on all images.
     outlines : ndarray or None
@@ -76,6 +78,7 @@ class Finding:
     sentence: str = ""
     advice: str = ""
     examples: tuple[int, ...] = ()
+    ordinary: tuple[int, ...] = ()
     region: NDArray[Any] | None = None
     outlines: NDArray[Any] | None = None
     numbers: dict[str, float] = field(default_factory=dict)
@@ -130,6 +133,7 @@ class Finding:
             "sentence": self.sentence if self.flagged else "",
             "advice": self.advice if self.flagged else "",
             "examples": [int(index) for index in self.examples],
+            "ordinary": [int(index) for index in self.ordinary],
             "numbers": {name: _plain(value) for name, value in self.numbers.items()},
         }
 

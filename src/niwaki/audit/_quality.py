@@ -132,7 +132,8 @@ def _ask(
         smallest=SMALLEST,
         # What is too small for an alarm needs no precise p-value.
         p_seen=_chance(lean, label, share, exchange, rng, DRAWS if large else _FEW_DRAWS),
-        examples=tuple(_farthest(lean, is_class, beyond)[:8]),
+        examples=tuple(_by_lean(lean, is_class, beyond)[:-9:-1]),
+        ordinary=tuple(_by_lean(lean, is_class, is_class & ~beyond)[:8]),
         numbers={"images_with_it": float(beyond.sum()), "share_of_class": share},
     )
     if not (large and finding.suspicious()):
@@ -173,10 +174,10 @@ def _chance(
     return (1 + as_large) / (1 + draws)
 
 
-def _farthest(lean: Lean, is_class: Array, beyond: Array) -> Array:
-    """Return the positions of images, the farthest off first."""
-    places = np.flatnonzero(beyond)
-    ordered: Array = places[np.argsort(-lean(~is_class)[places], kind="stable")]
+def _by_lean(lean: Lean, is_class: Array, chosen: Array) -> Array:
+    """Return the positions of images, the farthest off last."""
+    places = np.flatnonzero(chosen)
+    ordered: Array = places[np.argsort(lean(~is_class)[places], kind="stable")]
     return ordered
 
 

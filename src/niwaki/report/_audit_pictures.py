@@ -22,7 +22,7 @@ SHOWN = 4  # groups of heatmaps
 
 
 def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
-    """Draw the images that show a finding most clearly, and their heatmaps below.
+    """Draw the images that show a finding most clearly, their heatmaps, and images without it.
 
     Parameters
     ----------
@@ -35,8 +35,10 @@ def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
     """
     positions = list(finding.examples[:_SHOWN])
     material = audit.material
-    figure = Figure(figsize=(1.25 * _SHOWN, 2.75), dpi=110)
-    axes = figure.subplots(2, _SHOWN, squeeze=False)
+    rows = 3 if finding.ordinary else 2
+    height = 1.25 * rows + 0.25
+    figure = Figure(figsize=(1.25 * _SHOWN, height), dpi=110)
+    axes = figure.subplots(rows, _SHOWN, squeeze=False)
     for axis in axes.ravel():
         axis.axis("off")
     for column, position in enumerate(positions):
@@ -52,7 +54,9 @@ def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
         if region is not None:
             for axis in axes[:, column] if 0 < region.mean() < 1 else ():
                 axis.contour(region, [0.5], colors="k", linewidths=1)
-    figure.subplots_adjust(0.005, 0.01, 0.995, 0.90, wspace=0.04, hspace=0.04)
+    for axis, position in zip(axes[-1], finding.ordinary[:_SHOWN], strict=False):
+        axis.imshow(picture(material.pixels[position]), interpolation="nearest")
+    figure.subplots_adjust(0.005, 0.01, 0.995, 1 - 0.275 / height, wspace=0.04, hspace=0.04)
     _save(figure, path)
 
 

@@ -56,7 +56,8 @@ endif %}
 <img src="{{ item.picture }}" alt="examples">
 <p class="note">Images that show it most clearly, and their heatmaps (red: speaks for what the
 network
-says, blue: against).{% if item.outlined %} Outlined: the place in question.{% endif %}
+says, blue: against).{% if item.outlined %} Outlined: the place in question.{% endif
+%}{% if item.finding.ordinary %} Below: images of the class that do not have it.{% endif %}
 </p><table class="evidence">{% for name, value in item.rows %}
 <tr><th>{{ name }}</th><td>{{ value }}</td></tr>
 {% endfor %}</table></div>{% endfor %}
