@@ -1,6 +1,7 @@
 """Fine-tuning: it learns, it is seeded, it leaves no traces; and how it sits in pruning."""
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from niwaki.errors import DataError, ModelError
 from niwaki.evaluation import accuracy
-from niwaki.pruning import FineTune, fine_tune, prune
+from niwaki.pruning import FineTune, Trajectory, fine_tune, prune
 
 
 def blobs(samples=60, seed=0):
@@ -273,6 +274,11 @@ def test_pruning_with_fine_tuning(model, each):
     assert pruned.plan == plain.plan
     tuned = [row.accuracy_tuned for row in pruned.trajectory]
     assert [value is None for value in tuned] == [True, not each, False]
+    epochs = [len(row.epochs) for row in pruned.trajectory]
+    assert epochs == [0, QUICK.epochs if each else 0, QUICK.epochs]
+    assert all(epoch.loss > 0 for epoch in pruned.trajectory[-1].epochs)
+    as_read = json.loads(json.dumps(pruned.trajectory.to_json()))
+    assert Trajectory.from_json(as_read) == pruned.trajectory
     assert tuned[-1] == accuracy(pruned.model, test) > plain.trajectory[-1].accuracy
     assert pruned.trajectory[-1].accuracy is not None
     again = prune(model, data, "random", tune=QUICK, tune_each=each, **options)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from niwaki.pruning._tune import Epoch
+
 __all__ = ["Step", "Trajectory"]
 
 
@@ -29,6 +31,8 @@ class Step:
         Accuracy on the validation data, by which a floor decides; None where there are none.
     rejected : bool
         Whether the step fell below the floor: it was taken back, and nothing came after it.
+    epochs : tuple of Epoch
+        Of the fine-tuning: learning rate, loss, and accuracy on the validation data.
     """
 
     step: int
@@ -40,6 +44,7 @@ class Step:
     seconds: float
     validation: float | None = None
     rejected: bool = False
+    epochs: tuple[Epoch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,14 @@ class Trajectory(Sequence[Step]):
     @classmethod
     def from_json(cls, steps: Sequence[Mapping[str, Any]]) -> Trajectory:
         """Rebuild from `to_json`."""
-        return cls(tuple(Step(**step) for step in steps))
+        return cls(
+            tuple(
+                Step(
+                    **{**step, "epochs": tuple(Epoch(**epoch) for epoch in step.get("epochs", ()))}
+                )
+                for step in steps
+            )
+        )
 
     def __str__(self) -> str:
         tuned = any(step.accuracy_tuned is not None for step in self.steps)
