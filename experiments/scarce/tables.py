@@ -17,7 +17,7 @@ from niwaki.files import write_text
 from niwaki.pruning import Comparison, Summary
 
 #: Which rows answer which question.
-OURS = ("lrp", "lrp.z_plus_output", "lrp, score alone", "lrp, chosen rules")
+OURS = ("lrp", "lrp, small steps", "lrp.z_plus_output", "lrp, score alone", "lrp, chosen rules")
 KINDS = {
     "best LRP": lambda label: label in OURS,
     "best other criterion by its own recipe": lambda label: (

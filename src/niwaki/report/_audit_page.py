@@ -118,11 +118,13 @@ def _evidence(finding: Finding) -> list[tuple[str, str]]:
     ]
     if finding.cause is not None:
         cause = finding.cause
+        least = finding.smallest_drop
+        worth = f", worth an alarm from {least:.2f}" if least > 0 else ""
         rows += [
             (
                 "Change of the network's output, in its own units, when the thing is changed",
                 f"{cause.drop:.2f}; by an unrelated change of the same size {cause.control:.2f} "
-                f"(mean of {cause.count} images, p = {cause.p:.2g} before correction)",
+                f"(mean of {cause.count} images, p = {cause.p:.2g} before correction{worth})",
             ),
             (
                 "Images whose answer changes with it",
