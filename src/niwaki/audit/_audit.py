@@ -76,6 +76,7 @@ class Audit:
         """Return plain data, without images."""
         return {
             "images": len(self.material),
+            "groups": len(set(self.material.groups.tolist())),
             "classes": list(self.material.class_names),
             "method": self.material.method,
             "accuracy": self.accuracy,

@@ -145,4 +145,6 @@ def _regions(given: list[str]) -> list[tuple[str, Path]]:
 def _remark(images: Images, found: Audit) -> str:
     whole = len(found.material) == len(images)
     which = "all" if whole else f"{len(found.material)} of the"
-    return f"{which[0].upper()}{which[1:]} {len(images)} images were looked at."
+    groups = len(set(found.material.groups.tolist()))
+    slides = f", from {groups} slides" if groups < len(found.material) else ""
+    return f"{which[0].upper()}{which[1:]} {len(images)} images were looked at{slides}."
