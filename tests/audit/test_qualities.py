@@ -1,5 +1,7 @@
 """Properties of whole images: which images of a class have them, and what chance gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -81,12 +83,17 @@ def test_rare_is_what_two_images_in_a_hundred_of_the_others_have():
 
 def test_a_tenth_of_a_class_is_enough_for_a_network_to_be_told(tiles):
     pixels, labels = tiles
-    stained = plant(pixels, labels, "stain", on=1, share=0.12, seed=1).pixels
-    found = audit(Bluish(), images_of(stained, labels), method="gradient")
+    stained = plant(pixels, labels, "stain", on=1, share=0.12, seed=1)
+    found = audit(Bluish(), images_of(stained.pixels, labels), method="gradient")
     assert "quality/tumour/tint" in [finding.key for finding in found.flagged]
     finding = found.get("quality/tumour/tint")
     assert "%" in finding.sentence
     assert finding.numbers["share_of_class"] == pytest.approx(0.12, abs=0.06)
+    assert (labels[list(finding.examples + finding.ordinary)] == 1).all()
+    assert stained.chosen[list(finding.examples)].mean() > 0.7
+    assert not stained.chosen[list(finding.ordinary)].any()
+    assert finding.cause.drop > finding.smallest_drop > 0
+    assert not replace(finding, smallest_drop=2 * finding.cause.drop).flagged
     clean = audit(Bluish(), images_of(pixels, labels), method="gradient")
     assert not [f for f in clean.flagged if f.key.startswith("quality")]
 
