@@ -39,7 +39,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", action="append", required=True, help="NETWORK=FILE")
     parser.add_argument(
-        "--criteria", nargs="+", default=["lrp.epsilon_plus", "weight", "taylor", "random"]
+        "--criteria",
+        nargs="+",
+        default=["lrp", "lrp.epsilon_plus", "weight", "taylor", "random"],
     )
     parser.add_argument("--references", type=int, default=10, help="per class")
     parser.add_argument("--images", type=int, default=100, help="test images per class")

@@ -157,12 +157,12 @@ def test_a_scanner_changes_light_and_dark_alike_and_what_is_shown_does_not(tiles
     rest = tensor(tumour[half:])
     ones = np.ones(half, int)
     stained = tensor(plant(tumour[:half], ones, "stain", on=1, share=1.0, seed=1).pixels)
-    assert _is_even(stained, rest)
+    assert _is_even(stained, rest, True)
     # Other nuclei: only what is dark has another hue.
     own = tensor(tumour[:half])
     dark = own.amax(1, keepdim=True) < own.amax(1).flatten(1).quantile(0.15, 1)[:, None, None, None]
     density = -own.clamp(1 / 255).log() * torch.tensor([1.18, 1.0, 0.8])[:, None, None]
-    assert not _is_even(torch.where(dark, (-density).exp(), own), rest)
+    assert not _is_even(torch.where(dark, (-density).exp(), own), rest, True)
 
 
 def test_images_of_one_class_are_not_asked_what_tells_it_from_others(tiles):

@@ -26,7 +26,9 @@ _SIGMAS = (0.4, 0.55, 0.7, 0.9, 1.1, 1.4, 1.8, 2.4, 3.2)
 _JPEG_QUALITIES = (5, 10, 15, 20, 30, 45, 60, 75, 90)
 _TRIED = 50  # images by which the strength of a change is chosen
 _DARK, _LIGHT = (0.85, 1.0), (0.1, 0.6)  # quantiles of an image's optical densities
-_UNEVEN = 0.5  # how far factors of dark and light pixels may differ, as a share of the dark ones'
+# How far factors of dark and light pixels may differ, as a share of the dark ones': between images
+# that show the same, and between those of several classes, where part of it is what they show.
+_UNEVEN, _UNEVEN_ELSE = 0.5, 1.0
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Property:
     coloured : bool
         Whether images need three channels.
     fits : callable
-        Says of images that have it and images that show the same whether what lies between them is
-        of the property's kind.
+        Says of images that have it and others that have it not whether what lies between them is
+        of the property's kind; the last argument is whether these show the same.
     """
 
     measure: Callable[[Tensor], Array]
@@ -57,7 +59,7 @@ class Property:
     has: str
     advice: str
     coloured: bool = False
-    fits: Callable[[Tensor, Tensor], bool] = lambda having, rest: True
+    fits: Callable[[Tensor, Tensor, bool], bool] = lambda having, rest, same: True
 
 
 def sharpness(pixels: Tensor) -> Array:
@@ -139,14 +141,15 @@ def _factors(having: Tensor, rest: Tensor, quantiles: tuple[float, float]) -> Ar
     return found
 
 
-def _is_even(having: Tensor, rest: Tensor) -> bool:
+def _is_even(having: Tensor, rest: Tensor, same: bool) -> bool:
     """Say whether light pixels differ between images as dark ones do.
 
     By the law of Beer and Lambert a dye or scanner multiplies all densities by the same factors;
     where images show other things, other factors part the dark ones and the light ones.
     """
     dark, light = (np.log(_factors(having, rest, part)) for part in (_DARK, _LIGHT))
-    return bool(np.linalg.norm(light - dark) <= _UNEVEN * np.linalg.norm(dark))
+    most = _UNEVEN if same else _UNEVEN_ELSE
+    return bool(np.linalg.norm(light - dark) <= most * np.linalg.norm(dark))
 
 
 def _blur_alike(having: Tensor, _: Tensor, without: Tensor, rng: np.random.Generator) -> Given:

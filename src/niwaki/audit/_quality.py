@@ -138,11 +138,9 @@ def _ask(
     )
     if not (large and finding.suspicious()):
         return finding
-    rest = is_class & ~beyond
-    if rest.sum() < FEWEST:  # all of the class have it
-        rest = ~is_class
-    having, alike = (material.pixels[torch.as_tensor(group)] for group in (beyond, rest))
-    if not quality.fits(having, alike):
+    having = material.pixels[torch.as_tensor(beyond)]
+    alike = _reference(material, quality, having, is_class, beyond)
+    if alike is None:
         return finding
     cause = _cause(material, quality, (having, alike), np.flatnonzero(~is_class), rng)
     return replace(
@@ -154,6 +152,23 @@ def _ask(
         f"change of the same size, {cause.control_flips:.0%}.",
         advice=quality.advice,
     )
+
+
+def _reference(
+    material: Material, quality: Property, having: Tensor, is_class: Array, beyond: Array
+) -> Tensor | None:
+    """Return images without the property to compare with, or None if what lies between is another
+    thing: the rest of the class, which shows the same, or the other classes, where most have it.
+    """
+    groups = [(is_class & ~beyond, True)]
+    if beyond.sum() >= is_class.sum() / 2:
+        groups.append((~is_class, False))
+    for group, same in groups:
+        if group.sum() >= FEWEST:
+            rest = material.pixels[torch.as_tensor(group)]
+            if quality.fits(having, rest, same):
+                return rest
+    return None
 
 
 def _chance(
