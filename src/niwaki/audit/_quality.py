@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from niwaki.audit._causal import Cause
@@ -67,7 +68,7 @@ def lean_of(values: Array) -> Lean:
     """
     if values.ndim == 1:
         return lambda others: values
-    distances = np.linalg.norm(values[:, None] - values[None], axis=-1)
+    distances = cdist(values, values)
     np.fill_diagonal(distances, np.inf)
     order = np.argsort(distances, axis=1)
     ranked = np.take_along_axis(distances, order, axis=1)
