@@ -165,6 +165,22 @@ def test_a_scanner_changes_light_and_dark_alike_and_what_is_shown_does_not(tiles
     assert not _is_even(torch.where(dark, (-density).exp(), own), rest, True)
 
 
+def test_a_hue_of_what_is_shown_is_not_tried_and_the_audit_says_why(tiles):
+    """Nuclei of half of the tumour tiles are of another colour, and nothing else is."""
+    pixels, labels = tiles
+    own = tensor(pixels)
+    dark = own.amax(1, keepdim=True) < own.amax(1).flatten(1).quantile(0.15, 1)[:, None, None, None]
+    density = -own.clamp(1 / 255).log() * torch.tensor([1.18, 1.0, 0.8])[:, None, None]
+    other = torch.as_tensor((labels == 1) & (np.arange(len(labels)) % 4 < 2))[:, None, None, None]
+    shown = torch.where(dark & other, (-density).exp(), own)
+    changed = (255 * shown.permute(0, 2, 3, 1)).round().byte().numpy()
+    finding = asked(Bluish(), images_of(changed, labels))["quality/tumour/tint"]
+    assert finding.suspicious()
+    assert finding.cause is None
+    assert not finding.flagged
+    assert "Not tried" in finding.note
+
+
 def test_images_of_one_class_are_not_asked_what_tells_it_from_others(tiles):
     pixels = tiles[0][tiles[1] == 1][:40]
     found = audit(Bluish(), images_of(pixels, [1] * len(pixels)), method="gradient", seed=0)

@@ -61,6 +61,8 @@ class Finding:
         Where on each example, shape (examples, H, W), bool, if it is not.
     numbers : dict
         More evidence, plain numbers.
+    note : str
+        Why a thing that looks suspicious was not tried.
     p : float
         The larger of both p-values, corrected; set by `decide`.
     """
@@ -82,6 +84,7 @@ class Finding:
     region: NDArray[Any] | None = None
     outlines: NDArray[Any] | None = None
     numbers: dict[str, float] = field(default_factory=dict)
+    note: str = ""
     p: float = 1.0
 
     @property
@@ -134,6 +137,7 @@ class Finding:
             "advice": self.advice if self.flagged else "",
             "examples": [int(index) for index in self.examples],
             "ordinary": [int(index) for index in self.ordinary],
+            "note": self.note,
             "numbers": {name: _plain(value) for name, value in self.numbers.items()},
         }
 

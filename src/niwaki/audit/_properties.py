@@ -27,8 +27,9 @@ _JPEG_QUALITIES = (5, 10, 15, 20, 30, 45, 60, 75, 90)
 _TRIED = 50  # images by which the strength of a change is chosen
 _DARK, _LIGHT = (0.85, 1.0), (0.1, 0.6)  # quantiles of an image's optical densities
 # How far factors of dark and light pixels may differ, as a share of the dark ones': between images
-# that show the same, and between those of several classes, where part of it is what they show.
-_UNEVEN, _UNEVEN_ELSE = 0.5, 1.0
+# that show the same, and between those of several classes, where part of it is what they show. At 1
+# the light pixels need not differ at all.
+_UNEVEN, _UNEVEN_ELSE = 0.5, 0.8
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Property:
     fits : callable
         Says of images that have it and others that have it not whether what lies between them is
         of the property's kind; the last argument is whether these show the same.
+    otherwise : str
+        What is said if it is not.
     """
 
     measure: Callable[[Tensor], Array]
@@ -60,6 +63,7 @@ class Property:
     advice: str
     coloured: bool = False
     fits: Callable[[Tensor, Tensor, bool], bool] = lambda having, rest, same: True
+    otherwise: str = ""
 
 
 def sharpness(pixels: Tensor) -> Array:
@@ -237,5 +241,7 @@ PROPERTIES = {
         "while training.",
         coloured=True,
         fits=_is_even,
+        otherwise="Not tried: light and dark pixels differ by other factors, as they do where "
+        "images show other things, and not where a dye or scanner differs.",
     ),
 }

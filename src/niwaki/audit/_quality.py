@@ -142,7 +142,7 @@ def _ask(
     having = material.pixels[torch.as_tensor(beyond)]
     alike = _reference(material, quality, having, is_class, beyond)
     if alike is None:
-        return finding
+        return replace(finding, note=quality.otherwise)
     cause = _cause(material, quality, (having, alike), np.flatnonzero(~is_class), rng)
     return replace(
         finding,

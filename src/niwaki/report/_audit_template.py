@@ -34,7 +34,7 @@ item.finding.title }}</a>{{ "; " if not loop.last }}{% endfor %}.{% else %}none 
 {% for row in table.rows %}<tr>{% for cell in row %}<{{ "th" if loop.first else "td" }}>{{ cell
 }}</{{ "th" if loop.first else "td" }}>{% endfor %}</tr>{% endfor %}
 </table></div><p class="note">AUC: area under the ROC curve. "seen": what heatmaps or images show,
-in multiples of chance (for properties of whole images from 0 to 1). "moved": by how much more than
+in multiples of chance. "moved": by how much more than
 under an unrelated change the output moves when the thing is changed. "not tried": there was nothing
 to be seen that would be worth a try.</p>
 {% endif %}
@@ -78,7 +78,8 @@ many images it has, its mean map in a frame of the colour of its dots, its most 
 <details><summary>Asked and answered by no: {{ section.rest | length }} questions</summary>
 <div class="wide"><table>
 <tr><th>question</th><th>effect</th><th>alarm from</th><th>p, corrected</th></tr>
-{% for finding in section.rest %}<tr><td>{{ finding.question }}</td>
+{% for finding in section.rest %}<tr><td>{{ finding.question }}{%
+if finding.note %} {{ finding.note }}{% endif %}</td>
 <td>{{ "%.2f" | format(finding.effect) }}</td><td>{{ finding.smallest }}</td>
 <td>{{ "%.2g" | format(finding.p) }}</td></tr>{% endfor %}</table></div></details>
 {% endfor %}
