@@ -21,6 +21,8 @@ def randomise(model, seed=0):
             with torch.no_grad():
                 size = module.weight.shape
                 module.weight.copy_(torch.randn(size, generator=generator) * (2 / fan) ** 0.5)
+                if module.bias is not None:
+                    module.bias.uniform_(-0.2, 0.2, generator=generator)
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             for tensor in (module.weight, module.running_var):
                 tensor.data.uniform_(0.5, 1.5, generator=generator)

@@ -31,6 +31,8 @@ def brute_force(model, images, labels, steps):
             for u, unit in enumerate(group.units if len(group) > 1 else ()):
                 after = judge(without(model, group.root, unit, images), labels)
                 keys[group.root, unit] = key(before, after, (g, u))
+        if not keys:  # what is left can only go as a whole
+            break
         layer, unit = min(keys, key=keys.get)
         gone.append((layer, unit, keys[layer, unit][0]))
         operate(model, images[:2], [Removal(layer, unit)])

@@ -15,7 +15,6 @@ from niwaki.pruning import Removal, operate
 EXAMPLES = settings(
     max_examples=8,
     deadline=None,
-    derandomize=True,
     phases=[
         Phase.explicit,
         Phase.generate,

@@ -11,7 +11,6 @@ CHANNELS = 4
 FEW = settings(
     max_examples=20,
     deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
 
