@@ -38,9 +38,16 @@ SHIFT = 24  # pixels: a cell at the centre of 64 stays inside
 DRAWS = 500
 
 
-def asked(learner: Learner, model: nn.Module, data: Set, seed: int) -> Row:
+def asked(
+    learner: Learner, model: nn.Module, data: Set, seed: int, training: Set | None = None
+) -> Row:
     """Audit a network and keep the answers."""
-    found = audit(model, learner.images(data), seed=seed, limit=400, groups=data.image)
+    groups = [f"test {image:05d}" for image in data.image]
+    learned: Row = {}
+    if training is not None:
+        learned["training"] = learner.images(training)
+        learned["training_groups"] = [f"training {image:05d}" for image in training.image]
+    found = audit(model, learner.images(data), seed=seed, limit=400, groups=groups, **learned)
     return {
         "questions": len(found.findings),
         "flagged": [f.key for f in found.flagged],
@@ -226,28 +233,52 @@ def varied_at_random(pixels: Array, kind: str, seed: int) -> Array:
 
 
 def missing(source: Source, learner: Learner, seed: int) -> Row:
-    """Bias 3: a group is missing from training: necrosis, or normal patches with inflammation."""
+    """Bias 3: a group is missing from training: necrosis, or normal patches with inflammation.
+
+    The audit looks at test patches as they come, some of which have the group, and at those that
+    the network learned from. At last, training lacks nothing, and a fifth of the
+    test patches comes from a scanner with other colours.
+    """
     without, mixed, has, test, with_it = source.group(seed)
     few = _few(mixed, has, 0.03)
     sampler = balanced(mixed.labels[few].tolist(), has[few].tolist(), seed, len(mixed))
-    rare: tuple[Tensor, Tensor] = learner.tensors(mixed.select(few))
+    some = mixed.select(few)
+    rare: tuple[Tensor, Tensor] = learner.tensors(some)
     size = learner.settings.batch_size
-    learned: dict[str, Data] = {
-        "without": learner.tensors(without),
-        "a few, as they are": rare,
-        "a few, drawn more often": DataLoader(TensorDataset(*rare), size, sampler=sampler),
-        "with": learner.tensors(mixed),
+    often = DataLoader(TensorDataset(*rare), size, sampler=sampler)
+    learned: dict[str, tuple[Set, Data]] = {
+        "without": (without, learner.tensors(without)),
+        "a few, as they are": (some, rare),
+        "a few, drawn more often": (some, often),
+        "with": (mixed, learner.tensors(mixed)),
     }
+    natural = source.draw("test", seed)
     row: Row = {"patches with it": {"few": int(has[few].sum()), "with": int(has.sum())}}
-    for name, data in learned.items():
+    for name, (patches, data) in learned.items():
         model = learner.train(data, seed)
         row[name] = {
             "auc without": learner.auc(model, test),
             "auc with": learner.auc(model, with_it),
-            "audit without": asked(learner, model, test, seed),
-            "audit with": asked(learner, model, with_it, seed),
+            "errors without": _errors(learner, model, test),
+            "errors with": _errors(learner, model, with_it),
+            "audit": asked(learner, model, natural, seed, patches),
         }
+    scanned = marked(natural, "stain", 0.2, seed + 70, elsewhere=0.2)
+    foreign_only = marked(natural, "stain", 1.0, seed + 70, elsewhere=1.0)
+    row["with; a fifth of the tests by another scanner"] = {
+        "auc without": learner.auc(model, natural),
+        "auc with": learner.auc(model, foreign_only),
+        "errors without": _errors(learner, model, natural),
+        "errors with": _errors(learner, model, foreign_only),
+        "audit": asked(learner, model, scanned, seed, mixed),
+    }
     return row
+
+
+def _errors(learner: Learner, model: nn.Module, data: Set) -> float:
+    """Return the share of the normal patches that a network takes for tumour."""
+    said = learner.outputs(model, data.select(data.labels == 0)).argmax(1)
+    return float(said.mean())
 
 
 def _few(data: Set, has: Array, share: float) -> Array:

@@ -43,7 +43,7 @@ def cases(
         name = f"{kind}/{share}/{seed}"
         yield name, partial(artefact, source, learner, seed, kind, share, share == 0.5)
     if isinstance(source, Annotated) and weights is not None:
-        large = fine_tuned(weights, 3)
+        large = fine_tuned(weights, 8)
         for seed in range(seeds):
             yield f"squeezenet/{seed}", partial(squeezenet, source, large, seed)
 

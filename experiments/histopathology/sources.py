@@ -135,6 +135,8 @@ def squeezenet(weights: Path, epochs: int) -> Learner:
     def build() -> nn.Module:
         model = models.build("torchvision:squeezenet1_1", weights=weights)
         model.set_submodule("classifier.1", nn.Conv2d(512, 2, 1))
+        # With a ReLU behind them, two new outputs both fall silent for good in some networks.
+        model.set_submodule("classifier.2", nn.Identity())
         return model
 
     settings = FineTune(epochs=epochs, optimizer="adamw", lr=1e-4, weight_decay=0.01, batch_size=32)

@@ -103,12 +103,15 @@ def test_the_command_knows_slides_and_regions(tiles, tmp_path):
     arguments = ["audit", "audit_networks:Coloured", tmp_path / "images", "--weights", "random"]
     arguments += ["--size", 64, "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2", "--threads", 1]
     options = ["--slides", "^(s.+)_x", "--region", f"mark={tmp_path / 'marks'}", "--json"]
+    options += ["--training", tmp_path / "images"]
     done = run(*arguments, *options, "--method", "gradient", "--out", tmp_path / "out")
     said = json.loads(done.stdout)
     assert said["groups"] == 20
     assert "from 20 slides" in (tmp_path / "out" / "audit.html").read_text()
     keys = {finding["key"] for finding in said["findings"]}
     assert {"region/tumour/mark", "region/normal/mark"} <= keys
+    assert {"training/tumour/unlike", "training/normal/unlike"} <= keys
+    assert not any(key.startswith("training/") for key in said["flagged"])
     with pytest.raises(ValueError, match="NAME=FOLDER"):
         run(*arguments, "--region", "mark", "--out", tmp_path / "other")
     assert not (tmp_path / "other").exists()

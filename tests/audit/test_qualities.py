@@ -11,10 +11,11 @@ from PIL import Image
 from torch import nn
 
 from niwaki.audit import audit, foreign, gather
+from niwaki.audit._beyond import lean_of, share_beyond
 from niwaki.audit._chance import Exchange
 from niwaki.audit._finding import decide
 from niwaki.audit._properties import PROPERTIES, _compressed, _is_even, _tint_alike, tint
-from niwaki.audit._quality import ask_quality, lean_of, share_beyond
+from niwaki.audit._quality import ask_quality
 from niwaki.data import TISSUE, Images, draw_tissue, plant
 from niwaki.errors import DataError
 

@@ -1,10 +1,11 @@
 """Does the network look at the right thing, over a whole data set?
 
 `audit` asks the questions: where relevance lies, on which colours, in which clusters of heatmaps,
-and whether that matters. `collect` writes the heatmaps of a data set for ViRelAy. `cell_scores`,
-`mass_accuracy` and `rank_accuracy` judge heatmaps against annotations. `Shifted`, `Inpainted`,
-`Spread`, `Relabelled` and `balanced` change what a network learns from, `excise` and `project_away`
-change the network, and `before_and_after` says what it did.
+and whether that matters; and, given the training images, which kind of image they lack. `collect`
+writes the heatmaps of a data set for ViRelAy. `cell_scores`, `mass_accuracy` and `rank_accuracy`
+judge heatmaps against annotations. `Shifted`, `Inpainted`, `Spread`, `Relabelled` and `balanced`
+change what a network learns from, `excise` and `project_away` change the network, and
+`before_and_after` says what it did.
 """
 
 from niwaki.audit._annotations import (
@@ -27,6 +28,7 @@ from niwaki.audit._material import Material, gather
 from niwaki.audit._measures import auc
 from niwaki.audit._project import write_analysis, write_project
 from niwaki.audit._strategies import Cluster, Strategies, find_strategies, spectral
+from niwaki.audit._training import Training, look_over
 from niwaki.audit._where import zones
 from niwaki.audit._wrappers import Inpainted, Relabelled, Shifted, Spread, balanced
 
@@ -45,6 +47,7 @@ __all__ = [
     "Shifted",
     "Spread",
     "Strategies",
+    "Training",
     "Trial",
     "auc",
     "audit",
@@ -63,6 +66,7 @@ __all__ = [
     "foreign",
     "gather",
     "holm",
+    "look_over",
     "markdown",
     "mass_accuracy",
     "project_away",

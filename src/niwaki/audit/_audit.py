@@ -21,8 +21,10 @@ from niwaki.audit._portable import ask_strategies
 from niwaki.audit._quality import ask_quality
 from niwaki.audit._regions import Regions, ask_regions
 from niwaki.audit._strategies import Strategies, find_strategies
+from niwaki.audit._training import Training, ask_training, look_over
 from niwaki.audit._where import ask_where, mean_maps
 from niwaki.data import Preprocessing
+from niwaki.errors import DataError
 from niwaki.files import write_json
 from niwaki.progress import track
 
@@ -137,6 +139,8 @@ def audit(
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     groups: Sequence[Any] | NDArray[Any] | None = None,
+    training: Dataset[Any] | None = None,
+    training_groups: Sequence[Any] | NDArray[Any] | None = None,
     **options: Any,
 ) -> Audit:
     """Look for what a network should not be looking at, over a data set.
@@ -169,6 +173,11 @@ def audit(
     groups : sequence, optional
         Of each image of `data` the slide, patient or source it was cut from. Images of a slide are
         alike, and with this what is a slide's is not taken for its class's: see `ask_quality`.
+    training : Dataset, optional
+        The images that the network learned from, if `data` are others: asks as well whether some of
+        `data` are unlike any of them, a kind of image that training lacks: see `ask_training`.
+    training_groups : sequence, optional
+        Of each image of `training` its slide, patient or source, named as in `groups`.
     **options
         Of the method.
 
@@ -196,7 +205,24 @@ def audit(
         groups=groups,
         **options,
     )
-    return examine(material, seed=seed, tissue=tissue, regions=regions, started=started)
+    learned = None
+    if training is not None:
+        _check_classes(training, data)
+        learned = look_over(
+            material, training, limit=limit, seed=seed, groups=training_groups, audited=groups
+        )
+    return examine(
+        material, seed=seed, tissue=tissue, regions=regions, training=learned, started=started
+    )
+
+
+def _check_classes(training: Dataset[Any], data: Dataset[Any]) -> None:
+    first, second = (getattr(images, "classes", None) for images in (training, data))
+    if first and second and list(first) != list(second):
+        raise DataError(
+            f"training has the classes {', '.join(first)}, the audited data {', '.join(second)}: "
+            "both must have the same, in the same order"
+        )
 
 
 def examine(
@@ -205,9 +231,13 @@ def examine(
     seed: int = 0,
     tissue: bool = False,
     regions: Regions | None = None,
+    training: Training | None = None,
     started: float | None = None,
 ) -> Audit:
-    """Ask all questions to images and heatmaps that are there already; see `audit`."""
+    """Ask all questions to images and heatmaps that are there already; see `audit`.
+
+    Of the images that the network learned from, `look_over` knows what is needed.
+    """
     began = time.perf_counter() if started is None else started
     rng = np.random.default_rng(seed)
     strategies = find_strategies(material, seed=seed)
@@ -215,6 +245,7 @@ def examine(
     findings = [f for ask in track(families, "asking") for f in ask(material, rng)]
     findings += ask_strategies(material, strategies, rng)
     findings += ask_regions(material, regions or {}, rng)
+    findings += ask_training(material, training, rng)
     return Audit(
         tuple(decide(findings)),
         tuple(strategies),

@@ -27,7 +27,8 @@ def before_and_after(
     list of dict
         A row per network: its name, accuracy, AUC, further numbers, how many questions were
         flagged, and, for each question that was flagged in any of the audits, the effect
-        ("seen") and by how much the output moved beyond the control ("moved").
+        ("seen") and by how much the output moved beyond the control ("moved"; of images unlike
+        those of training, how much more often the network is wrong on them).
     """
     keys = list(dict.fromkeys(f.key for found in audits.values() for f in found.flagged))
     rows = []

@@ -62,7 +62,10 @@ class Finding:
     numbers : dict
         More evidence, plain numbers.
     note : str
-        Why a thing that looks suspicious was not tried.
+        Why a thing that looks suspicious was not tried, or is no reason for an alarm.
+    compared : bool
+        Nothing is changed: `cause` compares the network's errors on these images (``drop`` and
+        ``flips``) with those on others (``control`` and ``control_flips``).
     p : float
         The larger of both p-values, corrected; set by `decide`.
     """
@@ -85,6 +88,7 @@ class Finding:
     outlines: NDArray[Any] | None = None
     numbers: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    compared: bool = False
     p: float = 1.0
 
     @property
@@ -113,6 +117,7 @@ class Finding:
             "strategy": f"group of heatmaps, {what}",
             "quality": f"{what} of the whole image",
             "region": f"region {what!r}",
+            "training": "images unlike any in training",
         }.get(family, what)
         return f"{name} (class {who})"
 

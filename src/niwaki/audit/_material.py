@@ -17,7 +17,7 @@ from niwaki.attribution import Method, Propagating, create
 from niwaki.data import Preprocessing, batches, check_labels
 from niwaki.errors import DataError
 
-__all__ = ["Material", "gather", "margins", "sample", "tolerant"]
+__all__ = ["Material", "check_groups", "gather", "margins", "sample", "tolerant"]
 
 Array = NDArray[Any]
 
@@ -189,7 +189,8 @@ def gather(
             "how pixels become inputs is not known of these data, and an audit changes pixels; "
             "pass preprocessing="
         )
-    groups = _grouped(groups, data)
+    total = len(data)  # type: ignore[arg-type]
+    numbers = np.arange(total) if groups is None else check_groups(groups, total)
     chosen = sample(data, limit, seed)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     explainer = tolerant(create(method, model, **options))
@@ -218,21 +219,16 @@ def gather(
         tuple(names),
         method,
         known,
-        groups[chosen],
+        np.unique(numbers, return_inverse=True)[1].reshape(-1)[chosen],
         batch_size,
     )
 
 
-def _grouped(groups: Sequence[Any] | Array | None, data: Any) -> Array:
-    """Number the groups."""
-    if groups is None:
-        return np.arange(len(data))
-    if len(groups) != len(data):
-        raise DataError(
-            f"groups has {len(groups)} entries for {len(data)} images: give one for each"
-        )
-    found: Array = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
-    return found
+def check_groups(groups: Sequence[Any] | Array, count: int) -> Array:
+    """Return the groups of images as an array; DataError if there is not one for each."""
+    if len(groups) != count:
+        raise DataError(f"groups has {len(groups)} entries for {count} images: give one for each")
+    return np.asarray(groups)
 
 
 def tolerant(explainer: Method) -> Method:

@@ -4,35 +4,25 @@ other classes hardly ever have, and does the network go by that?
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from niwaki.audit._beyond import FEWEST, RARE, SMALLEST, Lean, chance_of, lean_of, share_beyond
 from niwaki.audit._causal import Cause
-from niwaki.audit._chance import DRAWS, Exchange, sign_test
+from niwaki.audit._chance import Exchange, sign_test
 from niwaki.audit._finding import Finding
 from niwaki.audit._material import Material, margins
 from niwaki.audit._properties import PROPERTIES, Property
 
-__all__ = ["ask_quality", "lean_of", "share_beyond"]
+__all__ = ["ask_quality"]
 
 Array = NDArray[Any]
-SMALLEST = 3.5
-FEWEST = 5  # images that make a group
-_RARE = 0.02  # share of the other classes' images that count as rare
 _MOVED = 0.1  # fall of the margin that counts, in its standard deviations
-_NEIGHBOURS = 5
-_LOOKED = 50
-_FEW_DRAWS = 499
-
-#: From which images are of other classes, shape (N,), to how far each image is off them, (N,).
-Lean = Callable[[Array], Array]
 
 
 def ask_quality(material: Material, rng: np.random.Generator) -> list[Finding]:
@@ -57,55 +47,6 @@ def ask_quality(material: Material, rng: np.random.Generator) -> list[Finding]:
     return found
 
 
-def lean_of(values: Array) -> Lean:
-    """Return what says how far images are off those of other classes.
-
-    Parameters
-    ----------
-    values : ndarray
-        Shape (N,): more is farther off. Or (N, features): the distance to the 5th nearest image of
-        other classes, other than itself.
-    """
-    if values.ndim == 1:
-        return lambda others: values
-    distances = cdist(values, values)
-    np.fill_diagonal(distances, np.inf)
-    order = np.argsort(distances, axis=1)
-    ranked = np.take_along_axis(distances, order, axis=1)
-
-    def lean(others: Array) -> Array:
-        nearest = min(_NEIGHBOURS, int(others.sum()) - 1)
-        found = np.empty(len(ranked))
-        left = np.arange(len(ranked))
-        # Nearly always they are among the nearest few; all of them are looked at where not.
-        for width in (_LOOKED, len(ranked)):
-            count = np.cumsum(others[order[left, :width]], axis=1, dtype=np.int32)
-            known = count[:, -1] >= nearest
-            place = (count[known] >= nearest).argmax(1)
-            found[left[known]] = ranked[left[known], place]
-            left = left[~known]
-        return found
-
-    return lean
-
-
-def share_beyond(lean: Lean, is_class: Array) -> tuple[float, Array]:
-    """Return the share of a class that is farther off than 98 % of the others, and which it is.
-
-    Parameters
-    ----------
-    lean : callable
-        See `lean_of`.
-    is_class : ndarray
-        Shape (N,), bool.
-    """
-    away = lean(~is_class)
-    others = away[~is_class]
-    place = int(np.ceil((1 - _RARE) * (len(others) - 1)))
-    beyond: Array = is_class & (away > np.partition(others, place)[place])
-    return float(beyond.sum() / is_class.sum()), beyond
-
-
 def _ask(
     material: Material,
     name: str,
@@ -120,7 +61,7 @@ def _ask(
         share, beyond = 0.0, np.zeros(len(is_class), bool)
     else:
         share, beyond = share_beyond(lean, is_class)
-    effect = share / _RARE
+    effect = share / RARE
     large = effect >= SMALLEST and beyond.sum() >= FEWEST
     who = material.class_names[label]
     finding = Finding(
@@ -131,8 +72,7 @@ def _ask(
         effect_name="images as far off as the farthest 2 % of the other classes, in multiples "
         "of these 2 %",
         smallest=SMALLEST,
-        # What is too small for an alarm needs no precise p-value.
-        p_seen=_chance(lean, label, share, exchange, rng, DRAWS if large else _FEW_DRAWS),
+        p_seen=chance_of(lean, label, share, exchange, rng, large),
         examples=tuple(_by_lean(lean, is_class, beyond)[:-9:-1]),
         ordinary=tuple(_by_lean(lean, is_class, is_class & ~beyond)[:8]),
         numbers={"images_with_it": float(beyond.sum()), "share_of_class": share},
@@ -170,24 +110,6 @@ def _reference(
             if quality.fits(having, rest, same):
                 return rest
     return None
-
-
-def _chance(
-    lean: Lean,
-    label: int,
-    share: float,
-    exchange: Exchange,
-    rng: np.random.Generator,
-    draws: int,
-) -> float:
-    """Return how often exchanged labels give the class as large a share."""
-    if share == 0:
-        return 1.0
-    as_large = 0
-    for _ in range(draws):
-        is_class = exchange.draw(rng) == label
-        as_large += share_beyond(lean, is_class)[0] >= share - 1e-12
-    return (1 + as_large) / (1 + draws)
 
 
 def _by_lean(lean: Lean, is_class: Array, chosen: Array) -> Array:

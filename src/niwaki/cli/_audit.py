@@ -45,6 +45,15 @@ def audit_command(
     tissue: Annotated[
         bool, typer.Option("--tissue", help="The images are H&E: sort relevance by stain.")
     ] = False,
+    training: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="The images that the network learned from, as DATA: asks too whether DATA has "
+            "a kind of image that training lacks.",
+            show_default=False,
+        ),
+    ] = None,
     slides: Annotated[
         str | None,
         typer.Option(
@@ -95,6 +104,7 @@ def audit_command(
         raise NiwakiError("give MODEL and DATA, or --demo")
     loaded = common.load(model)
     images = common.images(data, loaded)
+    learned = common.images(training, loaded, "train") if training else None
     names = loaded.class_names or images.classes
     with new_folder(out, overwrite=common.force) as folder:
         found = audit(
@@ -108,6 +118,8 @@ def audit_command(
             tissue=tissue or data == "tissue",
             class_names=names,
             groups=groups_by_name(images, slides) if slides else None,
+            training=learned,
+            training_groups=groups_by_name(learned, slides) if learned and slides else None,
             regions={name: Masks(images, folder) for name, folder in _regions(region or [])},
         )
         if heatmaps:

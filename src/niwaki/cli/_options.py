@@ -191,9 +191,9 @@ class Common:
         if taken and not self.force:
             raise NiwakiError(f"{out} exists; choose another with --out, or replace it: --force")
 
-    def images(self, spec: str, loaded: Loaded) -> Images:
-        """Open the (test) images that a spec names, prepared for the model."""
-        return load_images(spec, loaded, outputs=self.outputs)
+    def images(self, spec: str, loaded: Loaded, split: str = "test") -> Images:
+        """Open the images that a spec names, prepared for the model."""
+        return load_images(spec, loaded, split=split, outputs=self.outputs)
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:

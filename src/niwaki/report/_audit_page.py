@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from niwaki.audit import Audit, Finding, side_by_side
+from niwaki.audit import Audit, Cause, Finding, side_by_side
 from niwaki.files import write_json, write_text
 from niwaki.report._audit_pictures import (
     SHOWN,
@@ -116,7 +116,9 @@ def _evidence(finding: Finding) -> list[tuple[str, str]]:
         (_capital(finding.effect_name), effect),
         ("Probability by chance, corrected for all questions", f"{finding.p:.2g}"),
     ]
-    if finding.cause is not None:
+    if finding.cause is not None and finding.compared:
+        rows.append(_errors(finding, finding.cause))
+    elif finding.cause is not None:
         cause = finding.cause
         least = finding.smallest_drop
         worth = f", worth an alarm from {least:.2f}" if least > 0 else ""
@@ -132,6 +134,14 @@ def _evidence(finding: Finding) -> list[tuple[str, str]]:
             ),
         ]
     return rows
+
+
+def _errors(finding: Finding, cause: Cause) -> tuple[str, str]:
+    return (
+        "Of these images the network gets wrong",
+        f"{cause.flips:.1%}; of the class's other images {cause.control_flips:.1%} (p = "
+        f"{cause.p:.2g} before correction, worth an alarm from {finding.smallest_drop:.1%})",
+    )
 
 
 def _cells(table: Sequence[Mapping[str, Any]], audits: Mapping[str, Audit]) -> dict[str, list[Any]]:

@@ -1,0 +1,112 @@
+"""Which images are farther off than nearly all others, how many of them, and what chance gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+
+from niwaki.audit._chance import DRAWS, Exchange
+
+__all__ = ["FEWEST", "RARE", "SMALLEST", "Lean", "chance_of", "lean_of", "share_beyond"]
+
+Array = NDArray[Any]
+RARE = 0.02  # share of the other images that count as rare
+SMALLEST = 3.5  # times that share is worth an alarm
+FEWEST = 5  # images that make a group
+_NEIGHBOURS = 5
+_LOOKED = 50
+_FEW_DRAWS = 499
+
+#: From which images are the others, shape (N,), to how far each image is off them, (N,).
+Lean = Callable[[Array], Array]
+
+
+def lean_of(values: Array, groups: Array | None = None) -> Lean:
+    """Return what says how far images are off others.
+
+    Parameters
+    ----------
+    values : ndarray
+        Shape (N,): more is farther off. Or (N, features): the distance to the 5th nearest of the
+        others, other than itself.
+    groups : ndarray, optional
+        Of each image the number of its group, shape (N,): nearest are those of other groups.
+    """
+    if values.ndim == 1:
+        return lambda others: values
+    distances = cdist(values, values)
+    np.fill_diagonal(distances, np.inf)
+    if groups is not None:
+        distances[groups[:, None] == groups] = np.inf
+    order = np.argsort(distances, axis=1)
+    ranked = np.take_along_axis(distances, order, axis=1)
+
+    def lean(others: Array) -> Array:
+        nearest = min(_NEIGHBOURS, int(others.sum()) - 1)
+        found = np.empty(len(ranked))
+        left = np.arange(len(ranked))
+        # Nearly always they are among the nearest few; all of them are looked at where not.
+        for width in (_LOOKED, len(ranked)):
+            count = np.cumsum(others[order[left, :width]], axis=1, dtype=np.int32)
+            known = count[:, -1] >= nearest
+            place = (count[known] >= nearest).argmax(1)
+            found[left[known]] = ranked[left[known], place]
+            left = left[~known]
+        return found
+
+    return lean
+
+
+def share_beyond(lean: Lean, is_class: Array) -> tuple[float, Array]:
+    """Return the share of a class that is farther off than 98 % of the others, and which it is.
+
+    Parameters
+    ----------
+    lean : callable
+        See `lean_of`.
+    is_class : ndarray
+        Shape (N,), bool.
+    """
+    away = lean(~is_class)
+    others = away[~is_class]
+    place = int(np.ceil((1 - RARE) * (len(others) - 1)))
+    beyond: Array = is_class & (away > np.partition(others, place)[place])
+    return float(beyond.sum() / is_class.sum()), beyond
+
+
+def chance_of(
+    lean: Lean,
+    label: int,
+    share: float,
+    exchange: Exchange,
+    rng: np.random.Generator,
+    large: bool,
+) -> float:
+    """Return how often exchanged labels give a class as large a share of images that are far off.
+
+    Parameters
+    ----------
+    lean : callable
+        See `lean_of`.
+    label : int
+        The class.
+    share : float
+        See `share_beyond`.
+    exchange : Exchange
+        Of the labels.
+    rng : numpy.random.Generator
+        Of the exchanges.
+    large : bool
+        Whether the share is worth an alarm; what is not needs no precise p-value.
+    """
+    if share == 0:
+        return 1.0
+    as_large, draws = 0, DRAWS if large else _FEW_DRAWS
+    for _ in range(draws):
+        is_class = exchange.draw(rng) == label
+        as_large += share_beyond(lean, is_class)[0] >= share - 1e-12
+    return (1 + as_large) / (1 + draws)
