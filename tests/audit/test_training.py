@@ -170,6 +170,25 @@ def test_without_hidden_layers_the_images_themselves_count():
     assert np.allclose(look_of(model, inputs), hand.numpy(), atol=1e-6)
 
 
+class Borrowed(nn.Module):
+    """Uses the weights of its second layer without calling it, as attention does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.out = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        x = self.first(x).relu().mean((2, 3))
+        return self.out(nn.functional.linear(x, self.second.weight, self.second.bias).relu())
+
+
+def test_layers_that_are_not_called_are_left_out():
+    model, inputs = Borrowed().eval(), torch.randn(3, 3, 6, 6)
+    first = model.first(inputs).detach()
+    hand = torch.cat([first.mean((2, 3)), first.std((2, 3))], 1)
+    assert np.allclose(look_of(model, inputs), hand.numpy(), atol=1e-6)
+
+
 def test_what_does_not_fit_is_refused(network, tiles):
     pixels, labels = tiles[0][:40], tiles[1][:40]
     data = images_of(pixels, labels)

@@ -132,8 +132,6 @@ def look_of(model: nn.Module, inputs: Tensor) -> Array:
         depth, shape (N, features); of the inputs, where there is no hidden layer.
     """
     names = _layers(model, inputs[:1])
-    if not names:
-        return _summary(inputs.movedim(1, -1)).numpy()
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, module: nn.Module, output: Tensor) -> None:
@@ -151,7 +149,9 @@ def look_of(model: nn.Module, inputs: Tensor) -> Array:
     finally:
         for handle in handles:
             handle.remove()
-    found: Array = torch.cat([kept[name] for name in names], 1).numpy()
+    # A layer whose weight is used by a function, as in attention, is not called itself.
+    parts = [kept[name] for name in names if name in kept]
+    found: Array = torch.cat(parts or [_summary(inputs.movedim(1, -1))], 1).numpy()
     return found
 
 
