@@ -100,38 +100,46 @@ def test_images_that_are_unlike_but_judged_well_are_mentioned_only(network, tile
     assert "does not fail on them" in found[1].note
 
 
-def invented(monkeypatch, network, tiles, looks, groups=None):
+COUNT = 150  # of training, and as many audited
+
+
+@pytest.fixture(scope="module")
+def blank(network):
+    """Images of one class that show nothing, and a network that is wrong on three of seven."""
+    pixels, labels = np.zeros((COUNT, 64, 64, 3), np.uint8), np.zeros(COUNT, int)
+    material = gather(network, images_of(pixels, labels), method="gradient", batch_size=COUNT)
+    outputs = np.stack([-np.arange(COUNT) % 7 + 3.5, np.zeros(COUNT)], 1)
+    return replace(material, outputs=outputs - [3, 0])
+
+
+def invented(monkeypatch, blank, looks, groups=None):
     """Ask with looks that are made up: the first half of them of training, the other audited."""
-    pixels, labels = np.zeros_like(tiles[0][:300]), np.zeros(300, int)
-    material = gather(network, images_of(pixels, labels), method="gradient")
-    outputs = np.stack([-np.arange(300) % 7 + 3.5, np.zeros(300)], 1)
-    material = replace(material, outputs=outputs)
-    rows = iter(np.split(looks[300:], np.arange(64, 300, 64)))
-    monkeypatch.setattr(training_module, "look_of", lambda model, inputs: next(rows))
-    numbers = np.arange(600) if groups is None else groups
-    learned = Training(looks[:300], np.zeros(300, int), numbers[:300], numbers[300:])
-    return ask_training(material, learned, np.random.default_rng(0))[0]
+    monkeypatch.setattr(training_module, "look_of", lambda model, inputs: looks[COUNT:])
+    numbers = np.arange(2 * COUNT) if groups is None else groups
+    none = np.zeros(COUNT, int)
+    learned = Training(looks[:COUNT], none, numbers[:COUNT], numbers[COUNT:])
+    return ask_training(blank, learned, np.random.default_rng(0))[0]
 
 
-def test_chance_is_even_where_there_is_no_difference(monkeypatch, network, tiles):
+def test_chance_is_even_where_there_is_no_difference(monkeypatch, blank):
     ps = []
     for seed in range(30):
-        looks = np.random.default_rng(seed).normal(size=(600, 20))
-        ps.append(invented(monkeypatch, network, tiles, looks).p_seen)
+        looks = np.random.default_rng(seed).normal(size=(2 * COUNT, 20))
+        ps.append(invented(monkeypatch, blank, looks).p_seen)
     assert 0.25 < np.mean(ps) < 0.75
     assert np.mean(np.array(ps) < 0.05) <= 0.15
     assert max(ps) > 0.8
 
 
-def test_a_new_slide_is_not_a_new_kind_of_image(monkeypatch, network, tiles):
+def test_a_new_slide_is_not_a_new_kind_of_image(monkeypatch, blank):
     """Ten slides each, all unlike each other: to know slides is to expect that of new ones."""
     blind, knowing = [], []
-    for seed in range(6):
+    for seed in range(4):
         rng = np.random.default_rng(seed)
-        slides = np.repeat(np.arange(20), 30)
-        looks = 3 * rng.normal(size=(20, 20))[slides] + rng.normal(size=(600, 20))
-        blind.append(invented(monkeypatch, network, tiles, looks))
-        knowing.append(invented(monkeypatch, network, tiles, looks, slides))
+        slides = np.repeat(np.arange(20), COUNT // 10)
+        looks = 3 * rng.normal(size=(20, 20))[slides] + rng.normal(size=(2 * COUNT, 20))
+        blind.append(invented(monkeypatch, blank, looks))
+        knowing.append(invented(monkeypatch, blank, looks, slides))
     assert all(finding.p_seen < 0.01 and finding.effect > 20 for finding in blind)
     assert np.median([finding.p_seen for finding in knowing]) > 0.05
     assert not any(finding.p_seen < 0.01 for finding in knowing)
