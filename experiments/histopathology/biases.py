@@ -236,8 +236,8 @@ def missing(source: Source, learner: Learner, seed: int) -> Row:
     """Bias 3: a group is missing from training: necrosis, or normal patches with inflammation.
 
     The audit looks at test patches as they come, some of which have the group, and at those that
-    the network learned from. At last, training lacks nothing, and a fifth of the
-    test patches comes from a scanner with other colours.
+    the network learned from. At last, training lacks nothing, and a fifth of the test patches comes
+    from a scanner with other colours.
     """
     without, mixed, has, test, with_it = source.group(seed)
     few = _few(mixed, has, 0.03)

@@ -13,7 +13,7 @@ from torch import nn
 from niwaki.audit import _training as training_module
 from niwaki.audit import audit, gather, look_over
 from niwaki.audit._finding import decide
-from niwaki.audit._training import Training, ask_training, look_of
+from niwaki.audit._training import Training, ask_training, layers_of, look_of
 from niwaki.data import TISSUE, Images, draw_tissue
 from niwaki.errors import DataError
 
@@ -114,10 +114,10 @@ def blank(network):
 
 def invented(monkeypatch, blank, looks, groups=None):
     """Ask with looks that are made up: the first half of them of training, the other audited."""
-    monkeypatch.setattr(training_module, "look_of", lambda model, inputs: looks[COUNT:])
+    monkeypatch.setattr(training_module, "look_of", lambda model, inputs, _: (looks[COUNT:], None))
     numbers = np.arange(2 * COUNT) if groups is None else groups
     none = np.zeros(COUNT, int)
-    learned = Training(looks[:COUNT], none, numbers[:COUNT], numbers[COUNT:])
+    learned = Training(looks[:COUNT], none, none == 0, (), numbers[:COUNT], numbers[COUNT:])
     return ask_training(blank, learned, np.random.default_rng(0))[0]
 
 
@@ -145,6 +145,28 @@ def test_a_new_slide_is_not_a_new_kind_of_image(monkeypatch, blank):
     assert not any(finding.p_seen < 0.01 for finding in knowing)
 
 
+def test_a_data_set_that_is_all_of_another_kind_is_named(network, tiles):
+    learned, (pixels, labels) = halves(tiles)
+    dark = labels == 0
+    material, found = asked(network, (darkened(pixels, dark), labels), learned)
+    assert found[0].flagged
+    assert found[0].numbers["share_of_class"] == 1.0
+    # There are no others to compare with; errors on training images are counted by hand.
+    trained = gather(network, images_of(*learned), method="gradient")
+    errors = 1 - trained.right[learned[1] == 0].mean()
+    assert found[0].cause.control_flips == pytest.approx(errors)
+    assert found[0].cause.flips == pytest.approx(1 - material.right[dark].mean())
+    assert "training images" in found[0].sentence
+
+
+def test_one_slide_tells_nothing(monkeypatch, blank):
+    looks = np.random.default_rng(0).normal(size=(2 * COUNT, 20)) + np.repeat([[0], [9]], COUNT, 0)
+    slides = np.repeat([0, 1], COUNT)
+    finding = invented(monkeypatch, blank, looks, slides)
+    assert "one slide" in finding.note
+    assert finding.p_both == 1
+
+
 class Twice(nn.Module):
     """A convolution, a linear layer over channels last, and an output."""
 
@@ -164,10 +186,14 @@ def test_looks_are_means_and_deviations_of_hidden_layers():
     second = model.mix(first.relu().permute(0, 2, 3, 1))
     hand = [first.mean((2, 3)), first.std((2, 3)), second.mean((1, 2))]
     hand.append(second.flatten(1, 2).std(1))
-    assert np.allclose(look_of(model, inputs), torch.cat(hand, 1).detach().numpy(), atol=1e-5)
+    layers = layers_of(model, inputs[:1])
+    assert layers == ("conv", "mix")
+    looks, outputs = look_of(model, inputs, layers)
+    assert np.allclose(looks, torch.cat(hand, 1).detach().numpy(), atol=1e-5)
+    assert np.array_equal(outputs, model(inputs).detach().numpy())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(RuntimeError):
-        look_of(model, torch.randn(2, 3, 2, 2))
+        look_of(model, torch.randn(2, 3, 2, 2), layers)
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -175,7 +201,8 @@ def test_without_hidden_layers_the_images_themselves_count():
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
     inputs = torch.randn(4, 3, 5, 5)
     hand = torch.cat([inputs.mean((2, 3)), inputs.std((2, 3))], 1)
-    assert np.allclose(look_of(model, inputs), hand.numpy(), atol=1e-6)
+    assert layers_of(model, inputs[:1]) == ()
+    assert np.allclose(look_of(model, inputs, ())[0], hand.numpy(), atol=1e-6)
 
 
 class Borrowed(nn.Module):
@@ -194,7 +221,9 @@ def test_layers_that_are_not_called_are_left_out():
     model, inputs = Borrowed().eval(), torch.randn(3, 3, 6, 6)
     first = model.first(inputs).detach()
     hand = torch.cat([first.mean((2, 3)), first.std((2, 3))], 1)
-    assert np.allclose(look_of(model, inputs), hand.numpy(), atol=1e-6)
+    layers = layers_of(model, inputs[:1])
+    assert "second" in layers
+    assert np.allclose(look_of(model, inputs, layers)[0], hand.numpy(), atol=1e-6)
 
 
 def test_what_does_not_fit_is_refused(network, tiles):
@@ -210,6 +239,10 @@ def test_what_does_not_fit_is_refused(network, tiles):
         look_over(material, smaller)
     other = Images(lambda i: Image.fromarray(pixels[i]), list(labels), ["a", "b"], TISSUE)
     with pytest.raises(DataError, match="the classes a, b"):
+        audit(network, data, method="gradient", training=other)
+    way = replace(TISSUE, mean=(0.5, 0.5, 0.5))
+    other = Images(lambda i: Image.fromarray(pixels[i]), list(labels), data.classes, way)
+    with pytest.raises(DataError, match="in the same way, or all of them are unlike"):
         audit(network, data, method="gradient", training=other)
 
 

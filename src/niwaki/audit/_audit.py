@@ -207,7 +207,7 @@ def audit(
     )
     learned = None
     if training is not None:
-        _check_classes(training, data)
+        _check_alike(training, data)
         learned = look_over(
             material, training, limit=limit, seed=seed, groups=training_groups, audited=groups
         )
@@ -216,12 +216,19 @@ def audit(
     )
 
 
-def _check_classes(training: Dataset[Any], data: Dataset[Any]) -> None:
+def _check_alike(training: Dataset[Any], data: Dataset[Any]) -> None:
+    """Refuse training images that would be unlike all others by how they were read."""
     first, second = (getattr(images, "classes", None) for images in (training, data))
     if first and second and list(first) != list(second):
         raise DataError(
-            f"training has the classes {', '.join(first)}, the audited data {', '.join(second)}: "
-            "both must have the same, in the same order"
+            f"training has the classes {', '.join(map(str, first))}, the audited data "
+            f"{', '.join(map(str, second))}: both must have the same, in the same order"
+        )
+    ways = [getattr(images, "preprocessing", None) for images in (training, data)]
+    if None not in ways and ways[0] != ways[1]:
+        raise DataError(
+            f"training images are prepared by {ways[0]}, the audited ones by {ways[1]}: prepare "
+            "both in the same way, or all of them are unlike"
         )
 
 

@@ -65,7 +65,7 @@ class Finding:
         Why a thing that looks suspicious was not tried, or is no reason for an alarm.
     compared : bool
         Nothing is changed: `cause` compares the network's errors on these images (``drop`` and
-        ``flips``) with those on others (``control`` and ``control_flips``).
+        ``flips``) with those on others (``control`` and ``control_flips``), as shares.
     p : float
         The larger of both p-values, corrected; set by `decide`.
     """
@@ -142,7 +142,8 @@ class Finding:
             "advice": self.advice if self.flagged else "",
             "examples": [int(index) for index in self.examples],
             "ordinary": [int(index) for index in self.ordinary],
-            "note": self.note,
+            "note": "" if self.flagged else self.note,
+            "compared": self.compared,
             "numbers": {name: _plain(value) for name, value in self.numbers.items()},
         }
 

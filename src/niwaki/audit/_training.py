@@ -23,7 +23,7 @@ from niwaki.criteria import hidden_layers
 from niwaki.data import batches, check_labels
 from niwaki.errors import DataError, NothingToPruneError
 
-__all__ = ["Training", "ask_training", "look_of", "look_over"]
+__all__ = ["Training", "ask_training", "layers_of", "look_of", "look_over"]
 
 Array = NDArray[Any]
 _LAYERS = 8  # whose activations tell images apart, spread over the depth
@@ -42,6 +42,10 @@ class Training:
         See `look_of`, shape (N, features).
     labels : ndarray
         Shape (N,).
+    right : ndarray
+        Whether the network is right, shape (N,).
+    layers : tuple of str
+        Whose activations the looks are.
     groups : ndarray
         Of each image the group it belongs to, such as its slide, shape (N,); numbered together with
         those of the audit's images.
@@ -51,6 +55,8 @@ class Training:
 
     looks: Array
     labels: Array
+    right: Array
+    layers: tuple[str, ...]
     groups: Array
     audited: Array
 
@@ -99,7 +105,8 @@ def look_over(
         names = np.concatenate([of_training, np.asarray(audited)[material.indices]])
         together = np.unique(names, return_inverse=True)[1].reshape(-1)
     device = next((p.device for p in material.model.parameters()), torch.device("cpu"))
-    looks, labels = [], []
+    layers = layers_of(material.model, material.inputs[:1].to(device))
+    looks, labels, right = [], [], []
     for batch, truth in batches(Subset(data, chosen), material.batch_size, device, "training"):
         if batch.shape[1:] != material.inputs.shape[1:]:
             raise DataError(
@@ -107,15 +114,22 @@ def look_over(
                 f"{tuple(material.inputs.shape[1:])}: prepare both in the same way"
             )
         check_labels(truth, material.outputs.shape[1])
-        looks.append(look_of(material.model, batch))
+        found, outputs = look_of(material.model, batch, layers)
+        looks.append(found)
         labels.append(truth.cpu().numpy())
+        right.append(outputs.argmax(1) == labels[-1])
     count = len(chosen)
     return Training(
-        np.concatenate(looks), np.concatenate(labels), together[:count], together[count:]
+        np.concatenate(looks),
+        np.concatenate(labels),
+        np.concatenate(right),
+        layers,
+        together[:count],
+        together[count:],
     )
 
 
-def look_of(model: nn.Module, inputs: Tensor) -> Array:
+def look_of(model: nn.Module, inputs: Tensor, layers: Sequence[str]) -> tuple[Array, Array]:
     """Describe images by what a network's hidden layers make of them, not by what it says of them.
 
     Parameters
@@ -124,14 +138,17 @@ def look_of(model: nn.Module, inputs: Tensor) -> Array:
         In evaluation mode. Never changed.
     inputs : Tensor
         Shape (N, C, H, W).
+    layers : sequence of str
+        See `layers_of`.
 
     Returns
     -------
-    ndarray
-        Mean and standard deviation over space of each channel, in up to eight layers over the
-        depth, shape (N, features); of the inputs, where there is no hidden layer.
+    looks : ndarray
+        Mean and standard deviation over space of each of the layers' channels, shape
+        (N, features); of the inputs, where there is no layer.
+    outputs : ndarray
+        Of the network, shape (N, classes).
     """
-    names = _layers(model, inputs[:1])
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, module: nn.Module, output: Tensor) -> None:
@@ -141,28 +158,28 @@ def look_of(model: nn.Module, inputs: Tensor) -> Array:
         model.get_submodule(name).register_forward_hook(
             lambda module, _, output, name=name: keep(name, module, output)
         )
-        for name in names
+        for name in layers
     ]
     try:
         with torch.no_grad():
-            model(inputs)
+            outputs = model(inputs)
     finally:
         for handle in handles:
             handle.remove()
     # A layer whose weight is used by a function, as in attention, is not called itself.
-    parts = [kept[name] for name in names if name in kept]
-    found: Array = torch.cat(parts or [_summary(inputs.movedim(1, -1))], 1).numpy()
-    return found
+    parts = [kept[name] for name in layers if name in kept]
+    looks = torch.cat(parts or [_summary(inputs.movedim(1, -1))], 1)
+    return looks.numpy(), outputs.cpu().numpy()
 
 
-def _layers(model: nn.Module, inputs: Tensor) -> list[str]:
-    """Return names of hidden layers, evenly over the depth."""
+def layers_of(model: nn.Module, example: Tensor) -> tuple[str, ...]:
+    """Return names of up to eight hidden layers, evenly over the depth."""
     try:
-        layers = hidden_layers(model, inputs)
+        layers = hidden_layers(model, example)
     except NothingToPruneError:
-        return []
+        return ()
     places = np.linspace(0, len(layers) - 1, min(_LAYERS, len(layers))).round().astype(int)
-    return [layers[place].name for place in places]
+    return tuple(layers[place].name for place in places)
 
 
 def _summary(channels_last: Tensor) -> Tensor:
@@ -182,13 +199,15 @@ def ask_training(
     Seen: so many images are farther from the nearest training images than 98 % of the training
     images are from each other, more than if images for training were drawn from all of them. Of
     slides, whole ones are drawn. What follows: the network is wrong on them more often than on the
-    class's other images.
+    class's other images or, where hardly any others are left, than on those of training.
     """
     if training is None:
         return []
     parts = torch.split(material.inputs, material.batch_size)
     device = next((p.device for p in material.model.parameters()), torch.device("cpu"))
-    looks = np.concatenate([look_of(material.model, part.to(device)) for part in parts])
+    looks = np.concatenate(
+        [look_of(material.model, part.to(device), training.layers)[0] for part in parts]
+    )
     return [_ask(material, training, looks, label, rng) for label in material.classes()]
 
 
@@ -213,6 +232,8 @@ def _ask(
     )
     if min(len(mine), len(learned)) <= _DIMENSIONS:
         return replace(finding, note="Of so few images it cannot be told.")
+    if len(set(training.groups[learned].tolist())) < 2:
+        return replace(finding, note="Of training images of one slide it cannot be told.")
     lean = lean_of(_plane(np.concatenate([training.looks[learned], looks[mine]])), groups)
     share, beyond = share_beyond(lean, is_new)
     effect = share / RARE
@@ -229,21 +250,23 @@ def _ask(
         ordinary=tuple(mine[np.argsort(far, kind="stable")][: min(8, (~unlike).sum())].tolist()),
         numbers={"images_unlike": float(unlike.sum()), "share_of_class": share},
     )
-    if not (large and finding.suspicious()) or unlike.all():
+    if not (large and finding.suspicious()):
         return finding
-    here, elsewhere = float(wrong[unlike].mean()), float(wrong[~unlike].mean())
-    p = group_test(wrong.astype(float), unlike, rng)
-    cause = Cause(here, elsewhere, here, elsewhere, p, len(mine))
+    # Where a whole data set is of another kind, there are no others to compare with.
+    are_left = (~unlike).sum() >= FEWEST
+    others = wrong[~unlike] if are_left else ~training.right[learned]
+    here, elsewhere = float(wrong[unlike].mean()), float(others.mean())
+    together = np.concatenate([wrong[unlike], others]).astype(float)
+    p = group_test(together, np.arange(len(together)) < unlike.sum(), rng)
+    whose = "of the class's other images" if are_left else "of the class's training images"
     return replace(
         finding,
-        cause=cause,
-        smallest_drop=cause.control + _MORE_ERRORS,
-        note=""
-        if cause.drop > cause.control + _MORE_ERRORS
-        else f"There are such images, {share:.0%} of the class, but it does not fail on them.",
+        cause=Cause(here, elsewhere, here, elsewhere, p, len(together)),
+        smallest_drop=elsewhere + _MORE_ERRORS,
+        note=f"There are such images, {share:.0%} of the class, but it does not fail on them "
+        f"clearly more often: {here:.0%} are wrong, {whose} {elsewhere:.0%}.",
         sentence=f"{share:.0%} of the images of class {who!r} are unlike any that the network "
-        f"learned from. It gets {cause.flips:.0%} of them wrong; of the class's other images, "
-        f"{cause.control_flips:.0%}.",
+        f"learned from. It gets {here:.0%} of them wrong; {whose}, {elsewhere:.0%}.",
         advice="See what they have in common: it is a kind of image that training lacks. Add such "
         "images to training (`niwaki.audit.balanced` draws few of them more often) and audit "
         "again; until then the network's answers to them cannot be trusted.",

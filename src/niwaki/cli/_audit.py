@@ -93,7 +93,7 @@ def audit_command(
     """
     common.check_free(out)
     if demo:
-        if model or data:
+        if model or data or training:
             raise NiwakiError("--demo brings its own network and data: leave MODEL and DATA out")
         machine = o.Machine.prepare(common.device, common.threads)
         said = run_demo(out, machine.device, common.seed, common.force, common.as_json)
@@ -125,7 +125,9 @@ def audit_command(
         if heatmaps:
             _collect(folder / "virelay", loaded, images, found, target, names)
         heading = f"Audit of {Path(model).name} on {data}"
-        write_audit(folder, found, heading=heading, remarks=[_remark(images, found)])
+        remarks = [_remark(images, found)]
+        remarks += [f"The network learned from {training}."] if training else []
+        write_audit(folder, found, heading=heading, remarks=remarks)
     if common.as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return

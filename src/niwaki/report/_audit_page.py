@@ -139,7 +139,7 @@ def _evidence(finding: Finding) -> list[tuple[str, str]]:
 def _errors(finding: Finding, cause: Cause) -> tuple[str, str]:
     return (
         "Of these images the network gets wrong",
-        f"{cause.flips:.1%}; of the class's other images {cause.control_flips:.1%} (p = "
+        f"{cause.flips:.1%}; of the others {cause.control_flips:.1%} (p = "
         f"{cause.p:.2g} before correction, worth an alarm from {finding.smallest_drop:.1%})",
     )
 
