@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Made anew when the dependencies change.
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format clean install
+.PHONY: demo test test-all lint format clean install
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -20,8 +20,14 @@ install: $(READY)
 demo: $(READY)
 	$(BIN)/niwaki demo --out demo
 
+# Two processes, each with one thread of its own.
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(TEST) -m "not slow"
+
+test-all: $(READY)
+	$(TEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .
