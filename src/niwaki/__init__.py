@@ -3,24 +3,31 @@
 The main jobs are one call each: `explain` computes heatmaps, `score` says how much each unit
 matters, `prune` removes those that matter least, `load` rebuilds what was saved. The rooms behind
 them are `niwaki.propagation`, `attribution`, `criteria`, `pruning`, `car`, `filters`, `audit`,
-`evaluation`, `models`, `data` and `report`.
+`evaluation`, `models`, `data` and `report`. A room is imported when it is first used, because
+PyTorch alone takes seconds.
 """
 
-from niwaki import (
-    attribution,
-    audit,
-    car,
-    criteria,
-    data,
-    evaluation,
-    filters,
-    models,
-    propagation,
-    pruning,
-)
-from niwaki.attribution import explain
-from niwaki.criteria import Scores, score, score_weights
-from niwaki.pruning import Plan, Pruned, Trajectory, load, prune, prune_weights
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from niwaki import (
+        attribution,
+        audit,
+        car,
+        criteria,
+        data,
+        errors,
+        evaluation,
+        filters,
+        models,
+        propagation,
+        pruning,
+        report,
+    )
+    from niwaki.attribution import explain
+    from niwaki.criteria import Scores, score, score_weights
+    from niwaki.pruning import Plan, Pruned, Trajectory, load, prune, prune_weights
 
 __version__ = "0.1.0"
 
@@ -35,6 +42,7 @@ __all__ = [
     "car",
     "criteria",
     "data",
+    "errors",
     "evaluation",
     "explain",
     "filters",
@@ -44,6 +52,32 @@ __all__ = [
     "prune",
     "prune_weights",
     "pruning",
+    "report",
     "score",
     "score_weights",
 ]
+
+# The room in which each name of the package itself lives; the other names are rooms.
+_ROOMS = {
+    "Plan": "pruning",
+    "Pruned": "pruning",
+    "Scores": "criteria",
+    "Trajectory": "pruning",
+    "explain": "attribution",
+    "load": "pruning",
+    "prune": "pruning",
+    "prune_weights": "pruning",
+    "score": "criteria",
+    "score_weights": "criteria",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'niwaki' has no attribute {name!r}")
+    room = import_module(f"niwaki.{_ROOMS.get(name, name)}")
+    return getattr(room, name) if name in _ROOMS else room
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from niwaki.audit import Audit, Collection, audit, collect, write_analysis, write_project
 from niwaki.cli import _options as o
-from niwaki.cli._audit_demo import run_demo
-from niwaki.data import Images, Masks, groups_by_name
 from niwaki.errors import NiwakiError
-from niwaki.files import new_folder
-from niwaki.report import write_audit
+
+if TYPE_CHECKING:
+    from niwaki.audit import Audit, Collection
+    from niwaki.data import Images
 
 __all__ = ["audit_command"]
 
@@ -91,6 +90,12 @@ def audit_command(
 
     Writes audit.html (one self-contained page), audit.json and the pictures.
     """
+    from niwaki.audit import audit
+    from niwaki.cli._audit_demo import run_demo
+    from niwaki.data import Masks, groups_by_name
+    from niwaki.files import new_folder
+    from niwaki.report import write_audit
+
     common.check_free(out)
     if demo:
         if model or data or training:
@@ -138,6 +143,8 @@ def audit_command(
 def _collect(
     folder: Path, loaded: o.Loaded, images: Images, found: Audit, target: str, names: list[str]
 ) -> Collection:
+    from niwaki.audit import collect, write_analysis, write_project
+
     method = found.material.method
     collection = collect(
         loaded.model, images, folder, method=method, target=target, class_names=names

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from niwaki import car as room
-from niwaki import pruning
-from niwaki.car import CarIndex
 from niwaki.cli import _options as o
-from niwaki.data import references
 from niwaki.errors import NiwakiError
-from niwaki.files import new_folder, write_json
+
+if TYPE_CHECKING:
+    from niwaki.car import CarIndex
 
 __all__ = ["car"]
 
@@ -60,6 +58,11 @@ def car(
     Writes the whole index (index.safetensors, index.json). With --greedy, the filter that is
     needed least is removed, the index is computed anew, and so on; the folder is a MODEL then.
     """
+    from niwaki import car as room
+    from niwaki import pruning
+    from niwaki.data import references
+    from niwaki.files import new_folder, write_json
+
     common.check_free(out)
     if floor is not None and greedy is None:
         raise NiwakiError("--floor says when --greedy stops; give both")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from niwaki.cli import _options as o
 from niwaki.cli._prune import hold_out
 from niwaki.cli._prune_options import Common
-from niwaki.data import in_memory, references
 from niwaki.errors import NiwakiError
-from niwaki.pruning import Choice
-from niwaki.pruning import choose_rules as choose
+
+if TYPE_CHECKING:
+    from niwaki.pruning import Choice
 
 __all__ = ["choose_rules"]
 
@@ -55,6 +55,9 @@ def choose_rules(
     are no reference images; test images play no part. Writes the rules (composite.json), for
     `niwaki prune --criterion lrp:composite=FILE`, and all trials (trials.txt, choice.json).
     """
+    from niwaki.data import in_memory, references
+    from niwaki.pruning import choose_rules as choose
+
     span = _span(per_cost)
     _prepare(out, common)
     loaded = common.load(model)

@@ -11,7 +11,6 @@ import typer
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import by_default, explain_images, pick, table
 from niwaki.errors import NiwakiError
-from niwaki.report import contact_sheet
 
 __all__ = ["compare"]
 
@@ -44,6 +43,8 @@ def compare(
 
     The titles say what the network predicts, how sure it is, and what the image shows.
     """
+    from niwaki.report import contact_sheet
+
     if out.suffix.lower() != ".png":
         raise NiwakiError(f"{out}: the picture is a PNG; give --out a name that ends in .png")
     common.check_free(out)

@@ -8,18 +8,17 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from niwaki.cli import _options as o
 from niwaki.cli._criterion import parse_criterion
 from niwaki.cli._heatmaps import pick
-from niwaki.data import in_memory
 from niwaki.errors import NiwakiError
-from niwaki.files import write_json, write_text
-from niwaki.pruning import Comparison, Contender, Outcome, area, compare
-from niwaki.report import plot_agreement, plot_comparison, plot_removed
+
+if TYPE_CHECKING:
+    from niwaki.pruning import Comparison, Contender, Outcome
 
 __all__ = ["compare_criteria"]
 
@@ -95,6 +94,9 @@ def compare_criteria(
     and pictures: accuracy against cost, what each layer lost, rank correlations. Every finished run
     is kept: the same command goes on where it was interrupted.
     """
+    from niwaki.data import in_memory
+    from niwaki.pruning import compare
+
     chosen = [_contender(text) for text in dict.fromkeys(criterion or _USUAL)]
     _prepare(out, common)
     loaded = common.load(model)
@@ -132,6 +134,8 @@ def compare_criteria(
 
 
 def _contender(text: str) -> Contender:
+    from niwaki.pruning import Contender
+
     name, options = parse_criterion(text)
     return Contender(text, name, options)
 
@@ -147,6 +151,8 @@ def _prepare(out: Path, common: o.Common) -> None:
 
 
 def _line(run: Outcome, of: Literal["units", "params", "macs"], keep: float) -> str:
+    from niwaki.pruning import area
+
     draw = [] if run.references is None else [f"{run.references} per class"]
     draw += [] if run.seed is None else [f"seed {run.seed}"]
     found = area(run.trajectory, of, (keep, 1.0))
@@ -154,6 +160,9 @@ def _line(run: Outcome, of: Literal["units", "params", "macs"], keep: float) -> 
 
 
 def _write(folder: Path, found: Comparison, count: int | None, heading: str) -> None:
+    from niwaki.files import write_json, write_text
+    from niwaki.report import plot_agreement, plot_comparison, plot_removed
+
     rows = found.rows()
     agreement = found.agreement(count)
     write_text(folder / "table.md", _markdown(rows))

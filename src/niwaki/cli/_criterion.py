@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from niwaki.criteria import create
 from niwaki.errors import NiwakiError
 
 __all__ = ["parse_criterion"]
@@ -21,6 +20,8 @@ def parse_criterion(text: str) -> tuple[str, dict[str, Any]]:
     NiwakiError
         For text of another form, or an option that the criterion does not have.
     """
+    from niwaki.criteria import create
+
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
     for part in rest.split(",") if rest else ():

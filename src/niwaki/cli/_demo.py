@@ -5,28 +5,25 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.table import Table
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from niwaki import criteria, evaluation, pruning
-from niwaki.attribution import explain
 from niwaki.cli import _options as o
-from niwaki.data import DIGITS, batches, open_data, references
 from niwaki.errors import NiwakiError
-from niwaki.files import new_folder, write_json
-from niwaki.models import zoo
 from niwaki.progress import track
-from niwaki.pruning import Pruned
-from niwaki.report import contact_sheet, plot_trajectories
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from niwaki.pruning import Pruned
+
+    Pair = tuple[Tensor, Tensor]
 
 __all__ = ["demo"]
 
-Pair = tuple[Tensor, Tensor]
 SHOWN = [0.8, 0.6, 0.5, 0.4, 0.3, 0.2]
 
 # Those of Yeom et al. (2021), and the activation.
@@ -45,6 +42,14 @@ def demo(
 
     Everything is embedded: no data is downloaded. The folder is replaced if it is a demo's.
     """
+    import torch
+    from torch.utils.data import TensorDataset
+
+    from niwaki import criteria, evaluation, pruning
+    from niwaki.data import references
+    from niwaki.files import new_folder, write_json
+    from niwaki.models import zoo
+
     if out.exists() and any(out.iterdir()) and not (out / "demo.json").exists():
         raise NiwakiError(f"{out} exists and is not a demo's folder; choose another with --out")
     started = time.perf_counter()
@@ -95,16 +100,28 @@ def demo(
 
 
 def _tensors(split: str, device: torch.device) -> Pair:
+    from niwaki.data import open_data
+
     return _pair(open_data("digits", split=split), device)
 
 
 def _pair(data: object, device: torch.device | None = None) -> Pair:
+    import torch
+
+    from niwaki.data import batches
+
     parts = list(batches(data, 512, device))  # type: ignore[arg-type]
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
 
 def _train(training: Pair, seed: int, batch_size: int, epochs: int = 12) -> nn.Module:
     """Train from scratch; the same seed gives the same network on the same machine."""
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from niwaki.models import zoo
+
     with torch.random.fork_rng():  # the initial weights come from torch's global generator
         torch.manual_seed(seed)
         model = zoo.vgg_digits().to(training[0].device).train()
@@ -131,6 +148,12 @@ def _train(training: Pair, seed: int, batch_size: int, epochs: int = 12) -> nn.M
 def _draw(
     folder: Path, model: nn.Module, smaller: Pruned, runs: dict[str, Pruned], test: Pair
 ) -> None:
+    import torch
+
+    from niwaki.attribution import explain
+    from niwaki.data import DIGITS
+    from niwaki.report import contact_sheet, plot_trajectories
+
     first = [int((test[1] == digit).nonzero()[0]) for digit in range(10)]
     images, labels = test[0][first], test[1][first]
     rows, titles = {}, []
@@ -156,6 +179,8 @@ def _draw(
 
 
 def _about() -> dict[str, object]:
+    from niwaki.data import DIGITS
+
     return {
         "model": "niwaki.models.zoo:vgg_digits",
         "preprocessing": DIGITS.to_json(),

@@ -5,24 +5,15 @@ from __future__ import annotations
 import json
 from math import ceil, isnan
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import typer
 
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, by_default, pick, table
-from niwaki.data import batches
-from niwaki.evaluation import (
-    Estimate,
-    PerturbationCurves,
-    Randomisation,
-    perturbation_curves,
-    randomisation_test,
-    seconds_per_image,
-)
-from niwaki.files import new_folder, write_json, write_text
-from niwaki.report import plot_perturbation, plot_randomisation
+
+if TYPE_CHECKING:
+    from niwaki.evaluation import Estimate, PerturbationCurves, Randomisation
 
 __all__ = ["evaluate"]
 
@@ -77,6 +68,9 @@ def evaluate(
     Writes the table (table.md, table.json), both kinds of curves as pictures, and the numbers
     behind them (perturbation.json, randomisation.json).
     """
+    from niwaki.evaluation import perturbation_curves, randomisation_test
+    from niwaki.files import new_folder
+
     if not 0 < share <= 1:
         raise ValueError(f"--share {share}; it must lie above 0 and up to 1")
     common.check_free(out)
@@ -136,6 +130,11 @@ def _schedule(regions: int, share: float, steps: int) -> tuple[int, int]:
 def _milliseconds(
     loaded: o.Loaded, picked: Picked, methods: list[str], batch_size: int
 ) -> dict[str, float]:
+    import torch
+
+    from niwaki.data import batches
+    from niwaki.evaluation import seconds_per_image
+
     device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
     inputs, _ = next(iter(batches(picked.subset, batch_size, device)))
     seconds = seconds_per_image(loaded.model, inputs, methods)
@@ -187,6 +186,9 @@ def _write(
     rows: list[dict[str, Any]],
     heading: str,
 ) -> None:
+    from niwaki.files import write_json, write_text
+    from niwaki.report import plot_perturbation, plot_randomisation
+
     readable = [_readable(row) for row in rows]
     lines = ["| " + " | ".join(readable[0]) + " |", "|" + " --- |" * len(readable[0])]
     for row in readable:

@@ -10,8 +10,6 @@ import typer
 
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Explained, explain_images, pick, table
-from niwaki.files import new_folder, write_json
-from niwaki.report import contact_sheet, save_hdf5, save_npy
 
 __all__ = ["explain"]
 
@@ -40,6 +38,9 @@ def explain(
     Writes a contact sheet of all images and methods (sheet.png), the heatmaps as arrays, and what
     the network says (images.json).
     """
+    from niwaki.files import new_folder, write_json
+    from niwaki.report import contact_sheet, save_hdf5, save_npy
+
     common.check_free(out)
     chosen = list(dict.fromkeys(method or ["lrp.epsilon_plus"]))
     loaded = common.load(model)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from niwaki import models
 from niwaki.cli import _options as o
 from niwaki.errors import DataError, NiwakiError
 
+if TYPE_CHECKING:
+    from niwaki.models import Format
+
 __all__ = ["export"]
 
-_FORMATS: dict[str, models.Format] = {".onnx": "onnx", ".pt2": "program"}
+_FORMATS: dict[str, Format] = {".onnx": "onnx", ".pt2": "program"}
 
 
 def export(
@@ -40,6 +42,8 @@ def export(
     MODEL may be the folder of a pruned network. The file takes any number of samples; it is run
     and compared with the network before it appears.
     """
+    from niwaki import models
+
     format_ = _FORMATS.get(out.suffix)
     if format_ is None:
         raise NiwakiError(f"--out {out}: the name must end in {' or '.join(_FORMATS)}")
@@ -70,6 +74,8 @@ def _given(text: str) -> tuple[int, ...]:
 
 def _known(model: str, loaded: o.Loaded) -> tuple[int, ...]:
     """Shape of an input, from the folder of a pruned network or the model's preprocessing."""
+    from niwaki import models
+
     if models.is_saved(model):
         about = json.loads((Path(model).expanduser() / "niwaki.json").read_text(encoding="utf-8"))
         return tuple(about["input_shape"])

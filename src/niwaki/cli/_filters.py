@@ -7,18 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from niwaki import car
-from niwaki import filters as rooms
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, pick, table
-from niwaki.data import in_memory
-from niwaki.files import new_folder
-from niwaki.filters import Diversity, Enrichment, Profile
-from niwaki.report import filter_gallery, save_filters
+
+if TYPE_CHECKING:
+    from niwaki.filters import Diversity, Enrichment, Profile
 
 __all__ = ["filters"]
 
@@ -71,6 +68,12 @@ def filters(
     Writes a page with all filters, to be opened in a browser (index.html), and the numbers
     (filters.csv, filters.json).
     """
+    from niwaki import car
+    from niwaki import filters as rooms
+    from niwaki.data import in_memory
+    from niwaki.files import new_folder
+    from niwaki.report import filter_gallery, save_filters
+
     common.check_free(out)
     loaded = common.load(model)
     picked = pick(common.images(data, loaded), limit, common.seed, data)
@@ -135,6 +138,8 @@ class _Compared:
     def to(
         cls, folder: Path, profile: Profile, images: Any, first: int, common: o.Common
     ) -> _Compared:
+        from niwaki import filters as rooms
+
         small = o.load_model(str(folder), o.Machine.prepare(common.device, common.threads))
         after = rooms.layer_diversity(
             small.model, images, layers=list(profile), batch_size=common.batch_size

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.table import Table
-from torch import Tensor
 
-from niwaki import attribution
-from niwaki.cli._options import Loaded
-from niwaki.data import Images, batches, check_labels
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from niwaki.cli._options import Loaded
+    from niwaki.data import Images
 
 __all__ = ["Explained", "Picked", "by_default", "explain_images", "pick", "table"]
 
@@ -36,6 +37,8 @@ _USUAL = (
 
 def by_default() -> list[str]:
     """Return the usual methods of the catalogue."""
+    from niwaki import attribution
+
     known = attribution.names()
     return [name for name in _USUAL if name in known]
 
@@ -51,7 +54,9 @@ class Picked:
     @property
     def subset(self) -> torch.utils.data.Subset[Any]:
         """The picked images alone."""
-        return torch.utils.data.Subset(self.data, self.indices)
+        from torch.utils.data import Subset
+
+        return Subset(self.data, self.indices)
 
     def file_name(self, position: int) -> str:
         """Name of an image."""
@@ -61,6 +66,8 @@ class Picked:
 
 def pick(data: Images, limit: int, seed: int, name: str) -> Picked:
     """Draw images at random, as many of each class as possible; sorted as in the data."""
+    import torch
+
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
     seen: Counter[int] = Counter()
     turns: list[tuple[int, int, int]] = []
@@ -117,12 +124,19 @@ def explain_images(
 
     Unless `strict`, a method is shown also where relevance gets lost on its way.
     """
+    import torch
+
+    from niwaki import attribution
+    from niwaki.data import batches, check_labels
+
     device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
     made = {name: attribution.create(name, loaded.model) for name in methods}
     for explainer in made.values() if not strict else ():
         if isinstance(explainer, attribution.Propagating):
             explainer.max_loss = None
-    inputs, outputs, labels = list[Tensor](), list[Tensor](), list[Tensor]()
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    labels: list[Tensor] = []
     heatmaps: dict[str, list[Tensor]] = {name: [] for name in methods}
     for batch, truth in batches(picked.subset, batch_size, device, "explaining"):
         with torch.no_grad():
@@ -156,6 +170,8 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def _rows(loaded: Loaded, picked: Picked, outputs: Tensor) -> list[dict[str, Any]]:
+    import torch
+
     best = torch.softmax(outputs, 1).max(1)
     rows = []
     for position, index in enumerate(picked.indices):

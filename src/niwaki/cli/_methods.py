@@ -7,7 +7,6 @@ import json
 import typer
 from rich.table import Table
 
-from niwaki import attribution, criteria
 from niwaki.cli._options import AsJson, console
 
 __all__ = ["methods"]
@@ -15,6 +14,8 @@ __all__ = ["methods"]
 
 def methods(as_json: AsJson = False) -> None:
     """List the attribution methods and the pruning criteria."""
+    from niwaki import attribution, criteria
+
     catalogue = {
         "methods": {name: attribution.describe(name) for name in attribution.names()},
         "criteria": {name: criteria.describe(name) for name in criteria.names()},

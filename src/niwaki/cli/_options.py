@@ -9,16 +9,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-import torch
 import typer
 from rich.console import Console
-from torch import nn
 
-from niwaki import models, pruning
-from niwaki.data import Images, Preprocessing, names, open_data
 from niwaki.errors import DataError, ModelError, NiwakiError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from niwaki.data import Images, Preprocessing
+    from niwaki.pruning import Plan
 
 __all__ = ["Common", "Loaded", "Machine", "console", "load_images", "load_model", "spread"]
 
@@ -139,6 +142,8 @@ class Machine:
         NiwakiError
             For a device that is not there.
         """
+        import torch
+
         if threads is not None:
             torch.set_num_threads(threads)
         try:
@@ -226,6 +231,12 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
     return spread_out
 
 
+def _nothing_removed() -> Plan:
+    from niwaki.pruning import Plan
+
+    return Plan()
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A model and what is known of it.
@@ -240,7 +251,7 @@ class Loaded:
         One per output.
     about : dict
         What rebuilds it: goes into the folder of a pruned network.
-    plan : pruning.Plan
+    plan : Plan
         What has been removed already.
     """
 
@@ -248,7 +259,7 @@ class Loaded:
     preprocessing: Preprocessing | None
     class_names: list[str] | None
     about: dict[str, Any]
-    plan: pruning.Plan = field(default_factory=pruning.Plan)
+    plan: Plan = field(default_factory=_nothing_removed)
     architecture: dict[str, list[int]] | None = None
 
     def class_name(self, output: int) -> str:
@@ -269,6 +280,8 @@ def load_model(
     std: str | None = None,
 ) -> Loaded:
     """Build the model that a spec names, with its preprocessing (flags overrule)."""
+    from niwaki import models
+
     if models.is_saved(spec):
         loaded = _load_saved(Path(spec), weights, classes)
     else:
@@ -297,6 +310,9 @@ def load_model(
 
 
 def _load_saved(folder: Path, weights: str | None, classes: int | None) -> Loaded:
+    from niwaki import models, pruning
+    from niwaki.data import Preprocessing
+
     if weights is not None or classes is not None:
         raise ModelError(f"{folder} is a pruned network with its own weights and classes")
     try:
@@ -328,6 +344,8 @@ def _preprocessing(
     mean: str | None,
     std: str | None,
 ) -> Preprocessing | None:
+    from niwaki.data import Preprocessing
+
     if size is None and resize is None and mean is None and std is None:
         return known
     if known is None and (size is None or mean is None or std is None):
@@ -355,6 +373,8 @@ def load_images(
     spec: str, loaded: Loaded, *, split: str = "test", outputs: str | None = None
 ) -> Images:
     """Open the data set that a spec names, prepared for the model."""
+    from niwaki.data import names, open_data
+
     if loaded.preprocessing is None and spec not in names():
         raise DataError(
             "nothing is known of the network's inputs: give --size, --mean and --std "

@@ -6,22 +6,21 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from torch import Tensor
-from torch.utils.data import Subset
 
-from niwaki import criteria, pruning
 from niwaki.cli import _options as o
 from niwaki.cli._criterion import parse_criterion
 from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning
-from niwaki.data import Images, batches, in_memory, references
 from niwaki.errors import NiwakiError
-from niwaki.evaluation import latency, seconds_per_mac
-from niwaki.files import write_json
-from niwaki.pruning import Pruned, Step, discard
-from niwaki.report import plot_trajectories
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import Subset
+
+    from niwaki.data import Images
+    from niwaki.pruning import Pruned, Step
 
 __all__ = ["hold_out", "prune"]
 
@@ -58,10 +57,14 @@ def prune(
     images. Writes the weights, the plan, the trajectory and its plot; the folder is a MODEL again.
     Finished steps are kept in OUT.run until then: the same command goes on from there.
     """
+    from niwaki import criteria, pruning
+    from niwaki.data import batches, in_memory, references
+    from niwaki.report import plot_trajectories
+
     common.check_free(out)
     kept = out.with_name(f"{out.name}.run")
     if common.force and kept.exists():
-        discard(kept)
+        pruning.discard(kept)
     seed = common.seed
     name, chosen = parse_criterion(criterion)
     made = criteria.create(name, **{**({"seed": seed} if name == "random" else {}), **chosen})
@@ -115,7 +118,7 @@ def prune(
     )
     whole.save(out, about=loaded.about, overwrite=common.force)
     plot_trajectories(out / "trajectory.png", {criterion: pruned.trajectory}, heading=model)
-    discard(kept)
+    pruning.discard(kept)
     timed.unlink(missing_ok=True)
     _report(whole, before, after, len(example), out, common.as_json)
 
@@ -125,6 +128,9 @@ def _prices(loaded: o.Loaded, example: Tensor, file: Path, going_on: bool) -> di
 
     A file without a run is left over from one that never began, perhaps of another network.
     """
+    from niwaki.evaluation import seconds_per_mac
+    from niwaki.files import write_json
+
     if not (going_on and file.exists()):
         write_json(file, seconds_per_mac(loaded.model, example))
     try:
@@ -135,6 +141,10 @@ def _prices(loaded: o.Loaded, example: Tensor, file: Path, going_on: bool) -> di
 
 def hold_out(training: Images, per_class: int, seed: int) -> tuple[Subset[Any], Subset[Any]]:
     """Take some images of each class out of the training images, to decide by."""
+    from torch.utils.data import Subset
+
+    from niwaki.data import references
+
     held = references(training, per_class, seed)
     taken = set(held.indices)
     return Subset(training, [i for i in range(len(training)) if i not in taken]), held
@@ -160,6 +170,8 @@ def _accuracy(step: Step) -> str:
 
 def _seconds(loaded: o.Loaded, pruned: Pruned, example: Tensor) -> tuple[float, float]:
     """Seconds per batch before and after; measured in turns, so that both see the same machine."""
+    from niwaki.evaluation import latency
+
     rounds = [
         (latency(loaded.model, example, repeats=3), latency(pruned.model, example, repeats=3))
         for _ in range(3)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from niwaki.cli import _options as o
-from niwaki.pruning import FineTune
+
+if TYPE_CHECKING:
+    from niwaki.pruning import FineTune
 
 __all__ = ["Common", "Limiting", "Scheduling", "Tuning"]
 
@@ -152,6 +154,8 @@ class Tuning:
 
     def settings(self, seed: int) -> FineTune | None:
         """Return the settings, or None where nothing is tuned."""
+        from niwaki.pruning import FineTune
+
         if self.epochs == 0:
             return None
         return FineTune(

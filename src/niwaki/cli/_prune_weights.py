@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from niwaki import criteria, pruning
 from niwaki.cli import _options as o
 from niwaki.cli._prune_options import Common
-from niwaki.data import in_memory, references
 from niwaki.errors import NiwakiError
-from niwaki.pruning import PrunedWeights, WeightStep
+
+if TYPE_CHECKING:
+    from niwaki.pruning import PrunedWeights, WeightStep
 
 __all__ = ["prune_weights"]
 
@@ -24,7 +24,7 @@ def prune_weights(
     model: o.ModelSpec,
     data: o.DataSpec,
     criterion: Annotated[
-        str, typer.Option(help=f"One of {', '.join(criteria.weight_criteria())}.")
+        str, typer.Option(help="A criterion for single weights, see `niwaki methods`.")
     ] = "lrp",
     keep: Annotated[
         float, typer.Option(help="Share of the weights to keep, between 0 and 1.")
@@ -55,6 +55,9 @@ def prune_weights(
     images. Shapes stay, so that nothing becomes faster: what shrinks is what must be stored. Writes
     the weights, the masks of every step and the trajectory; the folder is a MODEL again.
     """
+    from niwaki import criteria, pruning
+    from niwaki.data import in_memory, references
+
     common.check_free(out)
     seed = common.seed
     options = {"seed": seed} if criterion == "random" else {}
