@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from niwaki.errors import DataError, NiwakiError
+from niwaki.ownership import check_replaceable, sign
 
 __all__ = [
     "new_folder",
@@ -46,7 +47,10 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = _sibling(target)
     try:
+        aside.touch()
+        mode = aside.stat().st_mode
         write(aside)
+        aside.chmod(mode)  # some writers, such as safetensors', leave files that none but we read
         os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)
@@ -105,7 +109,8 @@ def new_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     path
         Where the folder shall be. An empty folder may stand there already.
     overwrite
-        Replace a folder that has content; until the block succeeds it stays untouched.
+        Replace a folder that has content, if niwaki wrote all of it; until the block succeeds it
+        stays untouched. What niwaki wrote is listed in a marker file, ``.niwaki``.
 
     Yields
     ------
@@ -115,7 +120,8 @@ def new_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises
     ------
     NiwakiError
-        `path` is a file, or a folder with content and `overwrite` is False.
+        `path` is a file, a folder with content and `overwrite` is False, a folder with content
+        that niwaki did not write, or the working directory, the home folder or one above them.
     """
     target = Path(path).resolve()
     if target.exists() and not target.is_dir():
@@ -124,14 +130,26 @@ def new_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise NiwakiError(
             f"the folder {target} exists and is not empty; choose another, or allow overwriting it"
         )
+    check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = _sibling(target)
     aside.mkdir()
     try:
         yield aside
+        _give_usual_modes(aside)
+        sign(aside)
+        check_replaceable(target)  # again: hours may have passed
         _swap(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _give_usual_modes(folder: Path) -> None:
+    mode = folder.stat().st_mode & 0o666  # as the umask has it, without reading the umask
+    for place, _, files in os.walk(folder):
+        for name in files:
+            if not (file := Path(place) / name).is_symlink():
+                file.chmod(mode)
 
 
 def _sibling(target: Path) -> Path:

@@ -20,7 +20,7 @@ def run(*arguments):
 
 
 def listed(out):
-    return sorted(path.name for path in out.iterdir())
+    return sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
 
 
 def test_explain_writes_pictures_and_arrays(tmp_path):

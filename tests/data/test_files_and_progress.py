@@ -6,11 +6,13 @@ import pytest
 
 from niwaki.errors import NiwakiError
 from niwaki.files import new_folder, write_atomically, write_json, write_text
+from niwaki.ownership import MARKER
 from niwaki.progress import track
 
 
 def content(folder):
-    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != MARKER]
+    return {str(p.relative_to(folder)): p.read_text() for p in files}
 
 
 def fail(path):

@@ -58,7 +58,13 @@ def folder(pruned, tmp_path):
 
 def test_the_folder_holds_plain_data_only(folder, pruned):
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(files) == {"niwaki.json", "plan.json", "trajectory.json", "weights.safetensors"}
+    assert set(files) == {
+        ".niwaki",
+        "niwaki.json",
+        "plan.json",
+        "trajectory.json",
+        "weights.safetensors",
+    }
     weights = files.pop("weights.safetensors")
     header = int.from_bytes(weights[:8], "little")
     assert set(json.loads(weights[8 : 8 + header])) - {"__metadata__"} == set(
@@ -103,9 +109,11 @@ def test_an_existing_folder_is_refused_unless_it_may_be_replaced(pruned, folder)
     (folder / "note.txt").write_text("mine")
     with pytest.raises(NiwakiError, match="exists and is not empty"):
         pruned.save(folder)
+    with pytest.raises(NiwakiError, match=r"did not write 'note\.txt'"):
+        pruned.save(folder, overwrite=True)
     assert (folder / "note.txt").exists()
+    (folder / "note.txt").unlink()
     pruned.save(folder, overwrite=True)
-    assert not (folder / "note.txt").exists()
     load(folder, chain())
 
 

@@ -96,7 +96,8 @@ def audit_command(
     from niwaki.files import new_folder
     from niwaki.report import write_audit
 
-    common.check_free(out)
+    masks = _regions(region or [])
+    common.check_output(out, model, data, training, files=[folder for _, folder in masks])
     if demo:
         if model or data or training:
             raise NiwakiError("--demo brings its own network and data: leave MODEL and DATA out")
@@ -125,7 +126,7 @@ def audit_command(
             groups=groups_by_name(images, slides) if slides else None,
             training=learned,
             training_groups=groups_by_name(learned, slides) if learned and slides else None,
-            regions={name: Masks(images, folder) for name, folder in _regions(region or [])},
+            regions={name: Masks(images, folder) for name, folder in masks},
         )
         if heatmaps:
             _collect(folder / "virelay", loaded, images, found, target, names)

@@ -63,7 +63,7 @@ def car(
     from niwaki.data import references
     from niwaki.files import new_folder, write_json
 
-    common.check_free(out)
+    common.check_output(out, model, data)
     if floor is not None and greedy is None:
         raise NiwakiError("--floor says when --greedy stops; give both")
     loaded = common.load(model)

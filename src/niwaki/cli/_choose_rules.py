@@ -12,6 +12,7 @@ from niwaki.cli import _options as o
 from niwaki.cli._prune import hold_out
 from niwaki.cli._prune_options import Common
 from niwaki.errors import NiwakiError
+from niwaki.ownership import MARKER, sign
 
 if TYPE_CHECKING:
     from niwaki.pruning import Choice
@@ -59,7 +60,7 @@ def choose_rules(
     from niwaki.pruning import choose_rules as choose
 
     span = _span(per_cost)
-    _prepare(out, common)
+    _prepare(out, model, data, common)
     loaded = common.load(model)
     training = o.load_images(data, loaded, split="train", outputs=common.outputs)
     if not training.labelled:
@@ -108,10 +109,11 @@ def _span(text: str) -> float | tuple[float, float]:
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
-def _prepare(out: Path, common: o.Common) -> None:
+def _prepare(out: Path, model: str, data: str, common: o.Common) -> None:
     """Go on with a search of ours; start anew, or in a folder that is free."""
-    ours = (out / "choice.json").is_file() and {path.name for path in out.iterdir()} <= _FILES
-    if not ours:
-        common.check_free(out)
+    ours = (out / MARKER).is_file() and {path.name for path in out.iterdir()} <= {*_FILES, MARKER}
+    common.check_output(out, model, data, goes_on=ours)
     if common.force:
         (out / "choice.json").unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    sign(out, _FILES)

@@ -47,7 +47,9 @@ def compare(
 
     if out.suffix.lower() != ".png":
         raise NiwakiError(f"{out}: the picture is a PNG; give --out a name that ends in .png")
-    common.check_free(out)
+    if out.is_dir():
+        raise NiwakiError(f"--out {out} is a folder; give the path of a PNG file")
+    common.check_output(out, model, images)
     chosen = list(dict.fromkeys(method or by_default()))
     loaded = common.load(model)
     picked = pick(common.images(images, loaded), limit, common.seed, images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from niwaki.cli import _options as o
-from niwaki.cli._criterion import parse_criterion
+from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._heatmaps import pick
 from niwaki.errors import NiwakiError
+from niwaki.ownership import MARKER, foreign, sign
 
 if TYPE_CHECKING:
     from niwaki.pruning import Comparison, Contender, Outcome
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["compare_criteria"]
 
 _USUAL = ("lrp", "weight", "gradient", "taylor", "activation", "random")
+_RUN = re.compile(r"runs/[^/]+\.json")
 _FILES = {
-    "runs",
     "settings.json",
     "table.md",
     "table.csv",
@@ -34,6 +36,7 @@ _FILES = {
     "layers.png",
     "rank_correlation.png",
 }
+_PLACES = {*_FILES, "runs", MARKER}
 
 
 @o.spread
@@ -97,8 +100,10 @@ def compare_criteria(
     from niwaki.data import in_memory
     from niwaki.pruning import compare
 
-    chosen = [_contender(text) for text in dict.fromkeys(criterion or _USUAL)]
-    _prepare(out, common)
+    texts = criterion or _USUAL
+    chosen = [_contender(text) for text in dict.fromkeys(texts)]
+    files = [file for text in texts for file in named_files(text)]
+    _prepare(out, model, data, files, common)
     loaded = common.load(model)
     test, training = (
         common.images(data, loaded),
@@ -140,14 +145,16 @@ def _contender(text: str) -> Contender:
     return Contender(text, name, options)
 
 
-def _prepare(out: Path, common: o.Common) -> None:
+def _prepare(out: Path, model: str, data: str, files: list[str], common: o.Common) -> None:
     """Go on with a comparison of ours; start anew, or in a folder that is free."""
-    ours = (out / "settings.json").is_file() and {path.name for path in out.iterdir()} <= _FILES
-    if not ours:
-        common.check_free(out)
+    ours = (out / MARKER).is_file() and {path.name for path in out.iterdir()} <= _PLACES
+    ours = ours and all(_RUN.fullmatch(name) for name in foreign(out))
+    common.check_output(out, model, data, files=files, goes_on=ours)
     if common.force and out.exists():
         shutil.rmtree(out / "runs", ignore_errors=True)
         (out / "settings.json").unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    sign(out, _FILES)
 
 
 def _line(run: Outcome, of: Literal["units", "params", "macs"], keep: float) -> str:

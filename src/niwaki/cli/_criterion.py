@@ -7,7 +7,12 @@ from typing import Any
 
 from niwaki.errors import NiwakiError
 
-__all__ = ["parse_criterion"]
+__all__ = ["named_files", "parse_criterion"]
+
+
+def named_files(text: str) -> list[str]:
+    """Return the values of the options, any of which may be the path of a file."""
+    return [part.partition("=")[2].strip() for part in text.split(",") if part.partition("=")[2]]
 
 
 def parse_criterion(text: str) -> tuple[str, dict[str, Any]]:

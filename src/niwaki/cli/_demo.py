@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from niwaki.cli import _options as o
+from niwaki.cli._outputs import check_output
 from niwaki.errors import NiwakiError
 from niwaki.progress import track
 
@@ -50,8 +51,7 @@ def demo(
     from niwaki.files import new_folder, write_json
     from niwaki.models import zoo
 
-    if out.exists() and any(out.iterdir()) and not (out / "demo.json").exists():
-        raise NiwakiError(f"{out} exists and is not a demo's folder; choose another with --out")
+    check_output(out, force=(out / "demo.json").exists())
     started = time.perf_counter()
     machine = o.Machine.prepare(device, threads)
     show = o.console(as_json).print

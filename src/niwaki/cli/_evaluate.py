@@ -73,7 +73,7 @@ def evaluate(
 
     if not 0 < share <= 1:
         raise ValueError(f"--share {share}; it must lie above 0 and up to 1")
-    common.check_free(out)
+    common.check_output(out, model, data)
     chosen = list(dict.fromkeys(method or by_default()))
     loaded = common.load(model)
     picked = pick(common.images(data, loaded), limit, common.seed, data)

@@ -41,7 +41,7 @@ def explain(
     from niwaki.files import new_folder, write_json
     from niwaki.report import contact_sheet, save_hdf5, save_npy
 
-    common.check_free(out)
+    common.check_output(out, model, images)
     chosen = list(dict.fromkeys(method or ["lrp.epsilon_plus"]))
     loaded = common.load(model)
     picked = pick(common.images(images, loaded), limit, common.seed, images)

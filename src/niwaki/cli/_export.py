@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from niwaki.cli import _options as o
+from niwaki.cli._outputs import check_output
 from niwaki.errors import DataError, NiwakiError
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def export(
     format_ = _FORMATS.get(out.suffix)
     if format_ is None:
         raise NiwakiError(f"--out {out}: the name must end in {' or '.join(_FORMATS)}")
-    if out.exists() and not force:
-        raise NiwakiError(f"{out} exists; choose another with --out, or replace it: --force")
+    if out.is_dir():
+        raise NiwakiError(f"--out {out} is a folder; give the path of a file")
+    check_output(out, force=force, model=model, files=[weights])
     loaded = o.load_model(
         model, o.Machine.prepare("cpu", threads), weights=weights, classes=classes
     )

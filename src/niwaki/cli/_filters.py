@@ -74,7 +74,7 @@ def filters(
     from niwaki.files import new_folder
     from niwaki.report import filter_gallery, save_filters
 
-    common.check_free(out)
+    common.check_output(out, model, data, files=[pruned] if pruned else [])
     loaded = common.load(model)
     picked = pick(common.images(data, loaded), limit, common.seed, data)
     preprocessing = picked.data.preprocessing

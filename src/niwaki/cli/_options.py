@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from rich.console import Console
 
+from niwaki.cli._outputs import check_output
 from niwaki.errors import DataError, ModelError, NiwakiError
 
 if TYPE_CHECKING:
@@ -190,11 +191,23 @@ class Common:
             std=self.std,
         )
 
-    def check_free(self, out: Path) -> None:
-        """Refuse an output that exists, before the work is done rather than after it."""
-        taken = any(out.iterdir()) if out.is_dir() else out.exists()
-        if taken and not self.force:
-            raise NiwakiError(f"{out} exists; choose another with --out, or replace it: --force")
+    def check_output(
+        self,
+        out: Path,
+        model: str | None,
+        *data: str | None,
+        files: Iterable[Path | str] = (),
+        goes_on: bool = False,
+    ) -> None:
+        """Refuse an output that cannot be written, before the work is done rather than after it."""
+        check_output(
+            out,
+            force=self.force,
+            model=model,
+            data=data,
+            files=[*files, self.weights],
+            goes_on=goes_on,
+        )
 
     def images(self, spec: str, loaded: Loaded, split: str = "test") -> Images:
         """Open the images that a spec names, prepared for the model."""

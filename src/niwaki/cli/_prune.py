@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from niwaki.cli import _options as o
-from niwaki.cli._criterion import parse_criterion
+from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning
 from niwaki.errors import NiwakiError
 
@@ -59,9 +59,10 @@ def prune(
     """
     from niwaki import criteria, pruning
     from niwaki.data import batches, in_memory, references
+    from niwaki.files import new_folder
     from niwaki.report import plot_trajectories
 
-    common.check_free(out)
+    common.check_output(out, model, data, files=named_files(criterion))
     kept = out.with_name(f"{out.name}.run")
     if common.force and kept.exists():
         pruning.discard(kept)
@@ -116,8 +117,10 @@ def prune(
         architecture=loaded.architecture or pruned.architecture,
         settings=settings,
     )
-    whole.save(out, about=loaded.about, overwrite=common.force)
-    plot_trajectories(out / "trajectory.png", {criterion: pruned.trajectory}, heading=model)
+    with new_folder(out, overwrite=common.force) as finished:
+        whole.save(finished, about=loaded.about)
+        curves = {criterion: pruned.trajectory}
+        plot_trajectories(finished / "trajectory.png", curves, heading=model)
     pruning.discard(kept)
     timed.unlink(missing_ok=True)
     _report(whole, before, after, len(example), out, common.as_json)

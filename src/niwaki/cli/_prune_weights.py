@@ -58,7 +58,7 @@ def prune_weights(
     from niwaki import criteria, pruning
     from niwaki.data import in_memory, references
 
-    common.check_free(out)
+    common.check_output(out, model, data)
     seed = common.seed
     options = {"seed": seed} if criterion == "random" else {}
     made = criteria.create_weight_criterion(criterion, **options)

@@ -76,7 +76,9 @@ class RunFolder:
     def write(self, state: State) -> None:
         """Write a state, and let go of those that are no longer needed."""
         number = len(state.rows) - 1 + state.done
-        with new_folder(self.path / f"step-{number:04}", overwrite=True) as folder:
+        place = self.path / f"step-{number:04}"
+        shutil.rmtree(place, ignore_errors=True)  # only a torn one can stand there
+        with new_folder(place) as folder:
             save_model(state.model, str(folder / "weights.safetensors"))
             if state.scores is not None:
                 state.scores.save(folder / "scores.safetensors")

@@ -1,0 +1,65 @@
+"""What a command writes must not destroy what it reads: checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from niwaki.errors import NiwakiError
+from niwaki.ownership import check_apart, check_replaceable
+
+__all__ = ["check_output"]
+
+_SCHEMES = ("torchvision", "timm")
+
+
+def check_output(
+    out: Path,
+    *,
+    force: bool,
+    model: str | None = None,
+    data: Iterable[str | None] = (),
+    files: Iterable[str | Path | None] = (),
+    goes_on: bool = False,
+) -> None:
+    """Refuse an output that exists, or that would destroy what is read or is not niwaki's.
+
+    Parameters
+    ----------
+    out
+        File or folder to write.
+    force
+        Whether one that exists may be replaced.
+    model
+        As the user named it.
+    data
+        Data sets as the user named them.
+    files
+        Further files and folders that are read.
+    goes_on
+        Whether it is known to be unfinished and ours, to be gone on with.
+    """
+    named = [Path(path).expanduser() for path in files if path is not None]
+    check_apart(out, [*_model(model), *named], [path for spec in data for path in _data(spec)])
+    if goes_on:
+        return
+    taken = any(out.iterdir()) if out.is_dir() else out.exists()
+    if taken and not force:
+        raise NiwakiError(f"{out} exists; choose another with --out, or replace it: --force")
+    if out.is_dir() or not out.suffix:
+        check_replaceable(out.resolve())
+
+
+def _model(spec: str | None) -> list[Path]:
+    if not spec or spec.partition(":")[0] in _SCHEMES:
+        return []
+    source, _, _ = spec.rpartition(":")
+    return [Path(source if source.endswith(".py") else spec).expanduser()]
+
+
+def _data(spec: str | None) -> list[Path]:
+    from niwaki.data import names
+
+    if not spec or spec in names() or spec.partition(":")[0] in _SCHEMES:
+        return []
+    return [Path(spec).expanduser()]
