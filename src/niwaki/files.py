@@ -1,9 +1,12 @@
 """Writing files and folders so that a half-written one is never seen."""
 
+import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-import uuid
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from niwaki.errors import DataError, NiwakiError
+from niwaki.hashing import content
 from niwaki.ownership import check_replaceable, sign
 
 __all__ = [
+    "clear_leftovers",
+    "is_dead",
     "new_folder",
     "read_layers",
     "write_atomically",
@@ -45,6 +51,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(target.parent, target.name)
     aside = _sibling(target)
     try:
         aside.touch()
@@ -77,10 +84,24 @@ def write_layers(path: str | Path, by_layer: Mapping[str, Tensor], **about: Any)
         Layer name to tensor. The order is kept.
     **about
         Plain data.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, as on a full disk.
     """
-    metadata = {"niwaki": json.dumps({**about, "layers": list(by_layer)})}
-    values = {name: value.contiguous() for name, value in by_layer.items()}
-    write_atomically(path, lambda file: save_file(values, file, metadata=metadata))
+    # Copies of those that lie in each other's memory, which the format does not have.
+    values = {name: value.detach().contiguous().clone() for name, value in by_layer.items()}
+    text = json.dumps({**about, "layers": list(by_layer)})
+    metadata = {"niwaki": text, "sha256": _checksum(text, values)}
+
+    def write(file: Path) -> None:
+        try:
+            save_file(values, file, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
+
+    write_atomically(path, write)
 
 
 def read_layers(path: str | Path, make: Callable[..., Made], what: str) -> Made:
@@ -89,15 +110,26 @@ def read_layers(path: str | Path, make: Callable[..., Made], what: str) -> Made:
     Raises
     ------
     DataError
-        If the file is missing or was not written so; `what` says what it should hold.
+        If the file is missing, was not written so, or has changed since; `what` says what it
+        should hold.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["niwaki"])
+            metadata = file.metadata() or {}
+            about = json.loads(metadata["niwaki"])
             values = {name: file.get_tensor(name) for name in about.pop("layers")}
+        if metadata["sha256"] != _checksum(metadata["niwaki"], values):
+            raise ValueError("it is damaged: its content has changed since it was written")
         return make(values, **about)
     except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
         raise DataError(f"{path} holds no {what}: {type(error).__name__}: {error}") from error
+
+
+def _checksum(about: str, values: Mapping[str, Tensor]) -> str:
+    sha = hashlib.sha256(about.encode())
+    for name, value in values.items():
+        sha.update(f"{name}{value.dtype}{tuple(value.shape)}".encode() + content(value))
+    return sha.hexdigest()
 
 
 @contextmanager
@@ -124,6 +156,7 @@ def new_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         that niwaki did not write, or the working directory, the home folder or one above them.
     """
     target = Path(path).resolve()
+    clear_leftovers(target.parent, target.name)
     if target.exists() and not target.is_dir():
         raise NiwakiError(f"{target} is a file; give the path of a folder")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
@@ -152,17 +185,71 @@ def _give_usual_modes(folder: Path) -> None:
                 file.chmod(mode)
 
 
-def _sibling(target: Path) -> Path:
+def clear_leftovers(folder: str | Path, name: str | None = None) -> None:
+    """Clear away what writers that were killed have left in a folder.
+
+    A folder that was about to be replaced, and whose successor never came, is put back.
+
+    Parameters
+    ----------
+    folder
+        Where to look; it may be missing.
+    name
+        Of the file or folder that was to be written; None: whatever it was.
+    """
+    try:
+        found = [(path, _LEFT.fullmatch(path.name)) for path in Path(folder).iterdir()]
+    except OSError:
+        return
+    for path, left in sorted(found):
+        if left is None or left["host"] != _host() or not is_dead(int(left["pid"])):
+            continue
+        target = path.with_name(left["name"] + (left["suffix"] or ""))
+        if name not in (None, target.name):
+            continue
+        if left["old"] and not target.exists():
+            path.rename(target)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+# A name says whose it is, so that what the dead have left can be told from what is being written.
+_LEFT = re.compile(
+    r"\.(?P<name>.*)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(?P<old>-old)?(?P<suffix>\..*)?"
+)
+
+
+def _sibling(target: Path, old: str = "") -> Path:
     # A sibling, because a rename is atomic only within one file system. The suffix stays,
     # because many writers choose the format by it.
-    return target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}")
+    whose = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}{old}"
+    return target.with_name(f".{target.stem}.{whose}{target.suffix}")
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def is_dead(pid: int) -> bool:
+    """Whether no process of this machine has that number."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it lives, and is somebody else's
+        return False
+    return False
 
 
 def _swap(aside: Path, target: Path) -> None:
     if not target.exists():
         aside.rename(target)
         return
-    old = _sibling(target)
+    old = _sibling(target, "-old")
     target.rename(old)
     try:
         aside.rename(target)

@@ -76,9 +76,9 @@ def test_an_interrupted_index_goes_on(tmp_path, monkeypatch):
     resumed = index(model, (images, labels), batch_size=16, folder=tmp_path)
     assert len(calls) == 3 + 2  # 20 of 48 images were there
     assert_same(whole, resumed)
-    with pytest.raises(DataError, match="other images"):
+    with pytest.raises(DataError, match="another data"):
         index(model, (images.flip(0), labels), folder=tmp_path)
-    with pytest.raises(DataError, match="other layers"):
+    with pytest.raises(DataError, match="layers: there"):
         index(model, (images, labels), folder=tmp_path, layers=["stem"])
 
 
@@ -90,9 +90,9 @@ def test_an_interrupted_search_goes_on(tmp_path):
     assert resumed.plan == whole.plan
     units = [[r["unit"] for r in p.settings["removals"]] for p in (whole, resumed)]
     assert units[0] == units[1]
-    again = niwaki.load(tmp_path / "search", model)
-    assert torch.equal(again(images), resumed.model(images))
-    with pytest.raises(NiwakiError, match="other layers"):
+    read = greedy(model, (images, labels), remove=4, folder=tmp_path / "search")
+    assert torch.equal(read.model(images), whole.model(images))
+    with pytest.raises(NiwakiError, match="layers: there"):
         greedy(model, (images, labels), remove=4, folder=tmp_path / "search", layers=["stem"])
 
 

@@ -80,7 +80,9 @@ def test_the_same_command_goes_on_and_another_is_refused(
     assert json.loads(again.stdout) == said
     assert {f.name: f.stat().st_mtime_ns for f in (out / "runs").iterdir()} == files
     other = [*network, "--criterion", "lrp", "--steps", 1, "--keep", 0.5, "--out", out]
-    assert "holds another comparison: test was" in failing(monkeypatch, capsys, *other)
+    assert "holds a run of another data and setting:\n  test: there" in failing(
+        monkeypatch, capsys, *other
+    )
 
 
 def test_a_foreign_folder_is_refused(network, monkeypatch, capsys, tmp_path):

@@ -152,9 +152,9 @@ def test_an_interrupted_search_goes_on(model, found, tmp_path, monkeypatch):
     assert told(whole) == told(found)
     assert tuple(seen) == whole.trials
     assert Choice.load(tmp_path) == whole
-    with pytest.raises(NiwakiError, match=r"another search: keep was 0\.4, is 0\.5"):
+    with pytest.raises(NiwakiError, match=r"another setting:\n  keep: there 0\.4, now 0\.5"):
         choose_rules(model, FEW, **{**SMALL, "keep": 0.5}, folder=tmp_path)
-    with pytest.raises(NiwakiError, match="validation was 24 samples"):
+    with pytest.raises(NiwakiError, match="validation: there '24 samples"):
         choose_rules(model, FEW, **{**SMALL, "validation": FEW}, folder=tmp_path)
 
 

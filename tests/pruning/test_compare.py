@@ -183,11 +183,11 @@ def test_an_interrupted_comparison_goes_on(network, data, test, tmp_path, monkey
 
     with pytest.raises(KeyboardInterrupt):
         compare(network, data, entries, callback=stop, **options)
-    kept = {f.name: f.read_bytes() for f in (tmp_path / "runs").iterdir()}
+    kept = {f.name: f.read_bytes() for f in tmp_path.glob("*--*")}
     assert len(kept) == 2
     whole = compare(network, data, entries, **options)
     assert len(whole.runs) == 5
-    assert all((tmp_path / "runs" / name).read_bytes() == text for name, text in kept.items())
+    assert all((tmp_path / name).read_bytes() == text for name, text in kept.items())
     monkeypatch.setattr("niwaki.pruning._compare.prune", None)  # nothing is run again
     again = compare(network, data, entries, **options)
     assert again.to_json() == whole.to_json()
@@ -197,21 +197,21 @@ def test_an_interrupted_comparison_goes_on(network, data, test, tmp_path, monkey
 def test_a_torn_file_is_made_again(network, data, test, tmp_path):
     options = {"test": test, "references": 2, "seeds": 1, "steps": 2, "folder": tmp_path}
     first = compare(network, data, ["lrp"], **options)
-    file = tmp_path / "runs" / "lrp--2--0.json"
+    [file] = tmp_path.glob("lrp--2--0*")
     file.write_bytes(file.read_bytes()[:200])
     second = compare(network, data, ["lrp"], **options)
     assert second.runs[0].ranks.flat().tolist() == first.runs[0].ranks.flat().tolist()
-    assert json.loads(file.read_text())["label"] == "lrp"
+    assert len(list(tmp_path.glob("lrp--2--0*"))) == 1
 
 
 def test_a_folder_of_another_comparison_is_refused(network, data, test, tmp_path):
     options = {"test": test, "references": 2, "seeds": 1, "steps": 2, "folder": tmp_path}
     compare(network, data, {"x": "lrp"}, **options)
-    with pytest.raises(NiwakiError, match="steps was 2, is 3"):
+    with pytest.raises(NiwakiError, match="steps: there 2, now 3"):
         compare(network, data, {"x": "lrp"}, **{**options, "steps": 3})
-    with pytest.raises(NiwakiError, match="weights was"):
+    with pytest.raises(NiwakiError, match="model: there"):
         compare(randomise(chain(10), seed=5), data, {"x": "lrp"}, **options)
-    with pytest.raises(NiwakiError, match="test was"):
+    with pytest.raises(NiwakiError, match="test: there"):
         compare(network, data, {"x": "lrp"}, **{**options, "test": data})
     with pytest.raises(NiwakiError, match="another contender 'x'"):
         compare(network, data, {"x": {"criterion": "lrp", "reduce": "signed"}}, **options)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from niwaki import pruning
-from niwaki.errors import NiwakiError
 from niwaki.pruning import Group, Plan, Pruned, Removal, Step, Trajectory
+from niwaki.runs import Run
 
 __all__ = ["Descent", "Removed"]
 
@@ -63,48 +60,27 @@ class Descent:
         What is gone, in order.
     """
 
-    def __init__(self, model: nn.Module, about: Mapping[str, Any], example: Tensor) -> None:
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.model = copy.deepcopy(model)
         self.rows: list[Step] = []
         self.removed: list[Removed] = []
-        self._about = about
         self._shapes = {name: list(p.shape) for name, p in model.named_parameters()}
         self._input_shape = tuple(example.shape[1:])
 
     @classmethod
-    def start_or_resume(
-        cls, model: nn.Module, folder: str | Path | None, about: dict[str, Any], example: Tensor
-    ) -> Descent:
-        """Begin with a network, or go on with what a folder holds.
-
-        Raises
-        ------
-        NiwakiError
-            If the folder holds something else.
-        """
-        descent = cls(model, about, example)
-        path = None if folder is None else Path(folder)
-        if path is None or not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            return descent
-        try:
-            saved = json.loads((path / "niwaki.json").read_text(encoding="utf-8"))
-            rows = json.loads((path / "trajectory.json").read_text(encoding="utf-8"))
-            theirs, removals = saved["car"], saved["settings"]["removals"]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise NiwakiError(
-                f"{path} holds something else than a greedy search ({error}); choose another folder"
-            ) from error
-        if theirs != about:
-            different = next(k for k in about if theirs.get(k) != about[k])
-            raise NiwakiError(
-                f"{path} holds a search with other {different}: {theirs.get(different)!r}, now "
-                f"{about[different]!r}; choose another folder"
-            )
-        descent.model = pruning.load(path, model)
-        descent.rows = list(Trajectory.from_json(rows))
-        descent.removed = [
-            Removed(**{**told, "channels": tuple(told["channels"])}) for told in removals
-        ]
+    def start_or_resume(cls, model: nn.Module, kept: Run, example: Tensor) -> Descent:
+        """Begin with a network, or go on with what a run has kept of it."""
+        descent = cls(model, example)
+        part = kept.read(_LAST)
+        if part is not None:
+            gone = [
+                Removed(**{**told, "channels": tuple(told["channels"])})
+                for told in part.about["removed"]
+            ]
+            pruning.replay(descent.model, example, plan_of(gone))
+            pruning.fill(descent.model, part.tensors)
+            descent.rows = list(Trajectory.from_json(part.about["trajectory"]))
+            descent.removed = gone
         return descent
 
     def original(self, group: Group, unit: int) -> int:
@@ -124,7 +100,7 @@ class Descent:
         )
         return Pruned(
             self.model,
-            Plan(tuple((Removal(r.layer, r.channels),) for r in self.removed)),
+            plan_of(self.removed),
             Trajectory(tuple(self.rows)),
             self._input_shape,
             self._shapes,
@@ -136,7 +112,19 @@ class Descent:
             },
         )
 
-    def save(self, folder: str | Path | None) -> None:
-        """Write all down, if there is a folder."""
-        if folder is not None:
-            self.pruned().save(folder, about={"car": dict(self._about)}, overwrite=True)
+    def keep(self, kept: Run) -> None:
+        """Let a run keep how far it has come."""
+        kept.write(
+            _LAST,
+            pruning.tensors_of(self.model),
+            trajectory=Trajectory(tuple(self.rows)).to_json(),
+            removed=[asdict(removed) for removed in self.removed],
+        )
+
+
+def plan_of(removed: Sequence[Removed]) -> Plan:
+    """Return what is gone, a step for each unit."""
+    return Plan(tuple((Removal(r.layer, r.channels),) for r in removed))
+
+
+_LAST = "last"

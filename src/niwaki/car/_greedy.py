@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from niwaki.data import Data, check_labels
 from niwaki.errors import NothingToPruneError
 from niwaki.evaluation import accuracy, cost
 from niwaki.pruning import Pruned, Removal, Step, operate
+from niwaki.runs import Folder, described, digest, open_run
 
 __all__ = ["greedy"]
 
@@ -49,7 +49,7 @@ def greedy(
     seed: int = 0,
     test: Data | None = None,
     tune: Callable[[nn.Module], None] | None = None,
-    folder: str | Path | None = None,
+    folder: Folder = None,
     callback: Callable[[Step], None] | None = None,
 ) -> Pruned:
     """Remove the unit of the lowest classification accuracy reduction, recompute, and repeat.
@@ -94,8 +94,8 @@ def greedy(
     tune : callable, optional
         Called with the network after each removal; trains it in place.
     folder : str or Path, optional
-        Keeps the network after each step, as `Pruned.save` does; the same call goes on from there,
-        also with another `remove`, `keep` or `floor`.
+        Keeps the network after each step; the same call goes on from there, also with another
+        `remove`, `keep` or `floor`.
     callback : callable, optional
         Told about each step.
 
@@ -126,45 +126,58 @@ def greedy(
     groups = removable(own, example, layers)
     check_labels(pool.labels, _outputs(own, example))
     goal.check(sum(max(0, len(group) - min_units) for group in groups))
-    about = {
-        "fingerprint": models.fingerprint(model),
-        "layers": None if layers is None else list(layers),
-        "min_units": min_units,
-        "sampled": None if confidence is None else [confidence, tolerance, seed],
-        "images": len(pool),
-    }
-    descent = Descent.start_or_resume(own, folder, about, example)
-    choice.begin(descent.model, pool)
 
-    def look(since: float, right: float | None) -> None:
-        now = cost(descent.model, example)
-        seen = None if test is None else accuracy(descent.model, test, batch_size=batch_size)
-        row = Step(
-            len(descent.rows), now.units, now.params, now.macs, seen, None, 0.0, validation=right
-        )
-        if tune is not None and descent.rows:
-            tune(descent.model)
-            descent.model.eval()
-            models.check(descent.model)
-            choice.begin(descent.model, pool)
-            if test is not None:
-                tuned = accuracy(descent.model, test, batch_size=batch_size)
-                row = replace(row, accuracy_tuned=tuned)
-        descent.rows.append(replace(row, seconds=time.perf_counter() - since))
-        descent.save(folder)
-        if callback is not None:
-            callback(descent.rows[-1])
+    def identity() -> dict[str, Any]:
+        return {
+            "model": models.fingerprint(model),
+            "data": digest(data, ordered=confidence is not None),
+            "test": None if test is None else digest(test),
+            "layers": None if layers is None else list(layers),
+            "min_units": min_units,
+            "sampled": None if confidence is None else [confidence, tolerance, seed],
+            "tune": described(tune),
+        }
 
-    if not descent.rows:
-        look(time.perf_counter(), choice.accuracy)
-    while not goal.reached(descent.rows):
-        since = time.perf_counter()
-        removed = choice.next(descent, pool, example, layers, min_units)
-        if removed is None or goal.forbids(removed.accuracy):
-            break
-        operate(descent.model, example, [Removal(removed.layer, removed.channels)])
-        descent.add(removed)
-        look(since, removed.accuracy)
+    with open_run(folder, identity) as kept:
+        descent = Descent.start_or_resume(own, kept, example)
+        choice.begin(descent.model, pool)
+
+        def look(since: float, right: float | None) -> None:
+            now = cost(descent.model, example)
+            seen = None if test is None else accuracy(descent.model, test, batch_size=batch_size)
+            row = Step(
+                len(descent.rows),
+                now.units,
+                now.params,
+                now.macs,
+                seen,
+                None,
+                0.0,
+                validation=right,
+            )
+            if tune is not None and descent.rows:
+                tune(descent.model)
+                descent.model.eval()
+                models.check(descent.model)
+                choice.begin(descent.model, pool)
+                if test is not None:
+                    tuned = accuracy(descent.model, test, batch_size=batch_size)
+                    row = replace(row, accuracy_tuned=tuned)
+            descent.rows.append(replace(row, seconds=time.perf_counter() - since))
+            descent.keep(kept)
+            if callback is not None:
+                callback(descent.rows[-1])
+
+        if not descent.rows:
+            look(time.perf_counter(), choice.accuracy)
+        while not goal.reached(descent.rows):
+            since = time.perf_counter()
+            removed = choice.next(descent, pool, example, layers, min_units)
+            if removed is None or goal.forbids(removed.accuracy):
+                break
+            operate(descent.model, example, [Removal(removed.layer, removed.channels)])
+            descent.add(removed)
+            look(since, removed.accuracy)
     return descent.pruned()
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from niwaki.car._outcome import TIE
 from niwaki.criteria import Scores
-from niwaki.errors import DataError
-from niwaki.files import write_atomically
+from niwaki.files import read_layers, write_layers
 
 __all__ = ["CarIndex", "LayerCar", "Whole", "scores_of"]
 
@@ -173,21 +169,17 @@ class CarIndex(Mapping[str, LayerCar]):
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; what is no tensor is JSON in its head."""
-        about = {
-            "fingerprint": self.fingerprint,
-            "whole": asdict(self.whole),
-            "layers": {
-                name: {"units": layer.units, "layers": layer.layers, "path": layer.path}
-                for name, layer in self.by_layer.items()
-            },
+        told = {
+            name: {"units": layer.units, "layers": layer.layers, "path": layer.path}
+            for name, layer in self.by_layer.items()
         }
         tensors = {
-            f"{kind}/{name}": getattr(layer, kind).contiguous()
+            f"{kind}/{name}": getattr(layer, kind)
             for name, layer in self.by_layer.items()
             for kind in _TENSORS
         }
-        head = {"niwaki.car": json.dumps(about)}
-        write_atomically(path, lambda file: save_file(tensors, file, metadata=head))
+        whole = asdict(self.whole)
+        write_layers(path, tensors, car=told, whole=whole, fingerprint=self.fingerprint)
 
     @classmethod
     def load(cls, path: str | Path) -> CarIndex:
@@ -196,25 +188,26 @@ class CarIndex(Mapping[str, LayerCar]):
         Raises
         ------
         DataError
-            If the file is missing or holds no index.
+            If the file is missing, holds no index, or has changed since it was written.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["niwaki.car"])
-                whole = _whole(about["whole"])
-                layers = {
-                    name: LayerCar(
-                        tuple(map(tuple, told["units"])),
-                        tuple(told["layers"]),
-                        told["path"],
-                        whole,
-                        **{kind: file.get_tensor(f"{kind}/{name}") for kind in _TENSORS},
-                    )
-                    for name, told in about["layers"].items()
-                }
-                return cls(layers, whole, about["fingerprint"])
-        except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
-            raise DataError(f"{path} holds no index: {type(error).__name__}: {error}") from error
+
+        def make(
+            tensors: Mapping[str, Tensor], car: Mapping[str, Any], whole: Any, fingerprint: str
+        ) -> CarIndex:
+            found = _whole(whole)
+            layers = {
+                name: LayerCar(
+                    tuple(map(tuple, told["units"])),
+                    tuple(told["layers"]),
+                    told["path"],
+                    found,
+                    **{kind: tensors[f"{kind}/{name}"] for kind in _TENSORS},
+                )
+                for name, told in car.items()
+            }
+            return cls(layers, found, fingerprint)
+
+        return read_layers(path, make, "index")
 
     def __repr__(self) -> str:
         units = sum(map(len, self.by_layer.values()))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_rules"]
 
-_FILES = {"choice.json", "trials.txt", "composite.json"}
+_FILES = {"choice.json", "trials.txt", "composite.json", "trials"}
 
 
 @o.spread
@@ -111,9 +111,14 @@ def _span(text: str) -> float | tuple[float, float]:
 
 def _prepare(out: Path, model: str, data: str, common: o.Common) -> None:
     """Go on with a search of ours; start anew, or in a folder that is free."""
+    from niwaki.files import clear_leftovers
+    from niwaki.runs import discard
+
+    clear_leftovers(out)
     ours = (out / MARKER).is_file() and {path.name for path in out.iterdir()} <= {*_FILES, MARKER}
     common.check_output(out, model, data, goes_on=ours)
     if common.force:
         (out / "choice.json").unlink(missing_ok=True)
+        discard(out / "trials")
     out.mkdir(parents=True, exist_ok=True)
     sign(out, _FILES)

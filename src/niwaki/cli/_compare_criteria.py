@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,9 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["compare_criteria"]
 
 _USUAL = ("lrp", "weight", "gradient", "taylor", "activation", "random")
-_RUN = re.compile(r"runs/[^/]+\.json")
+_RUN = re.compile(r"runs/(niwaki-run\.json|niwaki\.lock|[^/]+\.[0-9a-f]{8}\.safetensors)")
 _FILES = {
-    "settings.json",
     "table.md",
     "table.csv",
     "curves.csv",
@@ -125,7 +123,7 @@ def compare_criteria(
         seeds=range(common.seed, common.seed + seeds),
         keep=keep,
         of=of,
-        folder=out,
+        folder=out / "runs",
         batch_size=common.batch_size,
         callback=lambda run: shown.print(_line(run, of, keep)),
         **{name: value for name, value in schedule.items() if value is not None},
@@ -147,12 +145,16 @@ def _contender(text: str) -> Contender:
 
 def _prepare(out: Path, model: str, data: str, files: list[str], common: o.Common) -> None:
     """Go on with a comparison of ours; start anew, or in a folder that is free."""
+    from niwaki.files import clear_leftovers
+    from niwaki.runs import discard
+
+    clear_leftovers(out)
+    clear_leftovers(out / "runs")
     ours = (out / MARKER).is_file() and {path.name for path in out.iterdir()} <= _PLACES
     ours = ours and all(_RUN.fullmatch(name) for name in foreign(out))
     common.check_output(out, model, data, files=files, goes_on=ours)
     if common.force and out.exists():
-        shutil.rmtree(out / "runs", ignore_errors=True)
-        (out / "settings.json").unlink(missing_ok=True)
+        discard(out / "runs")
     out.mkdir(parents=True, exist_ok=True)
     sign(out, _FILES)
 

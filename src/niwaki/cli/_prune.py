@@ -61,11 +61,12 @@ def prune(
     from niwaki.data import batches, in_memory, references
     from niwaki.files import new_folder
     from niwaki.report import plot_trajectories
+    from niwaki.runs import discard
 
     common.check_output(out, model, data, files=named_files(criterion))
     kept = out.with_name(f"{out.name}.run")
     if common.force and kept.exists():
-        pruning.discard(kept)
+        discard(kept)
     seed = common.seed
     name, chosen = parse_criterion(criterion)
     made = criteria.create(name, **{**({"seed": seed} if name == "random" else {}), **chosen})
@@ -121,7 +122,7 @@ def prune(
         whole.save(finished, about=loaded.about)
         curves = {criterion: pruned.trajectory}
         plot_trajectories(finished / "trajectory.png", curves, heading=model)
-    pruning.discard(kept)
+    discard(kept)
     timed.unlink(missing_ok=True)
     _report(whole, before, after, len(example), out, common.as_json)
 

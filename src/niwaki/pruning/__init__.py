@@ -15,9 +15,9 @@ from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning._prune import prune
 from niwaki.pruning._pruned import Pruned, load
 from niwaki.pruning._repair import compensate, recalibrate
-from niwaki.pruning._run_folder import discard
 from niwaki.pruning._sparse import PrunedWeights, WeightStep, WeightTrajectory, load_masks
-from niwaki.pruning._surgery import operate
+from niwaki.pruning._states import fill, tensors_of
+from niwaki.pruning._surgery import operate, replay
 from niwaki.pruning._trajectory import Step, Trajectory
 from niwaki.pruning._tune import Epoch, FineTune, fine_tune
 from niwaki.pruning._weights import prune_weights
@@ -49,7 +49,7 @@ __all__ = [
     "compare",
     "compensate",
     "couple",
-    "discard",
+    "fill",
     "fine_tune",
     "load",
     "load_masks",
@@ -58,5 +58,7 @@ __all__ = [
     "prune",
     "prune_weights",
     "recalibrate",
+    "replay",
     "select_weights",
+    "tensors_of",
 ]

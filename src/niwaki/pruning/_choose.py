@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ from niwaki.errors import NiwakiError
 from niwaki.propagation import trace
 from niwaki.pruning._area import area
 from niwaki.pruning._budget import Of
-from niwaki.pruning._choice import NUMBERS, Choice, Trial, depth_groups, same_settings
-from niwaki.pruning._contender import readable
+from niwaki.pruning._choice import Choice, Trial, depth_groups, same_settings
 from niwaki.pruning._prune import PER_COST, prune
 from niwaki.pruning._rule_search import RuleSearch, Span, check_optuna
-from niwaki.pruning._run_folder import digest
+from niwaki.runs import Run, described, digest, open_run
 
 __all__ = ["choose_rules"]
 
@@ -110,16 +108,15 @@ def choose_rules(
     options = {"keep": keep, "of": of, "steps": steps, **prune_options}
     span = _span(per_cost)
     settings = {
-        "model": models.fingerprint(model),
-        "data": digest(data),
-        "validation": digest(validation),
         "seed": seed,
         "per_cost": list(span),
         "batch_size": batch_size,
-        **{name: readable(value) for name, value in options.items()},
+        **{name: described(value) for name, value in options.items()},
     }
-    saved = _saved(folder, settings)
-    known = {same_settings(trial.settings): trial for trial in saved}
+
+    def identity() -> dict[str, Any]:
+        known = {"model": models.fingerprint(model), "data": digest(data)}
+        return {**known, "validation": digest(validation), **settings}
 
     def measure(criterion: Criterion, exponent: float) -> float:
         pruned = prune(
@@ -135,21 +132,31 @@ def choose_rules(
 
     search = RuleSearch(groups, span, PER_COST, seed)
     done: list[Trial] = []
-    for number in range(trials):
-        tried = search.ask()
-        found = known.get(same_settings(tried))
-        if found is None:
-            found = _try(Choice(groups, ()), Trial(number, tried, None, 0.0), measure)
-        if found.area is None and number < search.defaults:
-            raise NiwakiError(f"a default cannot be run on this network: {found.error}")
-        search.tell(found.area)
-        done.append(replace(found, number=number))
-        known[same_settings(tried)] = found
-        if folder is not None and len(done) > len(saved):
-            Choice(groups, tuple(done), settings).save(folder)
-        if callback is not None:
-            callback(done[-1])
+    with open_run(None if folder is None else Path(folder) / "trials", identity) as kept:
+        known = _known(kept)
+        for number in range(trials):
+            tried = search.ask()
+            found = known.get(same_settings(tried))
+            if found is None:
+                found = _try(Choice(groups, ()), Trial(number, tried, None, 0.0), measure)
+            if found.area is None and number < search.defaults:
+                raise NiwakiError(f"a default cannot be run on this network: {found.error}")
+            search.tell(found.area)
+            done.append(replace(found, number=number))
+            known[same_settings(tried)] = found
+            kept.write(f"{number:04}", trial=asdict(done[-1]))
+            if folder is not None:
+                Choice(groups, tuple(done), settings).save(folder)
+            if callback is not None:
+                callback(done[-1])
     return Choice(groups, tuple(done), settings)
+
+
+def _known(kept: Run) -> dict[str, Trial]:
+    """Return the trials that a folder holds already, by what they tried."""
+    parts = [part for name in kept.parts if (part := kept.read(name)) is not None]
+    trials = [Trial(**part.about["trial"]) for part in parts]
+    return {same_settings(trial.settings): trial for trial in trials}
 
 
 def _try(choice: Choice, trial: Trial, measure: Callable[[Criterion, float], float]) -> Trial:
@@ -170,19 +177,3 @@ def _span(per_cost: float | Span) -> Span:
     if not 0 <= low <= high < float("inf"):
         raise ValueError(f"per_cost = {per_cost}: from 0 up, the smaller one first")
     return low, high
-
-
-def _saved(folder: str | Path | None, settings: Mapping[str, Any]) -> tuple[Trial, ...]:
-    """Return the trials that a folder holds already."""
-    if folder is None or not (Path(folder) / NUMBERS).exists():
-        return ()
-    found = Choice.load(folder)
-    now = json.loads(json.dumps(settings))
-    other = [n for n in {**found.settings, **now} if found.settings.get(n) != now.get(n)]
-    if other:
-        raise NiwakiError(
-            f"{folder} holds another search: "
-            + "; ".join(f"{n} was {found.settings.get(n)}, is {now.get(n)}" for n in other)
-            + ". Choose another folder"
-        )
-    return found.trials

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,22 +14,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from niwaki import models
 from niwaki.criteria import Criterion, Scores, hidden_layers, score
-from niwaki.data import Data, batches, count, in_memory
+from niwaki.data import Data, batches, in_memory
 from niwaki.data import references as draw
 from niwaki.errors import NiwakiError
 from niwaki.evaluation import accuracy, cost
 from niwaki.pruning._budget import Of
 from niwaki.pruning._comparison import Comparison
-from niwaki.pruning._contender import Contender, Contenders, contenders_of, readable
+from niwaki.pruning._contender import Contender, Contenders, contenders_of
 from niwaki.pruning._outcome import Outcome
 from niwaki.pruning._prune import prune
 from niwaki.pruning._pruned import Pruned
-from niwaki.pruning._shelf import Shelf
 from niwaki.pruning._trajectory import Step, Trajectory
+from niwaki.runs import Folder, Run, described, digest, open_run
 
 __all__ = ["compare"]
-
-FORMAT = 1
 
 
 def compare(
@@ -44,7 +40,7 @@ def compare(
     seeds: Sequence[int] | int = 5,
     keep: float = 0.3,
     of: Of = "macs",
-    folder: str | Path | None = None,
+    folder: Folder = None,
     batch_size: int = 32,
     callback: Callable[[Outcome], None] | None = None,
     **prune_options: Any,
@@ -73,7 +69,7 @@ def compare(
     keep, of
         See `prune`: the share at which the curves end, and of what.
     folder : str or Path, optional
-        Each finished run is written there at once, and is not run again when the same comparison
+        Each finished run is kept there at once, and is not run again when the same comparison
         is started anew; contenders, numbers of references and seeds may be added.
     batch_size : int
         For data sets and tensors; a loader has its own.
@@ -106,31 +102,49 @@ def compare(
     models.check(model)
     test = test if isinstance(test, (DataLoader, tuple)) else in_memory(test)
     options = {"keep": keep, "of": of, **prune_options}
-    settings = {
-        "format": FORMAT,
-        "model": type(model).__name__,
-        "weights": models.fingerprint(model),
-        "data": _fingerprint(data),
-        "test": _fingerprint(test),
-        **{name: _written(name, value) for name, value in options.items()},
-    }
-    shelf = None if folder is None else Shelf.open(Path(folder), settings)
+    settings = {"batch_size": batch_size, **{n: _written(n, v) for n, v in options.items()}}
     match = _Match(model, test, options, batch_size)
     done: dict[str, list[Outcome]] = {entry.label: [] for entry in entries}
-    for size, seed, due in _jobs(entries, sizes, draws, options):
-        few: Data | None = None
-        for entry, run in due:
-            found = shelf.read(run) if shelf else None
-            if found is None:
-                few = in_memory(draw(data, size, seed)) if few is None else few
-                found = _named_errors(match, entry, run, few, seed)
-                if shelf:
-                    shelf.write(found)
-            done[entry.label].append(found)
-            if callback is not None:
-                callback(found)
+
+    def identity() -> dict[str, Any]:
+        known = {"model": models.fingerprint(model), "data": digest(data, ordered=True)}
+        return {**known, "test": digest(test), **settings}
+
+    with open_run(folder, identity) as kept:
+        for size, seed, due in _jobs(entries, sizes, draws, options):
+            few: Data | None = None
+            for entry, run in due:
+                found = _finished(kept, run)
+                if found is None:
+                    few = in_memory(draw(data, size, seed)) if few is None else few
+                    found = _named_errors(match, entry, run, few, seed)
+                    kept.write(_name(found), outcome=found.to_json())
+                done[entry.label].append(found)
+                if callback is not None:
+                    callback(found)
     runs = tuple(run for found in done.values() for run in found)
-    return Comparison(runs, {**settings, "references": sizes, "seeds": draws})
+    named = {"model": type(model).__name__, "weights": models.fingerprint(model)}
+    return Comparison(runs, {**named, **settings, "references": sizes, "seeds": draws})
+
+
+def _finished(kept: Run, run: Outcome) -> Outcome | None:
+    """Return a run that is finished, by the same contender."""
+    part = kept.read(_name(run))
+    if part is None:
+        return None
+    found = Outcome.from_json(part.about["outcome"])
+    for name, now in run.about.items():
+        if found.about.get(name) != now:
+            raise NiwakiError(
+                f"the folder holds a run of another contender {run.label!r}: its {name} was "
+                f"{found.about.get(name)}, is {now}. Choose another label or folder"
+            )
+    return found
+
+
+def _name(run: Outcome) -> str:
+    draw = ["any" if part is None else str(part) for part in (run.references, run.seed)]
+    return f"{run.label}--{draw[0]}--{draw[1]}"
 
 
 def _jobs(
@@ -230,28 +244,10 @@ def _removed(before: nn.Module, after: nn.Module, example: Tensor) -> dict[str, 
     }
 
 
-def _fingerprint(data: Data) -> str:
-    """Say how many samples there are, with a hash of some of them."""
-    number = count(data)
-    source = data.dataset if isinstance(data, DataLoader) else data
-    if number is None or (not isinstance(source, tuple) and not isinstance(source, Sized)):
-        return type(source).__name__
-    digest = hashlib.sha256()
-    whole = len(source[0]) if isinstance(source, tuple) else len(source)
-    for index in sorted({i * whole // 16 for i in range(16)} if whole else ()):
-        sample, label = (
-            (source[0][index], source[1][index]) if isinstance(source, tuple) else source[index]
-        )
-        digest.update(torch.as_tensor(sample).detach().cpu().contiguous().numpy().tobytes())
-        digest.update(str(int(label)).encode())
-    return f"{number} samples {digest.hexdigest()[:16]}"
-
-
 def _written(option: str, value: Any) -> Any:
     """Write an option of `prune` down, to tell whether a folder was made with the same."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return _fingerprint(value) if option in ("validation", "training") else readable(value)
+    data = value is not None and option in ("validation", "training")
+    return digest(value) if data else described(value)
 
 
 def _sizes(references: Sequence[int] | int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ from niwaki.criteria import Criterion, create
 from niwaki.data import Data
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._trajectory import Trajectory
+from niwaki.runs import described
 
 __all__ = ["Contender", "Contenders", "Runner", "contenders_of"]
 
@@ -104,13 +104,13 @@ class Contender:
     def describe(self) -> dict[str, Any]:
         """Say in plain words what it is, to tell whether a saved run was made by the same."""
         if isinstance(self.criterion, (str, Criterion)):
-            made = readable(create(self.criterion, **self.options))
+            made = described(create(self.criterion, **self.options))
         else:
-            made = f"function {getattr(self.criterion, '__qualname__', type(self.criterion))}"
+            made = described(self.criterion)
         return {
             "criterion": made,
-            "options": {name: readable(value) for name, value in self.options.items()},
-            "prune_options": {n: readable(value) for n, value in self.prune_options.items()},
+            "options": described(self.options),
+            "prune_options": described(self.prune_options),
         }
 
 
@@ -163,8 +163,3 @@ def _labelled(label: str, entry: str | Criterion | Runner | Mapping[str, Any]) -
     if isinstance(entry, (str, Criterion)) or callable(entry):
         return Contender(label, entry)
     raise TypeError(f"{label!r}: {entry!r} is no criterion, options or function")
-
-
-def readable(value: Any) -> str:
-    """Write a value so that it reads the same in another process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn.utils.prune import BasePruningMethod
 
 from niwaki import models
 from niwaki.criteria import Criterion, create, hidden_layers
-from niwaki.data import Data, batches, count
+from niwaki.data import Data, batches
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
 from niwaki.evaluation import cost
 from niwaki.propagation import trace
@@ -28,10 +28,11 @@ from niwaki.pruning._loop import ROUNDING, Job, State, Tune, begin, run
 from niwaki.pruning._prices import relative_prices
 from niwaki.pruning._pruned import Pruned, shapes
 from niwaki.pruning._repair import has_batch_norms
-from niwaki.pruning._run_folder import RunFolder, digest
 from niwaki.pruning._schedule import Schedule, targets
+from niwaki.pruning._states import keep_state, latest_state
 from niwaki.pruning._trajectory import Step, Trajectory
 from niwaki.pruning._tune import FineTune
+from niwaki.runs import Folder, described, digest, open_run
 
 __all__ = ["PER_COST", "prune"]
 
@@ -63,7 +64,7 @@ def prune(
     tune: Tune | None = None,
     tune_each: bool = True,
     training: Data | None = None,
-    folder: str | Path | None = None,
+    folder: Folder = None,
     batch_size: int = 32,
     callback: Callable[[Step], None] | None = None,
     **options: Any,
@@ -206,23 +207,22 @@ def prune(
     _check_reach(job, working, keep)
     asked = {"keep": keep, "steps": steps, "per_step": per_step, "schedule": schedule}
     settings = _settings(job, asked)
-    kept = None if folder is None else RunFolder(Path(folder), _identity(job, settings))
+    with open_run(folder, lambda: _identity(job, settings)) as kept:
 
-    def record(state: State) -> None:
-        if kept is not None:
-            kept.write(state)
-        if callback is not None and not state.done:
-            callback(state.rows[-1])
+        def record(state: State) -> None:
+            keep_state(kept, state)
+            if callback is not None and not state.done:
+                callback(state.rows[-1])
 
-    state = None if kept is None else kept.latest(model, example)
-    if state is None:
-        state = begin(job, working)
-        _check_floor(state, floor)
-        record(state)
-    elif callback is not None:
-        for row in state.rows:
-            callback(row)
-    state = run(job, state, record)
+        state = latest_state(kept, model, example)
+        if state is None:
+            state = begin(job, working)
+            _check_floor(state, floor)
+            record(state)
+        elif callback is not None:
+            for row in state.rows:
+                callback(row)
+        state = run(job, state, record)
     left = job.budget(state.model).total()
     if left > keep * total + ROUNDING and not state.rows[-1].rejected:
         raise NiwakiError(
@@ -292,14 +292,15 @@ def _named(tune: Tune | None) -> Any:
 
 
 def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Say what a run is recognised by; augmented training data are only counted."""
+    """Say what a run is recognised by."""
+    data = {"validation": job.validation, "training": job.training, "test": job.test}
     return {
         "model": models.fingerprint(job.original),
         "data": digest(job.data),
-        "validation": None if job.validation is None else digest(job.validation),
-        "training": None if job.training is None else count(job.training),
-        "test": None if job.test is None else count(job.test),
+        **{name: None if given is None else digest(given) for name, given in data.items()},
         **settings,
+        "criterion": described(job.criterion),
+        "tune": described(job.tune) if isinstance(job.tune, FunctionType) else settings["tune"],
     }
 
 

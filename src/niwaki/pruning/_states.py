@@ -1,0 +1,80 @@
+"""The states of a pruning run as parts of a run folder: the last one, and the one before it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from niwaki.criteria import Scores
+from niwaki.errors import ModelError
+from niwaki.pruning._loop import State
+from niwaki.pruning._plan import Plan
+from niwaki.pruning._surgery import replay
+from niwaki.pruning._trajectory import Trajectory
+from niwaki.runs import Part, Run
+
+__all__ = ["fill", "keep_state", "latest_state", "tensors_of"]
+
+_KEPT = 2  # the last state, and the one before it should the last be damaged
+_MODEL, _SCORES = "model/", "scores/"
+
+
+def keep_state(run: Run, state: State) -> None:
+    """Keep a state, and let go of those that are no longer needed."""
+    tensors = {f"{_MODEL}{name}": value for name, value in tensors_of(state.model).items()}
+    about: dict[str, Any] = {
+        "plan": state.plan.to_json(),
+        "trajectory": Trajectory(state.rows).to_json(),
+        "done": state.done,
+    }
+    if state.scores is not None:
+        tensors |= {f"{_SCORES}{layer}": value for layer, value in state.scores.items()}
+        scores = state.scores
+        about["scores"] = [scores.criterion, scores.samples, scores.fingerprint]
+    run.write(f"step-{len(state.rows) - 1 + state.done:04}", tensors, **about)
+    run.drop(*run.parts[:-_KEPT])
+
+
+def latest_state(run: Run, original: nn.Module, example: Tensor) -> State | None:
+    """Return the state after the last good step; None if there is none."""
+    for name in reversed(run.parts):
+        part = run.read(name)
+        if part is not None:
+            return _restore(part, copy.deepcopy(original), example)
+    return None
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return all that a network keeps, as tensors."""
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"{name} of {type(model).__name__} is no tensor: such a network cannot be written "
+                "to a run folder; leave folder= out"
+            )
+    return dict(state)
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Fill a network with what `tensors_of` gave."""
+    model.load_state_dict(dict(tensors))
+
+
+def _restore(part: Part, working: nn.Module, example: Tensor) -> State:
+    plan = Plan.from_json(part.about["plan"])
+    replay(working, example, plan)
+    fill(working, _within(part, _MODEL))
+    scores = None
+    if "scores" in part.about:
+        scores = Scores(_within(part, _SCORES), *part.about["scores"])
+    rows = Trajectory.from_json(part.about["trajectory"]).steps
+    return State(working, plan, rows, scores, bool(part.about["done"]))
+
+
+def _within(part: Part, prefix: str) -> dict[str, Tensor]:
+    found = part.tensors.items()
+    return {name.removeprefix(prefix): v for name, v in found if name.startswith(prefix)}

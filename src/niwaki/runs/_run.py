@@ -1,0 +1,240 @@
+"""A run: what of a piece of work is finished, kept in a folder to go on from."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from niwaki.errors import DataError
+from niwaki.files import clear_leftovers, read_layers, write_layers, write_text
+from niwaki.hashing import sha256_of
+from niwaki.runs._lock import LOCK, locked
+
+__all__ = ["Folder", "Part", "Run", "discard", "open_run"]
+
+FORMAT = 1
+RECORD = "niwaki-run.json"
+_PART = re.compile(r"[A-Za-z0-9_+~.-]*\.[0-9a-f]{8}\.safetensors")
+
+#: Where a run is kept; None keeps nothing.
+Folder: TypeAlias = str | Path | None
+Identity: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished part of a run.
+
+    Attributes
+    ----------
+    tensors : dict of str to Tensor
+        On the CPU.
+    about : dict
+        Plain data.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class Run:
+    """The finished parts of a piece of work, by name.
+
+    Each part is a file of its own. One record, ``niwaki-run.json``, lists the parts with their
+    checksums and says what the run is of; a part exists from the moment that the record names it,
+    so that a kill leaves either all of a part or nothing. What is damaged counts as not finished.
+
+    Use `open_run` to get one.
+    """
+
+    def __init__(self, path: Path | None, identity: Identity) -> None:
+        self._path = path
+        self._identity = json.loads(json.dumps(identity))
+        self._files: dict[str, dict[str, str]] = {}
+        if path is not None:
+            self._files = self._known(path)
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the finished parts, in the order in which they were finished first."""
+        return list(self._files)
+
+    def read(self, name: str) -> Part | None:
+        """Return a part, or None where it is not finished or damaged."""
+        listed = self._files.get(name)
+        if self._path is None or listed is None:
+            return None
+        file = self._path / listed["file"]
+        try:
+            if sha256_of(file) == listed["sha256"]:
+                return read_layers(file, lambda tensors, **about: Part(tensors, about), "part")
+        except (OSError, DataError):
+            pass
+        self.drop(name)
+        return None
+
+    def write(self, name: str, tensors: Mapping[str, Tensor] | None = None, **about: Any) -> None:
+        """Keep a finished part; an earlier one of this name is replaced."""
+        if self._path is None:
+            return
+        self._path.mkdir(parents=True, exist_ok=True)
+        file = self._path / f"{_file_name(name)}.{secrets.token_hex(4)}.safetensors"
+        write_layers(file, tensors or {}, **about)
+        before = self._files.get(name)
+        self._record({**self._files, name: {"file": file.name, "sha256": sha256_of(file)}})
+        if before is not None:
+            (self._path / before["file"]).unlink(missing_ok=True)
+
+    def drop(self, *names: str) -> None:
+        """Forget parts that are no longer needed."""
+        gone = [self._files[name]["file"] for name in names if name in self._files]
+        if self._path is not None and gone:
+            self._record({k: v for k, v in self._files.items() if k not in names})
+            for file in gone:
+                (self._path / file).unlink(missing_ok=True)
+
+    def _record(self, files: dict[str, dict[str, str]]) -> None:
+        assert self._path is not None
+        text = json.dumps({"format": FORMAT, "identity": self._identity, "parts": files}, indent=1)
+        write_text(self._path / RECORD, f"{sha256(text.encode()).hexdigest()}\n{text}\n")
+        self._files = files
+
+    def _known(self, path: Path) -> dict[str, dict[str, str]]:
+        """Read the record, check that it is ours, and clear away what it does not name."""
+        record = _read_record(path)
+        files: dict[str, dict[str, str]] = {}
+        if record is not None:
+            _check_same(path, record["identity"], self._identity)
+            files = record["parts"]
+        named = {entry["file"] for entry in files.values()}
+        for file in path.iterdir():
+            if _PART.fullmatch(file.name) and file.name not in named:
+                file.unlink()
+        return files
+
+
+@contextmanager
+def open_run(folder: Folder, identity: Callable[[], Identity]) -> Iterator[Run]:
+    """Begin a run in a folder, or go on with it, for this process alone.
+
+    Parameters
+    ----------
+    folder : str, Path or None
+        It may be missing or empty, or that of a run. None: nothing is kept. A folder in which
+        nothing was finished is gone in the end.
+    identity : callable
+        Gives what the run is recognised by, as plain data by name: the model, the data, the
+        settings. Only called where there is a folder.
+
+    Yields
+    ------
+    Run
+
+    Raises
+    ------
+    DataError
+        If the folder holds something else, or a run of another identity, whose differences are
+        named.
+    NiwakiError
+        If another process works in it.
+    """
+    if folder is None:
+        yield Run(None, {})
+        return
+    path = Path(folder)
+    check_ours(path)
+    made = [place for place in (path, *path.parents) if not place.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(path):
+            clear_leftovers(path)
+            yield Run(path, identity())
+    finally:
+        _take_back(made)
+
+
+def check_ours(path: Path) -> None:
+    """Refuse what is no folder of a run, before anything is written."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise DataError(f"{path} is a file; a run needs a folder")
+    for entry in sorted(path.iterdir()):
+        ours = entry.name in (RECORD, LOCK) or _PART.fullmatch(entry.name)
+        if not ours and not entry.name.startswith("."):
+            raise DataError(
+                f"{path} is no folder of a run, it holds {entry.name!r}; choose another"
+            )
+
+
+def discard(folder: str | Path) -> None:
+    """Delete the folder of a run that is no longer needed; one that does not exist is fine.
+
+    Raises
+    ------
+    DataError
+        If it is none.
+    NiwakiError
+        If a process works in it.
+    """
+    path = Path(folder)
+    check_ours(path)
+    if path.exists():
+        with locked(path):
+            (path / RECORD).unlink(missing_ok=True)  # first: what it does not name is nothing
+            clear_leftovers(path)
+            for file in path.iterdir():
+                if _PART.fullmatch(file.name):
+                    file.unlink()
+        _take_back([path])
+
+
+def _take_back(folders: list[Path]) -> None:
+    """Delete folders in which nothing is, from the innermost."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # there is something in it
+            return
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """Read the record; None if it is missing, damaged or of another version."""
+    try:
+        checksum, _, text = (path / RECORD).read_text(encoding="utf-8").partition("\n")
+        if checksum != sha256(text.removesuffix("\n").encode()).hexdigest():
+            return None
+        record: dict[str, Any] = json.loads(text)
+    except (OSError, ValueError):
+        return None
+    return record if record["format"] == FORMAT else None
+
+
+def _check_same(path: Path, saved: Identity, now: Identity) -> None:
+    different = [n for n in {**saved, **now} if saved.get(n) != now.get(n)]
+    if different:
+        lines = [f"  {n}: there {saved.get(n)!r}, now {now.get(n)!r}" for n in different]
+        raise DataError(
+            f"{path} holds a run of another {_kind(different)}:\n"
+            + "\n".join(lines)
+            + "\nChoose another folder, or delete it to start anew"
+        )
+
+
+def _kind(different: list[str]) -> str:
+    kinds = {"model": "model", **dict.fromkeys(("data", "test", "validation", "training"), "data")}
+    return " and ".join(dict.fromkeys(kinds.get(name, "setting") for name in different))
+
+
+def _file_name(name: str) -> str:
+    """Turn the name of a part into that of a file; the record knows what it was."""
+    return re.sub(r"[^A-Za-z0-9_+~.-]", "_", name).lstrip(".")[:80]
