@@ -12,6 +12,7 @@ __all__ = [
     "NothingToPruneError",
     "PatternWarning",
     "PropagationError",
+    "RangeError",
     "SoftmaxOutputError",
     "SoftmaxOutputWarning",
     "WeightsError",
@@ -40,6 +41,10 @@ class PropagationError(NiwakiError):
 
 class SoftmaxOutputError(PropagationError):
     """A network that ends in a softmax or sigmoid, whose relevance would be meaningless."""
+
+
+class RangeError(NiwakiError):
+    """A number outside its range."""
 
 
 class NothingToPruneError(NiwakiError):

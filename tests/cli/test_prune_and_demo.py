@@ -206,7 +206,7 @@ def images(folder, *, broken=False):
         ([MODEL, "digits", "--criterion", "lpr"], "did you mean lrp"),
         ([MODEL, "digits", "--ceiling", "conv1=half"], "expected 0.5 or LAYER=0.5"),
         ([MODEL, "digits", "--ignore", "conv77"], "ignore: there is no"),
-        ([MODEL, "digits", "--epochs", "1", "--lr", "-1"], "lr = -1.0"),
+        ([MODEL, "digits", "--epochs", "1", "--lr", "-1"], "--lr -1.0"),
         ([MODEL, "digits", "--floor", "0.99"], "below the floor"),
         ([MODEL, "{folder}/nothing"], "no data set and no file or folder"),
         ([MODEL, "{folder}/empty"], "empty"),

@@ -13,8 +13,8 @@ from niwaki.car._evaluator import Evaluator
 from niwaki.car._groups import copy_of, device_of, examples, removable
 from niwaki.car._index import CarIndex
 from niwaki.car._measure import index_of, measure
-from niwaki.car._memory import parse_bytes
 from niwaki.data import Data, batches
+from niwaki.memory import parse_bytes
 from niwaki.runs import Folder, digest, open_run
 
 __all__ = ["index"]

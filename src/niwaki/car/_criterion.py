@@ -13,8 +13,8 @@ from niwaki.car._evaluator import Evaluator
 from niwaki.car._groups import copy_of, removable
 from niwaki.car._index import scores_of
 from niwaki.car._measure import measure
-from niwaki.car._memory import parse_bytes
 from niwaki.criteria import Criterion, register
+from niwaki.memory import parse_bytes
 from niwaki.models import fingerprint
 from niwaki.propagation import Layer
 

@@ -14,7 +14,6 @@ from niwaki import models
 from niwaki.car._descent import Descent, Removed
 from niwaki.car._goal import Goal
 from niwaki.car._groups import copy_of, device_of, removable
-from niwaki.car._memory import parse_bytes
 from niwaki.car._outcome import judge
 from niwaki.car._pool import Pool
 from niwaki.car._race import race
@@ -24,6 +23,7 @@ from niwaki.car._tally import Candidate, Found, Looks
 from niwaki.data import Data, check_labels
 from niwaki.errors import NothingToPruneError
 from niwaki.evaluation import accuracy, cost
+from niwaki.memory import parse_bytes
 from niwaki.pruning import Pruned, Removal, Step, operate
 from niwaki.runs import Folder, described, digest, open_run
 

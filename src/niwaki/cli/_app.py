@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
+from itertools import pairwise
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -65,15 +68,50 @@ def _common(
 
 
 def main() -> None:
-    """Run the command line; a wrong input ends with a message and exit code 2."""
+    """Run the command line; a wrong input ends with a message and exit code 2.
+
+    With ``--json``, the message is on stdout too, as ``{"error": ..., "kind": ...}``.
+    """
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
-        app()
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except _WrongUsage as error:
+        if not isinstance(error, _UsageError) or type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            _tell(f"{error.format_message()}{_given(error)}", "UsageError")
+        sys.exit(error.exit_code)
     except (ValueError, OSError) as error:  # NiwakiError is a ValueError
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"[bold red]error:[/] {_escape(str(error))}"
-        )
+        _tell(str(error), type(error).__name__)
         sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+# Typer brings its own copy of click in some versions.
+_UsageError: Any = typer.BadParameter.__base__
+_WrongUsage: Any = _UsageError.__base__
+
+
+def _given(error: Exception) -> str:
+    """Say what an option was given, which click leaves out."""
+    words = [*sys.argv[1:], ""]
+    for flag in getattr(getattr(error, "param", None), "opts", []):
+        for word, following in pairwise(words):
+            if word == flag or word.startswith(f"{flag}="):
+                value = following if word == flag else word.partition("=")[2]
+                return "" if f"'{value}'" in str(error) else f" (it was given {value!r})"
+    return ""
+
+
+def _tell(message: str, kind: str) -> None:
+    if "--json" in sys.argv[1:]:
+        typer.echo(json.dumps({"error": message, "kind": kind}, ensure_ascii=False))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"[bold red]error:[/] {_escape(message)}"
+    )
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.errors import NiwakiError
 
@@ -39,7 +40,9 @@ def audit_command(
         Literal["predicted", "true"], typer.Option(help="The class that is explained.")
     ] = "predicted",
     limit: Annotated[
-        int, typer.Option(help="How many images at the most, drawn evenly from classes.", min=20)
+        int,
+        r.SOME.but(low=20, why="fewer images are no evidence"),
+        typer.Option(help="How many images at the most, drawn evenly from classes."),
     ] = 1000,
     tissue: Annotated[
         bool, typer.Option("--tissue", help="The images are H&E: sort relevance by stain.")
@@ -82,7 +85,7 @@ def audit_command(
             "--demo", help="Embedded tissue and a biased network: find the bias and repair it."
         ),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("audit"),
+    out: o.Folder = Path("audit"),
     *,
     common: o.Common,
 ) -> None:

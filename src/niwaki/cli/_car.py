@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._spread import Bytes
 from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
@@ -33,23 +35,27 @@ def car(
     ] = None,
     per_class: Annotated[
         int | None,
-        typer.Option(help="Images per class. Default: all.", min=1, show_default=False),
+        r.SOME,
+        typer.Option(help="Images per class. Default: all.", show_default=False),
     ] = None,
     greedy: Annotated[
         int | None,
-        typer.Option(
-            help="Remove so many filters, the least needed first.", min=1, show_default=False
-        ),
+        r.SOME,
+        typer.Option(help="Remove so many filters, the least needed first.", show_default=False),
     ] = None,
     floor: Annotated[
         float | None,
+        r.SHARE,
         typer.Option(
-            help="With --greedy: stop before the accuracy falls below.", show_default=False
+            help="With --greedy: stop before the accuracy falls below this.",
+            show_default=False,
         ),
     ] = None,
-    max_memory: Annotated[str, typer.Option(help="Memory to stay below, such as 500MB.")] = "2GB",
-    top: Annotated[int, typer.Option(help="Filters to list.", min=1)] = 20,
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("car"),
+    max_memory: Annotated[
+        str, Bytes(), typer.Option(help="Memory to stay below, such as 500MB.")
+    ] = "2GB",
+    top: Annotated[int, r.SOME, typer.Option(help="Filters to list.")] = 20,
+    out: o.Folder = Path("car"),
     *,
     common: o.Common,
 ) -> None:

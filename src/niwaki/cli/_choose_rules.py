@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._prune import hold_out
 from niwaki.cli._prune_options import Common
+from niwaki.cli._spread import Listed, numbers
 from niwaki.errors import NiwakiError
 from niwaki.ownership import MARKER, sign
 
@@ -21,32 +23,36 @@ __all__ = ["choose_rules"]
 
 _FILES = {"choice.json", "trials.txt", "composite.json", "trials"}
 
+_SPAN = Listed(r.EXPONENT, most=2)
+
 
 @o.spread
 def choose_rules(
     model: o.ModelSpec,
     data: o.DataSpec,
-    trials: Annotated[int, typer.Option(help="How many settings are tried.", min=1)] = 20,
+    trials: Annotated[int, r.STEPS, typer.Option(help="How many settings are tried.")] = 20,
     per_class: Annotated[
-        int, typer.Option("--references", help="Reference images per class.", min=1)
+        int, r.SOME, typer.Option("--references", help="Reference images per class.")
     ] = 10,
     held_out: Annotated[
         int,
-        typer.Option("--validation", help="Training images per class that decide.", min=1),
+        r.SOME,
+        typer.Option("--validation", help="Training images per class that decide."),
     ] = 20,
-    keep: Annotated[float, typer.Option(help="Share at which the curves end.")] = 0.3,
-    of: Annotated[Literal["units", "params", "macs"], typer.Option(help="Of what.")] = "macs",
-    steps: Annotated[int, typer.Option(help="Number of steps of equal size.", min=1)] = 7,
+    keep: Annotated[float, r.INSIDE, typer.Option(help="Share at which the curves end.")] = 0.3,
+    of: Annotated[
+        Literal["units", "params", "macs"], typer.Option(help="What the share is of.")
+    ] = "macs",
+    steps: Annotated[int, r.STEPS, typer.Option(help="Number of steps of equal size.")] = 7,
     per_cost: Annotated[
         str,
+        _SPAN,
         typer.Option(
             help="Exponent of what a unit costs, see `niwaki prune`: a number, or a range to "
             "choose from as in 0,1."
         ),
     ] = "0.6",
-    out: Annotated[Path, typer.Option(help="Folder to write; an unfinished one goes on.")] = Path(
-        "rules"
-    ),
+    out: o.Resumed = Path("rules"),
     *,
     common: Common,
 ) -> None:
@@ -100,13 +106,8 @@ def _text(found: Choice, out: Path) -> str:
 
 
 def _span(text: str) -> float | tuple[float, float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2):
-        raise NiwakiError(f"--per-cost {text!r}: expected a number, or two as in 0,1")
-    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+    found = numbers("--per-cost", text, _SPAN)
+    return found[0] if len(found) == 1 else (found[0], found[1])
 
 
 def _prepare(out: Path, model: str, data: str, common: o.Common) -> None:

@@ -22,12 +22,15 @@ def compare(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="May be given several times; default: the usual ones. See `niwaki methods`.",
+            help="Method to show; may be given several times. Default: the usual ones. "
+            "See `niwaki methods`.",
             show_default=False,
         ),
     ] = None,
     target: o.Target = None,
-    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("compare.png"),
+    out: Annotated[Path, o.Written(), typer.Option(help="PNG file to write.")] = Path(
+        "compare.png"
+    ),
     rows: Annotated[
         Literal["images", "methods"], typer.Option(help="What a row of the picture is.")
     ] = "images",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._heatmaps import pick
@@ -44,48 +45,53 @@ def compare_criteria(
     criterion: Annotated[
         list[str] | None,
         typer.Option(
-            help="May be given several times; with options as in lrp:reduce=signed,normalise=sum. "
+            help="Criterion to compare, may be given several times; with options as in "
+            " lrp:reduce=signed,normalise=sum. "
             "Default: those that most papers compare. See `niwaki methods`.",
             show_default=False,
         ),
     ] = None,
     per_class: Annotated[
         list[int] | None,
+        r.SOME,
         typer.Option(
             "--references",
             help="Reference images per class; may be given several times. Default: 10.",
-            min=1,
             show_default=False,
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Draws of reference images.", min=1)] = 5,
-    keep: Annotated[float, typer.Option(help="Share to keep in the end.")] = 0.3,
-    of: Annotated[Literal["units", "params", "macs"], typer.Option(help="Of what.")] = "macs",
+    seeds: Annotated[int, r.FEW, typer.Option(help="Draws of reference images.")] = 5,
+    keep: Annotated[float, r.INSIDE, typer.Option(help="Share to keep in the end.")] = 0.3,
+    of: Annotated[
+        Literal["units", "params", "macs"], typer.Option(help="What the share is of.")
+    ] = "macs",
     steps: Annotated[
-        int | None, typer.Option(help="Number of steps of equal size.", show_default=False)
+        int | None,
+        r.STEPS,
+        typer.Option(help="Number of steps of equal size.", show_default=False),
     ] = None,
     per_step: Annotated[
         float | None,
+        r.PER_STEP,
         typer.Option(
             help="Share of the whole that goes in each step. Default: 0.05.", show_default=False
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="Test images at the most. Default: all.", min=1, show_default=False),
+        r.SOME,
+        typer.Option(help="Test images at the most. Default: all.", show_default=False),
     ] = None,
     count: Annotated[
         int | None,
+        r.SOME,
         typer.Option(
             help="Size of the sets of least and most relevant units whose overlap is measured. "
             "Default: a tenth of all units.",
-            min=1,
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write; an unfinished one goes on.")] = Path(
-        "comparison"
-    ),
+    out: o.Resumed = Path("comparison"),
     *,
     common: o.Common,
 ) -> None:

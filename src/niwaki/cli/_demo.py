@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
@@ -31,8 +31,9 @@ SHOWN = [0.8, 0.6, 0.5, 0.4, 0.3, 0.2]
 CRITERIA = ("activation", "gradient", "lrp", "random", "taylor", "weight")
 
 
+@o.spread
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
+    out: o.Folder = Path("demo"),
     device: o.Device = "cpu",
     threads: o.Threads = None,
     seed: o.Seed = 0,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, by_default, pick, table
 
@@ -31,7 +32,8 @@ def evaluate(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="May be given several times; default: the usual ones. See `niwaki methods`.",
+            help="Method to judge; may be given several times. Default: the usual ones. "
+            "See `niwaki methods`.",
             show_default=False,
         ),
     ] = None,
@@ -39,26 +41,28 @@ def evaluate(
         Literal["prediction", "label"],
         typer.Option(help="The class that is explained and followed."),
     ] = "prediction",
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("evaluation"),
+    out: o.Folder = Path("evaluation"),
     limit: o.Limit = 16,
     region: Annotated[
         int | None,
+        r.SIDE,
         typer.Option(
             help="Side of a region in pixels. Default: 9, or an eighth of a small image.",
-            min=1,
             show_default=False,
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Perturbation steps.", min=1)] = 10,
+    steps: Annotated[int, r.STEPS, typer.Option(help="Perturbation steps.")] = 10,
     share: Annotated[
-        float, typer.Option(help="Share of the regions that is perturbed in the end.")
+        float, r.SHARE, typer.Option(help="Share of the regions that is perturbed in the end.")
     ] = 0.3,
     replacement: Annotated[
         Literal["zero", "gaussian", "mean", "invert"],
         typer.Option(help="What stands in perturbed regions."),
     ] = "zero",
     layers: Annotated[
-        int, typer.Option(help="Layers at which to look at the randomised network; 0: none.", min=0)
+        int,
+        r.STEPS.but(low=0),
+        typer.Option(help="Layers at which to look at the randomised network; 0: none."),
     ] = 4,
     *,
     common: o.Common,
@@ -71,8 +75,6 @@ def evaluate(
     from niwaki.evaluation import perturbation_curves, randomisation_test
     from niwaki.files import new_folder
 
-    if not 0 < share <= 1:
-        raise ValueError(f"--share {share}; it must lie above 0 and up to 1")
     common.check_output(out, model, data)
     chosen = list(dict.fromkeys(method or by_default()))
     loaded = common.load(model)

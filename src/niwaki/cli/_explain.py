@@ -20,7 +20,7 @@ def explain(
     images: o.ImageSpec,
     method: o.Methods = None,
     target: o.Target = None,
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("heatmaps"),
+    out: o.Folder = Path("heatmaps"),
     format: Annotated[
         Literal["npy", "hdf5"],
         typer.Option(help="One METHOD.npy per method, or heatmaps.hdf5 as ViRelAy reads it."),

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._outputs import check_output
+from niwaki.cli._spread import Listed, numbers
 from niwaki.errors import DataError, NiwakiError
 
 if TYPE_CHECKING:
@@ -19,16 +21,22 @@ __all__ = ["export"]
 
 _FORMATS: dict[str, Format] = {".onnx": "onnx", ".pt2": "program"}
 
+_SHAPE = Listed(r.SIDE, most=5)
 
+
+@o.spread
 def export(
     model: o.ModelSpec,
     out: Annotated[
-        Path, typer.Option(help="File to write: .onnx, or .pt2 for a program of torch.export.")
+        Path,
+        o.Written(),
+        typer.Option(help="File to write: .onnx, or .pt2 for a program of torch.export."),
     ],
     input_shape: Annotated[
         str | None,
+        _SHAPE,
         typer.Option(
-            help="Of one sample, such as 3,224,224. Default: what is known of the model.",
+            help="Shape of one sample, such as 3,224,224. Default: what is known of the model.",
             show_default=False,
         ),
     ] = None,
@@ -65,13 +73,7 @@ def export(
 
 
 def _given(text: str) -> tuple[int, ...]:
-    try:
-        shape = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise DataError(f"--input-shape {text!r}: expected whole numbers, such as 3,224,224")
-    return shape
+    return tuple(int(number) for number in numbers("--input-shape", text, _SHAPE))
 
 
 def _known(model: str, loaded: o.Loaded) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, pick, table
 
@@ -34,15 +35,19 @@ def filters(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("filters"),
+    out: o.Folder = Path("filters"),
     limit: o.Limit = 500,
-    patches: Annotated[int, typer.Option(help="Patches to show of each kind.", min=1)] = 8,
-    method: Annotated[str, typer.Option(help="What relevance is.")] = "lrp.epsilon_plus",
+    patches: Annotated[int, r.PATCHES, typer.Option(help="Patches to show of each kind.")] = 8,
+    method: Annotated[
+        str, typer.Option(help="The method whose relevance is meant, see `niwaki methods`.")
+    ] = "lrp.epsilon_plus",
     heatmaps: Annotated[
         bool, typer.Option(help="Heatmaps of the patches, for each filter alone.")
     ] = True,
     steps: Annotated[
-        int, typer.Option(help="Steps to paint what each filter answers to most; 0: none.", min=0)
+        int,
+        r.STEPS.but(low=0),
+        typer.Option(help="Steps to paint what each filter answers to most; 0: none."),
     ] = 48,
     with_car: Annotated[
         bool,
@@ -59,7 +64,9 @@ def filters(
             show_default=False,
         ),
     ] = None,
-    first: Annotated[int, typer.Option(help="How many of the pruned to count.", min=1)] = 20,
+    first: Annotated[
+        int, r.SOME, typer.Option(help="How many of the filters pruned first to count.")
+    ] = 20,
     *,
     common: o.Common,
 ) -> None:

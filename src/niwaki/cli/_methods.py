@@ -7,11 +7,12 @@ import json
 import typer
 from rich.table import Table
 
-from niwaki.cli._options import AsJson, console
+from niwaki.cli._options import AsJson, console, spread
 
 __all__ = ["methods"]
 
 
+@spread
 def methods(as_json: AsJson = False) -> None:
     """List the attribution methods and the pruning criteria."""
     from niwaki import attribution, criteria

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from niwaki import ranges as r
 from niwaki.cli._outputs import check_output
+from niwaki.cli._spread import Listed, Written, numbers, spread
 from niwaki.errors import DataError, ModelError, NiwakiError
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ DataSpec = Annotated[
         metavar="DATA", help="A folder with one folder per class, torchvision:NAME, or digits."
     ),
 ]
+_OUTPUTS = Listed(r.INDEX)
+_MEAN = Listed(r.FINITE.but(low=-1e6, high=1e6), most=3)
+_STD = Listed(r.POSITIVE.but(high=1e6, why="pixels are divided by it"), most=3)
+Folder = Annotated[Path, Written(), typer.Option(help="Folder to write.")]
+Resumed = Annotated[
+    Path, Written(), typer.Option(help="Folder to write; an unfinished one goes on.")
+]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -50,10 +57,12 @@ Weights = Annotated[
 ]
 Classes = Annotated[
     int | None,
+    r.COUNT.but(high=100_000, why="the last layer alone would not fit into memory"),
     typer.Option(help="Number of classes to build the network with.", show_default=False),
 ]
 Outputs = Annotated[
     str | None,
+    _OUTPUTS,
     typer.Option(
         help="The network's output for each class folder in order, such as 0,217,482, where they "
         "are not 0, 1, 2, ...",
@@ -62,18 +71,22 @@ Outputs = Annotated[
 ]
 Size = Annotated[
     int | None,
+    r.SIDE,
     typer.Option(help="Side of the network's input in pixels.", show_default=False),
 ]
 Resize = Annotated[
     int | None,
+    r.SIDE,
     typer.Option(help="Shorter side before the centre is cropped.", show_default=False),
 ]
 Mean = Annotated[
     str | None,
+    _MEAN,
     typer.Option(help="Mean per channel, such as 0.5,0.5,0.5.", show_default=False),
 ]
 Std = Annotated[
     str | None,
+    _STD,
     typer.Option(help="Standard deviation per channel.", show_default=False),
 ]
 ImageSpec = Annotated[
@@ -86,14 +99,17 @@ ImageSpec = Annotated[
 Methods = Annotated[
     list[str] | None,
     typer.Option(
-        "--method", help="May be given several times. See `niwaki methods`.", show_default=False
+        "--method",
+        help="Method to explain by; may be given several times. See `niwaki methods`.",
+        show_default=False,
     ),
 ]
 Target = Annotated[
     int | None,
+    r.INDEX,
     typer.Option(help="The output to explain. Default: each image's largest.", show_default=False),
 ]
-Limit = Annotated[int, typer.Option(help="How many images at the most.", min=1)]
+Limit = Annotated[int, r.SOME, typer.Option(help="How many images at the most.")]
 Overlay = Annotated[bool, typer.Option("--overlay", help="Lay the heatmaps over the images.")]
 Colours = Annotated[
     str,
@@ -103,17 +119,22 @@ Colours = Annotated[
     ),
 ]
 Percentile = Annotated[
-    float, typer.Option(help="Of the absolute values that gets the full colour.")
+    float,
+    r.PERCENT,
+    typer.Option(help="Percentile of the absolute values that gets the full colour."),
 ]
 Shared = Annotated[
     bool, typer.Option("--shared-scale", help="One colour scale for all images of a method.")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
-Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
-BatchSize = Annotated[int, typer.Option(help="Samples in a batch.", min=1)]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Seed = Annotated[
+    int, r.SEED, typer.Option(help="Everything that is drawn at random follows from it.")
+]
+BatchSize = Annotated[int, r.BATCH, typer.Option(help="Samples in a batch.")]
 Threads = Annotated[
     int | None,
-    typer.Option(help="CPU threads. Default: torch's own choice.", min=1, show_default=False),
+    r.THREADS,
+    typer.Option(help="CPU threads. Default: torch's own choice.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
@@ -212,36 +233,6 @@ class Common:
     def images(self, spec: str, loaded: Loaded, split: str = "test") -> Images:
         """Open the images that a spec names, prepared for the model."""
         return load_images(spec, loaded, split=split, outputs=self.outputs)
-
-
-def spread(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter that is a bundle, such as `Common`, by its options, one by one."""
-    own = get_type_hints(command, include_extras=True)
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    bundles: dict[str, Any] = {}
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        if not is_dataclass(own[name]):
-            parameters.append(parameter.replace(annotation=own[name], kind=keyword))
-            continue
-        bundles[name] = own[name]
-        types = get_type_hints(own[name], include_extras=True)
-        parameters += [
-            inspect.Parameter(f.name, keyword, default=f.default, annotation=types[f.name])
-            for f in fields(own[name])
-        ]
-
-    @functools.wraps(command)
-    def spread_out(**given: Any) -> None:
-        made = {
-            name: bundle(**{f.name: given.pop(f.name) for f in fields(bundle)})
-            for name, bundle in bundles.items()
-        }
-        command(**made, **given)
-
-    spread_out.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    spread_out.__annotations__ = {p.name: p.annotation for p in parameters}
-    return spread_out
 
 
 def _nothing_removed() -> Plan:
@@ -365,21 +356,14 @@ def _preprocessing(
         raise DataError(
             "nothing is known of the network's inputs: give --size, --mean and --std together"
         )
-    means = _numbers("--mean", mean) if mean else known.mean if known else ()
+    means = numbers("--mean", mean, _MEAN) if mean else known.mean if known else ()
     return Preprocessing(
         size or (known.size if known else 0),
         resize if resize is not None else (known.resize if known and not size else None),
-        mean=means,
-        std=_numbers("--std", std) if std else known.std if known else (),
+        mean=tuple(means),
+        std=tuple(numbers("--std", std, _STD)) if std else known.std if known else (),
         channels=len(means),
     )
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise DataError(f"{option} {text!r}: expected numbers separated by commas") from None
 
 
 def load_images(
@@ -394,5 +378,7 @@ def load_images(
             "(for ImageNet's: --size 224 --resize 256 --mean 0.485,0.456,0.406 "
             "--std 0.229,0.224,0.225)"
         )
-    chosen = None if outputs is None else [int(o) for o in _numbers("--outputs", outputs)]
+    chosen = None
+    if outputs is not None:
+        chosen = [int(output) for output in numbers("--outputs", outputs, _OUTPUTS)]
     return open_data(spec, loaded.preprocessing, split=split, outputs=chosen)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning
@@ -31,20 +32,23 @@ def prune(
     data: o.DataSpec,
     criterion: Annotated[
         str,
-        typer.Option(help="See `niwaki methods`; with options as in lrp:composite=rules.json."),
+        typer.Option(
+            help="What units are scored by, see `niwaki methods`; with options as in "
+            "lrp:composite=rules.json."
+        ),
     ] = "lrp",
     per_class: Annotated[
-        int, typer.Option("--references", help="Reference images per class.", min=1)
+        int, r.SOME, typer.Option("--references", help="Reference images per class.")
     ] = 10,
     held_out: Annotated[
         int,
+        r.SOME,
         typer.Option(
             "--validation",
             help="Training images per class that a floor and fine-tuning decide by.",
-            min=1,
         ),
     ] = 10,
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("pruned"),
+    out: o.Folder = Path("pruned"),
     *,
     scheduling: Scheduling,
     limiting: Limiting,

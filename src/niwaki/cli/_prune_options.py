@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from niwaki import ranges as r
 from niwaki.cli import _options as o
 
 if TYPE_CHECKING:
@@ -28,16 +29,21 @@ class Scheduling:
     """How far, in which steps, and where to stop."""
 
     _: KW_ONLY
-    keep: Annotated[float, typer.Option(help="Share to keep, between 0 and 1.")] = 0.5
+    keep: Annotated[float, r.INSIDE, typer.Option(help="Share to keep.")] = 0.5
     of: Annotated[
         Literal["units", "params", "macs", "seconds"],
-        typer.Option(help="Of what. Seconds are measured layer by layer, and then predicted."),
+        typer.Option(
+            help="What the share is of. Seconds are measured layer by layer, and then predicted."
+        ),
     ] = "macs"
     steps: Annotated[
-        int | None, typer.Option(help="Number of steps; 1: all at once.", show_default=False)
+        int | None,
+        r.STEPS,
+        typer.Option(help="Number of steps; 1: all at once.", show_default=False),
     ] = None
     per_step: Annotated[
         float | None,
+        r.PER_STEP,
         typer.Option(help="Share that goes in each step. Default: 0.05.", show_default=False),
     ] = None
     schedule: Annotated[
@@ -46,8 +52,9 @@ class Scheduling:
     ] = "equal"
     floor: Annotated[
         float | None,
+        r.SHARE,
         typer.Option(
-            help="Stop before the accuracy on validation images falls below this, from 0 to 1.",
+            help="Stop before the accuracy on validation images falls below this.",
             show_default=False,
         ),
     ] = None
@@ -56,10 +63,10 @@ class Scheduling:
     )
     per_cost: Annotated[
         float,
+        r.EXPONENT,
         typer.Option(
             help="Exponent of what a unit costs, by which its score is divided; 0: by its score "
             "alone.",
-            min=0,
         ),
     ] = 0.6
 
@@ -80,9 +87,9 @@ class Limiting:
             show_default=False,
         ),
     ] = None
-    min_units: Annotated[int, typer.Option(help="Units that every layer keeps.", min=1)] = 1
+    min_units: Annotated[int, r.UNITS, typer.Option(help="Units that every layer keeps.")] = 1
     round_to: Annotated[
-        int, typer.Option(help="Leave layers with a multiple of so many units.", min=1)
+        int, r.UNITS, typer.Option(help="Leave layers with a multiple of so many units.")
     ] = 1
     ceiling: Annotated[
         list[str] | None,
@@ -124,33 +131,49 @@ class Tuning:
     """Fine-tuning."""
 
     _: KW_ONLY
-    epochs: Annotated[int, typer.Option(help="Fine-tune for so many epochs.", min=0)] = 0
+    epochs: Annotated[
+        int, r.EPOCHS.but(low=0), typer.Option(help="Fine-tune for so many epochs.")
+    ] = 0
     tune: Annotated[
-        Literal["each", "end"], typer.Option(help="After each step, or once in the end.")
+        Literal["each", "end"], typer.Option(help="Fine-tune after each step, or once in the end.")
     ] = "each"
-    optimizer: Annotated[Literal["sgd", "adamw"], typer.Option(help="For fine-tuning.")] = "sgd"
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.01
-    momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9
-    weight_decay: Annotated[float, typer.Option(help="For fine-tuning.")] = 5e-4
+    optimizer: Annotated[
+        Literal["sgd", "adamw"], typer.Option(help="Optimizer of fine-tuning.")
+    ] = "sgd"
+    lr: Annotated[float, r.LEARNING_RATE, typer.Option(help="Learning rate.")] = 0.01
+    momentum: Annotated[float, r.BELOW_ONE, typer.Option(help="Momentum of SGD.")] = 0.9
+    weight_decay: Annotated[
+        float, r.FRACTION, typer.Option(help="Weight decay of fine-tuning.")
+    ] = 5e-4
     lr_schedule: Annotated[
         Literal["cosine", "step", "constant"], typer.Option(help="How the learning rate falls.")
     ] = "cosine"
-    label_smoothing: Annotated[float, typer.Option(help="For fine-tuning.")] = 0.0
-    distil: Annotated[
-        float, typer.Option(help="Weight of the unpruned network's outputs as targets, 0 to 1.")
+    label_smoothing: Annotated[
+        float, r.BELOW_ONE, typer.Option(help="Label smoothing of fine-tuning.")
     ] = 0.0
-    temperature: Annotated[float, typer.Option(help="Of distillation.")] = 4.0
+    distil: Annotated[
+        float,
+        r.FRACTION,
+        typer.Option(help="Weight of the unpruned network's outputs as targets."),
+    ] = 0.0
+    temperature: Annotated[
+        float, r.TEMPERATURE, typer.Option(help="Temperature of distillation.")
+    ] = 4.0
     patience: Annotated[
         int | None,
+        r.EPOCHS,
         typer.Option(
             help="Stop after so many epochs without a better validation accuracy.",
             show_default=False,
         ),
     ] = None
     precision: Annotated[
-        Literal["auto", "no", "bf16", "fp16"], typer.Option(help="Of fine-tuning's forward pass.")
+        Literal["auto", "no", "bf16", "fp16"],
+        typer.Option(help="Precision of fine-tuning's forward pass."),
     ] = "auto"
-    tune_batch: Annotated[int, typer.Option(help="Samples in a batch of fine-tuning.", min=1)] = 64
+    tune_batch: Annotated[int, r.BATCH, typer.Option(help="Samples in a batch of fine-tuning.")] = (
+        64
+    )
 
     def settings(self, seed: int) -> FineTune | None:
         """Return the settings, or None where nothing is tuned."""

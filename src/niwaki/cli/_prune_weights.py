@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._prune_options import Common
 from niwaki.errors import NiwakiError
@@ -26,14 +27,14 @@ def prune_weights(
     criterion: Annotated[
         str, typer.Option(help="A criterion for single weights, see `niwaki methods`.")
     ] = "lrp",
-    keep: Annotated[
-        float, typer.Option(help="Share of the weights to keep, between 0 and 1.")
-    ] = 0.5,
+    keep: Annotated[float, r.INSIDE, typer.Option(help="Share of the weights to keep.")] = 0.5,
     over: Annotated[
         Literal["network", "layer"],
         typer.Option(help="Rank over the whole network, or keep the same share of each layer."),
     ] = "network",
-    steps: Annotated[int, typer.Option(help="Number of steps; scored anew in each.", min=1)] = 1,
+    steps: Annotated[
+        int, r.WEIGHT_STEPS, typer.Option(help="Number of steps; scored anew in each.")
+    ] = 1,
     ignore: Annotated[
         list[str] | None,
         typer.Option(
@@ -41,11 +42,13 @@ def prune_weights(
             show_default=False,
         ),
     ] = None,
-    min_weights: Annotated[int, typer.Option(help="Weights that every layer keeps.", min=0)] = 1,
+    min_weights: Annotated[
+        int, r.UNITS.but(low=0), typer.Option(help="Weights that every layer keeps.")
+    ] = 1,
     per_class: Annotated[
-        int, typer.Option("--references", help="Reference images per class.", min=1)
+        int, r.SOME, typer.Option("--references", help="Reference images per class.")
     ] = 10,
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("sparse"),
+    out: o.Folder = Path("sparse"),
     *,
     common: Common,
 ) -> None:

@@ -1,0 +1,201 @@
+"""For every option of every command and every value that it cannot have: one line, nothing left."""
+
+import json
+import sys
+from inspect import signature
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import typer
+from typer.main import get_command
+
+from niwaki.cli import _app, app, main
+from niwaki.cli._spread import Bytes, Listed, Written, flag_of
+from niwaki.ranges import Range
+
+MODEL = "niwaki.models.zoo:vgg_digits"
+COMMANDS = {info.name: info.callback for info in app.registered_commands}
+
+
+def outside(found):
+    """Numbers that a range does not hold, as a person may type them."""
+    yield "nan" if not found.whole else "0.5"
+    if found.low > float("-inf"):
+        yield str(found.low if found.open_low else found.low - 1)
+        yield "-1e308" if not found.whole else str(-(10**12))
+    if found.high < float("inf"):
+        yield str(found.high if found.open_high else found.high + 1)
+        yield "1e308" if not found.whole else str(10**12)
+    if not found.whole:
+        yield from ("inf", "-inf")
+
+
+def wrong_values(parameter):
+    """What an option must refuse, by what its annotation says of it."""
+    kind, *about = get_args(parameter.annotation)
+    for one in about:
+        if isinstance(one, Range):
+            yield from outside(one)
+            yield from ("many", "")
+        if isinstance(one, Listed):
+            some = max(one.least, 1)
+            for value in outside(one.range):
+                yield ",".join([value] * some)
+            yield from ("", ",", "1,,2", "a", ",".join(["1"] * (one.most + 1)))
+        if isinstance(one, Bytes):
+            yield from ("1B", "0", "-1GB", "lots", "nanMB", "infGB", "", "9" * 40)
+        if isinstance(one, Written):
+            yield from ("{folder}/file/out", "/proc/out", "/", "")
+    if "Literal" in str(kind):
+        yield from ("nope", "")
+    elif kind is str or "str" in str(kind):
+        yield ""
+
+
+def shown(value):
+    """Return a value as a message shows it."""
+    try:
+        return value if "." not in value and "e" not in value else str(float(value))
+    except ValueError:
+        return value[:70]
+
+
+PROGRAM = get_command(app)  # built once: typer builds it anew in every call
+
+
+def cases():
+    """Each option of each command with its wrong values; what commands share, once in full."""
+    seen = set()
+    for name, command in COMMANDS.items():
+        for parameter in signature(command).parameters.values():
+            values = list(dict.fromkeys(wrong_values(parameter)))
+            again = (parameter.name, tuple(values)) in seen
+            seen.add((parameter.name, tuple(values)))
+            if values:
+                yield pytest.param(name, parameter, values[: 1 if again else None],
+                                   id=f"{name}-{parameter.name}")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("of a user")
+    monkeypatch.setattr(_app, "app", PROGRAM)
+    monkeypatch.chdir(tmp_path)
+
+
+def failing(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["niwaki", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    return capsys.readouterr()
+
+
+@pytest.mark.parametrize(("command", "parameter", "values"), list(cases()))
+def test_a_wrong_value_is_one_line_and_leaves_nothing(
+    command, parameter, values, tmp_path, monkeypatch, capsys
+):
+    flag = flag_of(parameter)
+    known = signature(COMMANDS[command]).parameters
+    for value in values:
+        given = value.format(folder=tmp_path)
+        arguments = [given if name == parameter.name else {"model": MODEL}.get(name, "digits")
+                     for name in ("model", "data", "images") if name in known]  # fmt: skip
+        out = [] if "out" not in known or parameter.name == "out" else ["--out=out"]
+        option = [f"{flag}={given}"] if flag.startswith("-") else []
+        said = failing(monkeypatch, capsys, command, *arguments, *out, *option)
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1
+        assert flag in said.err
+        assert shown(given) in said.err or parameter.name == "out"
+        assert said.out == ""
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_with_json_the_error_is_json_too(command, monkeypatch, capsys):
+    known = signature(COMMANDS[command]).parameters
+    arguments = [MODEL if name == "model" else "digits" for name in ("model", "data", "images")
+                 if name in known]  # fmt: skip
+    wrong = ["--out", "file"] if "out" in known else ["--seed", "0"]
+    said = failing(monkeypatch, capsys, command, *arguments, *wrong, "--json")
+    told = json.loads(said.out)
+    assert said.err == f"error: {told['error']}\n"
+    assert told["kind"].endswith("Error")
+
+
+def test_every_number_of_every_command_has_a_range():
+    seen = 0
+    for name, command in COMMANDS.items():
+        for parameter in signature(command).parameters.values():
+            kind, *about = get_args(parameter.annotation)
+            if "int" in str(kind) or "float" in str(kind):
+                seen += 1
+                assert any(isinstance(one, Range) for one in about), (name, parameter.name)
+            if parameter.name == "out":
+                assert any(isinstance(one, Written) for one in about), name
+    assert seen > 100
+
+
+def test_every_default_is_within_its_range():
+    for name, command in COMMANDS.items():
+        for parameter in signature(command).parameters.values():
+            for about in get_args(parameter.annotation)[1:]:
+                if isinstance(about, (Range, Listed)) and parameter.default is not None:
+                    about.check(f"{name} {parameter.name}", parameter.default)
+
+
+def test_the_help_of_every_option_is_a_sentence_and_names_its_range():
+    for name, command in get_command(app).commands.items():
+        for option in command.params:
+            told = getattr(option, "help", None)
+            if option.name == "help":
+                continue
+            assert told, (name, option.name)
+            assert told.rstrip().endswith((".", ").", "DATA.")), (name, option.name, told)
+            assert told[0].isupper() or told.startswith(("torchvision:", "'")), (name, told)
+            assert not told.startswith(("Of ", "For ", "May ", "See ")), (name, option.name, told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["prnue"], "Did you mean 'prune'?"),
+        (["prune", MODEL, "digits", "--kep", "0.5"], "--keep"),
+        (["prune", MODEL], "'DATA'"),
+        (["prune", MODEL, "digits", "extra"], "extra"),
+    ],
+)
+def test_misspelled_commands_and_options_are_one_line(arguments, says, monkeypatch, capsys):
+    said = failing(monkeypatch, capsys, *arguments).err
+    assert said.startswith("error: ")
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_without_a_command_the_help_is_shown(monkeypatch, capsys):
+    said = failing(monkeypatch, capsys)
+    assert "compare-criteria" in said.out + said.err
+
+
+def test_a_file_in_the_way_and_a_place_that_cannot_be_written(monkeypatch, capsys, tmp_path):
+    said = failing(monkeypatch, capsys, "export", MODEL, "--out", "file/a.onnx").err
+    assert "file is a file" in said
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    tried = []
+
+    def refuse(self, *args, **options):
+        tried.append(self)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    said = failing(monkeypatch, capsys, "car", MODEL, "digits", "--out", "locked/a/b").err
+    assert "Permission denied" in said
+    assert [path.parent for path in tried] == [locked]
+
+
+def test_typer_has_what_the_program_catches():
+    names = [kind.__name__ for kind in typer.BadParameter.__mro__[:3]]
+    assert names == ["BadParameter", "UsageError", "ClickException"]
