@@ -156,11 +156,27 @@ def without(model, group, unit, images):
         return smaller(images)
 
 
-def brute_force(model, images, labels, layer, unit):
+def masked(model, layer, unit, images):
+    """Outputs where a channel of a layer, and of the norm that follows it in its block, is zero."""
+    silent = copy.deepcopy(model)
+    parent = layer.rpartition(".")[0]
+    modules = [silent.get_submodule(layer)]
+    block = silent.get_submodule(parent)
+    if isinstance(block, nn.Sequential):
+        modules += [m for m in block if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    with torch.no_grad():
+        for module in modules:
+            module.weight[list(unit)] = 0
+            if module.bias is not None:
+                module.bias[list(unit)] = 0
+        return silent(images)
+
+
+def brute_force(model, images, labels, layer, unit, out=without):
     """Counts by class, near ties and sums, as the index has them; by physical removal."""
     with torch.no_grad():
         before = judge(model(images), labels)
-    after = judge(without(model, layer, unit, images), labels)
+    after = judge(out(model, layer, unit, images), labels)
     classes = model(images[:1]).shape[1]
     count = lambda which: torch.bincount(labels[which], minlength=classes)  # noqa: E731
     return {

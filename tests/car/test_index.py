@@ -23,7 +23,7 @@ def assert_twin(model, images, labels, found, every=1):
             assert_equal(layer, unit, truth)
 
 
-PATHS = {"untraceable": {"silenced"}, "norm over channels": {"removed", "spliced"}}
+PATHS = {"untraceable": {"removed"}, "norm over channels": {"removed", "spliced"}}
 
 
 @pytest.mark.parametrize("name", SMALL)

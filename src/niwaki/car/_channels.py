@@ -12,7 +12,7 @@ from niwaki.car._network import Network
 from niwaki.models.zoo import ShortcutA
 from niwaki.pruning import Group, Member
 
-__all__ = ["NotFollowedError", "follow"]
+__all__ = ["CHANNELWISE_NAMES", "NotFollowedError", "follow"]
 
 NOBODY = -1  # the label of a channel that belongs to no unit of the group
 
@@ -46,7 +46,7 @@ _CHANNELWISE = (
     nn.Softplus,
 )
 # Functions of torch and torch.nn.functional, and methods of tensors, by name.
-_CHANNELWISE_NAMES = frozenset(
+CHANNELWISE_NAMES = frozenset(
     [
         "relu",
         "relu6",
@@ -188,7 +188,7 @@ def _passed(
     sources = [n for n in node.all_input_nodes if n in network.shapes]
     name = _name(node)
     found: Tensor | None = None
-    if isinstance(module, _CHANNELWISE) or (module is None and name in _CHANNELWISE_NAMES):
+    if isinstance(module, _CHANNELWISE) or (module is None and name in CHANNELWISE_NAMES):
         found = labels.get(sources[0])
     elif module is None and name in _SUMS:
         found = _common([labels.get(n) for n in sources])

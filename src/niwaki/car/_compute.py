@@ -10,7 +10,7 @@ from torch import nn
 from niwaki import models
 from niwaki.accumulation import Totals
 from niwaki.car._evaluator import Evaluator
-from niwaki.car._groups import copy_of, device_of, examples, removable
+from niwaki.car._groups import copy_of, device_of, examples, judged
 from niwaki.car._index import CarIndex
 from niwaki.car._measure import index_of, measure
 from niwaki.data import Data, batches
@@ -38,7 +38,10 @@ def index(
     it contributes to the next layer is subtracted there, images that do not activate it are
     skipped, and the rest of the network runs for many units and images at once. The counts equal
     those of physical removal but for images whose two largest outputs differ by less than 1e-4,
-    which are reported.
+    which are reported. A layer that cannot lose a unit, because of what its network does with its
+    channels, is judged by masking: the channel is zero behind the layer's norm and activation.
+
+    It may run in several threads at once, on one model, too, while others call that model.
 
     Parameters
     ----------
@@ -79,8 +82,9 @@ def index(
     memory = parse_bytes(max_memory)
     own = copy_of(model)
     example = examples(own, data)
-    groups = removable(own, example, layers)
-    evaluator = Evaluator(own, example, groups, memory)
+    found = judged(own, example, layers)
+    evaluator = Evaluator(own, example, found.groups, memory, masks=found.layers)
+    groups = evaluator.groups
     size = evaluator.images(batch_size)
     fingerprint = models.fingerprint(model)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.car._evaluator import Evaluator
-from niwaki.car._groups import copy_of, removable
+from niwaki.car._groups import copy_of, judged
 from niwaki.car._index import scores_of
 from niwaki.car._measure import measure
 from niwaki.criteria import Criterion, register
@@ -74,7 +74,8 @@ class Car(Criterion):
         if self._prepared is None or self._prepared[0] != mark:
             own = copy_of(model)
             example = inputs[:8] if len(inputs) > 1 else torch.cat([inputs, inputs])
-            groups = removable(own, example)
-            evaluator = Evaluator(own, example, groups, parse_bytes(self.max_memory))
+            found = judged(own, example)
+            memory = parse_bytes(self.max_memory)
+            evaluator = Evaluator(own, example, found.groups, memory, masks=found.layers)
             self._prepared = mark, evaluator
         return self._prepared[1]

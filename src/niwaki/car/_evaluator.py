@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import prod
 from typing import Any, TypeAlias
@@ -16,14 +16,15 @@ from niwaki.car._look import Look
 from niwaki.car._network import Network, UntraceableError
 from niwaki.car._pairs import Pairs
 from niwaki.car._splice import Splice
-from niwaki.car._whole import Removed, Silenced, silenceable
-from niwaki.errors import ModelError
-from niwaki.pruning import Group, Removal, operate
+from niwaki.car._whole import Masked, Removed
+from niwaki.errors import ModelError, NothingToPruneError
+from niwaki.pruning import Group, Member, Removal, operate
 
 __all__ = ["Evaluator"]
 
 _TOLERANCE = 1e-3  # of the largest output, as pruning's own check has it
 _PROBED = 8  # images on which each group's evaluation is checked
+_COMPARED = 3  # units of each group that are compared
 # Bytes of a batch's largest value: on a CPU, more falls out of the caches and is paged in anew.
 _BATCH = {"cpu": 2**21}
 _BATCH_ELSEWHERE = 2**28
@@ -31,7 +32,7 @@ _FEWEST = 8  # rows of a batch, however large they are, if memory allows
 _ALIVE = 4  # values as large as the largest that a whole pass may keep alive at once
 
 
-_Way: TypeAlias = Splice | Silenced | Removed
+_Way: TypeAlias = Splice | Removed | Masked
 
 
 class Evaluator:
@@ -49,19 +50,26 @@ class Evaluator:
         Bytes to stay below.
     paths : sequence of str, optional
         How each group was evaluated before, where that has been checked already.
+    masks : mapping of str to int
+        All layers that are judged, with their number of units, in the order of the signal. Where
+        no group that can lose a unit has a layer, its units are masked one by one.
 
     Attributes
     ----------
+    groups : list of Group
+        Those that can be evaluated: the given ones without those that cannot lose a unit, and the
+        masked layers.
     paths : list of str
-        For each group: ``"spliced"``, only what follows the unit is computed anew; ``"silenced"``,
-        whole passes; ``"removed"``, whole passes of a physically pruned copy.
+        For each group: ``"spliced"``, only what follows the unit is computed anew; ``"removed"``,
+        whole passes of a physically pruned copy; ``"masked"``, whole passes in which a layer's
+        channel is zero.
     image_bytes, kept_bytes : int
         Memory that a look takes per image while it is made, and afterwards.
 
     Raises
     ------
-    ModelError
-        If units of a group cannot be removed at all.
+    NothingToPruneError
+        If no group is left.
     """
 
     def __init__(
@@ -71,26 +79,31 @@ class Evaluator:
         groups: Sequence[Group],
         memory: int,
         paths: Sequence[str] | None = None,
+        masks: Mapping[str, int] | None = None,
     ) -> None:
-        self.groups = groups
         self._memory = memory
         self._model = copy.deepcopy(model).requires_grad_(False)
         self._example = example[:2]
         self._network: Network | None = None
         if paths is None or "spliced" in paths:
             self._network = self._listed(example[:1])
-        possible = [self._possible(group) for group in groups]
-        self._ways: list[_Way]
-        if paths is None:
-            self._ways = [next(ways) for ways in possible]
-            self._needs = self._needed()
-            if not self._all_right(example[:_PROBED]):
-                self._ways = [self._first_right(group, example[:_PROBED]) for group in groups]
-        else:
-            self._ways = [
-                next(way for way in ways if way.path == path)
-                for ways, path in zip(possible, paths, strict=True)
-            ]
+        ways = (
+            self._chosen(groups, example[:_PROBED]) if paths is None else self._known(groups, paths)
+        )
+        found = [(g, way) for g, way in zip(groups, ways, strict=True) if way is not None]
+        if masks is not None:
+            found += self._masked(masks, [group for group, _ in found])
+            order = list(masks)
+            found.sort(
+                key=lambda pair: min(order.index(m) for m in _outputs(pair[0]) if m in masks)
+            )
+        self.groups = [group for group, _ in found]
+        self._ways: list[_Way] = [way for _, way in found]
+        if not found:
+            raise NothingToPruneError(
+                f"{type(model).__name__} has no unit whose classification accuracy reduction could "
+                "be computed"
+            )
         self._needs = self._needed()
         self._largest = _largest_value(self._model, example[:1])
         kept = (
@@ -117,7 +130,7 @@ class Evaluator:
         reach: list[dict[fx.Node, Tensor]] = [{} for _ in self.groups]
         if self._network is None or not self._needs:
             return Look(inputs, self._model(inputs), {}, reach, sizes)
-        read = self._read()
+        read = _read_by(self._ways)
 
         def note(node: fx.Node, value: Any) -> None:
             for group, reader in read.get(node, ()):
@@ -138,7 +151,7 @@ class Evaluator:
         """
         way = self._splice(group)
         assert self._network is not None
-        read, output = self._read(), self._network.output
+        read, output = _read_by(self._ways), self._network.output
         changed = look.active(group)[unit].nonzero().flatten()
         for part in Pairs(torch.full_like(changed, unit), changed).split(self._rows(way)):
             images = part.images
@@ -159,16 +172,6 @@ class Evaluator:
         assert isinstance(way, Splice)
         return way
 
-    def _read(self) -> dict[fx.Node, list[tuple[int, fx.Node]]]:
-        """List for each value the groups whose channels are in it, and what reads them there."""
-        found: dict[fx.Node, dict[int, fx.Node]] = {}
-        for i, way in enumerate(self._ways):
-            for reader in way.readers if isinstance(way, Splice) else ():
-                source = reader.args[0]
-                assert isinstance(source, fx.Node)
-                found.setdefault(source, {})[i] = reader
-        return {source: list(groups.items()) for source, groups in found.items()}
-
     @torch.no_grad()
     def without(self, look: Look, group: int, pairs: Pairs) -> Iterator[tuple[Pairs, Tensor]]:
         """Compute the outputs without the unit of each pair, part by part.
@@ -188,11 +191,15 @@ class Evaluator:
             Some of the pairs, and their outputs of shape (P, classes).
         """
         way = self._ways[group]
-        for part in pairs.split(self._rows(way)):
-            if isinstance(way, Splice):
+        if isinstance(way, Splice):
+            for part in pairs.split(self._rows(way)):
                 yield part, way.without(look.values, part)
-            else:
-                yield part, way.without(look.inputs, part)
+            return
+        # What a network without listed operations says of an image may depend on its neighbours:
+        # never two units in one batch.
+        for part in pairs.by_unit(max(1, self._memory // 2 // (_ALIVE * self._largest))):
+            inputs = look.inputs.index_select(0, part.images)
+            yield part, way.without(inputs, int(part.units[0]))
 
     def _listed(self, example: Tensor) -> Network | None:
         try:
@@ -200,85 +207,136 @@ class Evaluator:
         except UntraceableError:
             return None
 
-    def _possible(self, group: Group) -> Iterator[_Way]:
-        """Make the ways to evaluate a group, the cheapest first."""
+    def _known(self, groups: Sequence[Group], paths: Sequence[str]) -> list[_Way | None]:
+        """Make the ways that were right before."""
+        return [
+            self._splice_of(group) if path == Splice.path else self._removed(group)
+            for group, path in zip(groups, paths, strict=True)
+        ]
+
+    def _chosen(self, groups: Sequence[Group], images: Tensor) -> list[_Way | None]:
+        """Choose for each group the cheapest way that gives the physically pruned network."""
+        ways = [self._splice_of(group) for group in groups]
+        if self._all_right(groups, ways, images):
+            return list(ways)
+        return [
+            self._first_right(group, way, images) for group, way in zip(groups, ways, strict=True)
+        ]
+
+    def _splice_of(self, group: Group) -> Splice | None:
         if self._network is not None:
             with suppress(NotFollowedError):
-                yield Splice(self._network, group)
-        if silenceable(self._model):
-            yield Silenced(self._model, group)
-        yield Removed(self._model, self._example, group)
+                return Splice(self._network, group)
+        return None
+
+    def _removed(self, group: Group) -> Removed:
+        return Removed(self._model, self._example, group, self._memory // 4)
+
+    def _masked(
+        self, layers: Mapping[str, int], groups: Sequence[Group]
+    ) -> list[tuple[Group, _Way]]:
+        """Mask the channels of the layers that no group has."""
+        taken = {layer for group in groups for layer in _outputs(group)}
+        found: list[tuple[Group, _Way]] = []
+        for layer, units in layers.items():
+            way = Masked(self._model, layer)
+            if layer not in taken and way.works(self._example):
+                channels = tuple((unit,) for unit in range(units))
+                found.append((Group(layer, channels, (Member(layer, True, channels),)), way))
+        return found
 
     def _needed(self) -> set[fx.Node]:
         return {n for way in self._ways if isinstance(way, Splice) for n in way.needs}
 
-    def _all_right(self, images: Tensor) -> bool:
-        """Compare one check for all: a unit of each group gone, silenced and physically."""
-        if not all(isinstance(way, Splice) for way in self._ways):
+    @torch.no_grad()
+    def _all_right(
+        self, groups: Sequence[Group], ways: Sequence[Splice | None], images: Tensor
+    ) -> bool:
+        """Compare one check for all: units of each group gone, silenced and physically."""
+        splices = [way for way in ways if way is not None]
+        if self._network is None or not splices or len(splices) < len(ways):
             return False
-        assert self._network is not None
-        look = self.look(images)
-        units = [int(look.active(i).sum(1).argmax()) for i in range(len(self.groups))]
-        silent: dict[fx.Node, list[Tensor]] = {}
-        for way, unit in zip(self._ways, units, strict=True):
-            assert isinstance(way, Splice)
-            for node in way.readers:
-                silent.setdefault(node, []).append(way.channels(node, unit))
-        removals = [Removal(g.root, g.units[u]) for g, u in zip(self.groups, units, strict=True)]
-        smaller = copy.deepcopy(self._model)
-        try:
-            operate(smaller, self._example, removals)
-        except ModelError:
-            return False  # one by one, it shows which
-        with torch.no_grad():
-            found = self._network.silenced(
-                images, {node: torch.cat(parts) for node, parts in silent.items()}
-            )
-            return _agree(found, smaller(images))
+        busiest = self._busiest(splices, images)
+        for place in range(_COMPARED):
+            silent: dict[fx.Node, list[Tensor]] = {}
+            removals = []
+            for group, way, units in zip(groups, splices, busiest, strict=True):
+                unit = units[min(place, len(units) - 1)]
+                removals.append(Removal(group.root, group.units[unit]))
+                for node in way.readers:
+                    silent.setdefault(node, []).append(way.channels(node, unit))
+            smaller = copy.deepcopy(self._model)
+            try:
+                operate(smaller, self._example, removals)
+            except ModelError:
+                return False  # one by one, it shows which
+            doomed = {node: torch.cat(parts) for node, parts in silent.items()}
+            if not _agree(self._network.silenced(images, doomed), smaller(images)):
+                return False
+        return True
 
-    def _first_right(self, group: Group, images: Tensor) -> _Way:
-        """Choose the first way that gives the outputs of the physically pruned network."""
-        ways = list(self._possible(group))
-        removed = ways[-1]
-        assert isinstance(removed, Removed)
-        for way in ways[:-1]:
-            with torch.no_grad():
-                pairs, found = self._probe(way, images)
-                if _agree(found, removed.remove(int(pairs.units[0]))(images)):
-                    return way
+    @torch.no_grad()
+    def _first_right(self, group: Group, way: Splice | None, images: Tensor) -> _Way | None:
+        """Choose the first way that gives the physically pruned network, if there is one."""
+        removed = self._removed(group)
+        try:
+            if way is not None and self._agrees(way, removed, images):
+                return way
+            for unit in range(len(group)):
+                removed.remove(unit)
+        except ModelError:
+            return None
         return removed
 
-    def _probe(self, way: _Way, images: Tensor) -> tuple[Pairs, Tensor]:
-        """Take out one unit: the one that most images activate, where that is known."""
-        everywhere = torch.arange(len(images), device=images.device)
-        if not isinstance(way, Splice):
-            pairs = Pairs(torch.zeros_like(everywhere), everywhere)
-            return pairs, way.without(images, pairs)
+    def _agrees(self, way: Splice, removed: Removed, images: Tensor) -> bool:
+        """Compare some units with physical removal."""
         assert self._network is not None
-        active: list[Tensor] = []
-        readers = {node.args[0]: node for node in way.readers}
+        values = self._network.run(images, way.needs)
+        everywhere = torch.arange(len(images), device=images.device)
+        for unit in self._busiest([way], images)[0][:_COMPARED]:
+            found = way.without(values, Pairs(torch.full_like(everywhere, unit), everywhere))
+            if not _agree(found, removed.without(images, unit)):
+                return False
+        return True
+
+    def _busiest(self, ways: Sequence[Splice], images: Tensor) -> list[list[int]]:
+        """List the units of some groups, in each those first that most images activate."""
+        assert self._network is not None
+        active: list[list[Tensor]] = [[] for _ in ways]
+        read = _read_by(ways)
 
         def note(node: fx.Node, value: Any) -> None:
-            if node in readers:
-                active.append(way.active(readers[node], value))
+            for i, reader in read.get(node, ()):
+                active[i].append(ways[i].active(reader, value))
 
-        values = self._network.run(images, way.needs, note)
-        busiest = int(torch.stack(active).any(0).sum(1).argmax())
-        pairs = Pairs(torch.full_like(everywhere, busiest), everywhere)
-        return pairs, way.without(values, pairs)
+        self._network.run(images, (), note)
+        counts = [torch.stack(found).any(0).sum(1) for found in active]
+        return [count.argsort(descending=True, stable=True).tolist() for count in counts]
 
     def images(self, wanted: int) -> int:
         """Return how many images a look may have: at most those wanted."""
         return max(1, min(wanted, self._memory // 2 // self.image_bytes))
 
-    def _rows(self, way: _Way) -> int:
+    def _rows(self, way: Splice) -> int:
         """Return how many pairs go through the network as one batch."""
-        row = _ALIVE * self._largest
-        largest = self._largest
-        if isinstance(way, Splice):
-            row, largest = way.row_bytes, way.largest_bytes
         batch = _BATCH.get(self._example.device.type, _BATCH_ELSEWHERE)
-        return max(1, min(self._memory // 2 // row, max(_FEWEST, batch // largest)))
+        most = max(_FEWEST, batch // way.largest_bytes)
+        return max(1, min(self._memory // 2 // way.row_bytes, most))
+
+
+def _outputs(group: Group) -> list[str]:
+    return [member.layer for member in group.members if member.output]
+
+
+def _read_by(ways: Sequence[_Way]) -> dict[fx.Node, list[tuple[int, fx.Node]]]:
+    """List for each value the groups whose channels are in it, and what reads them there."""
+    found: dict[fx.Node, dict[int, fx.Node]] = {}
+    for i, way in enumerate(ways):
+        for reader in way.readers if isinstance(way, Splice) else ():
+            source = reader.args[0]
+            assert isinstance(source, fx.Node)
+            found.setdefault(source, {})[i] = reader
+    return {source: list(groups.items()) for source, groups in found.items()}
 
 
 def _agree(found: Tensor, expected: Tensor) -> bool:

@@ -59,6 +59,8 @@ def greedy(
     (Abbasi-Asl & Yu 2017). Only the lowest reduction is needed, so that a candidate is out as soon
     as the errors that it has made leave it no way to beat the best.
 
+    It may run in several threads at once, on one model, too, while others call that model.
+
     Parameters
     ----------
     model : nn.Module

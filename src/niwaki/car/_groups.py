@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from niwaki.data import Data, batches
 from niwaki.errors import ModelError, NothingToPruneError
 from niwaki.pruning import Group, couple
 
-__all__ = ["copy_of", "device_of", "examples", "removable", "within"]
+__all__ = ["Judged", "copy_of", "device_of", "examples", "judged", "removable", "within"]
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -46,10 +47,24 @@ def copy_of(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def removable(
-    model: nn.Module, example: Tensor, layers: Sequence[str] | None = None
-) -> list[Group]:
-    """List the groups that lose a unit without being emptied, in the order of the signal.
+@dataclass(frozen=True)
+class Judged:
+    """What may be judged of a network.
+
+    Attributes
+    ----------
+    groups : list of Group
+        Those that lose a unit without being emptied, in the order of the signal.
+    layers : dict of str to int
+        All hidden layers with more than one unit, and their number of units.
+    """
+
+    groups: list[Group]
+    layers: dict[str, int]
+
+
+def judged(model: nn.Module, example: Tensor, layers: Sequence[str] | None = None) -> Judged:
+    """List what may be judged.
 
     Parameters
     ----------
@@ -58,12 +73,12 @@ def removable(
     example : Tensor
         Two inputs or more.
     layers : sequence of str, optional
-        Only groups with one of these layers, or a layer within a module of that name.
+        Only these layers, or layers within modules of these names.
 
     Raises
     ------
     ValueError
-        For a layer that is in no group.
+        For a name that fits no layer.
     ModelError
         If the network's output is not of shape (N, classes).
     NothingToPruneError
@@ -76,23 +91,44 @@ def removable(
             "the classification accuracy reduction needs a network that returns shape "
             "(N, classes), with two classes or more"
         )
-    hidden = [layer.name for layer in hidden_layers(model, example[:1])]
-    groups = [group for group in couple(model, example, hidden) if len(group) > 1]
+    hidden = {layer.name: layer.units for layer in hidden_layers(model, example[:1])}
+    try:
+        coupled = couple(model, example, list(hidden))
+    except ModelError:
+        coupled = []  # no layer can lose a unit, and all can be masked
+    whole = {m.layer for group in coupled if len(group) == 1 for m in group.members if m.output}
+    groups = [group for group in coupled if len(group) > 1]
+    several = {name: units for name, units in hidden.items() if units > 1 and name not in whole}
     if layers is not None:
         wanted = [layers] if isinstance(layers, str) else list(layers)
         for name in wanted:
-            if not any(_has(group, name) for group in groups):
+            if not any(_within(layer, name) for layer in several):
                 raise ValueError(
-                    f"layers: {name!r} has no unit that can be removed. Those that have: "
-                    + ", ".join(group.root for group in groups)
+                    f"layers: {name!r} has no unit that can be judged. Those that have: "
+                    + ", ".join(several)
                 )
         groups = within(groups, wanted)
-    if not groups:
+        several = {n: units for n, units in several.items() if any(_within(n, w) for w in wanted)}
+    if not several:
         raise NothingToPruneError(
             f"{type(model).__name__} has no unit that can be removed. Convolutions and linear "
             "layers must be modules (nn.Conv2d, nn.Linear) with more than one unit"
         )
-    return groups
+    return Judged(groups, several)
+
+
+def removable(
+    model: nn.Module, example: Tensor, layers: Sequence[str] | None = None
+) -> list[Group]:
+    """List the groups that lose a unit without being emptied, in the order of the signal.
+
+    Parameters and errors are those of `judged`.
+    """
+    found = judged(model, example, layers)
+    if not found.groups:
+        names = ", ".join(found.layers)
+        raise NothingToPruneError(f"no unit of {names} can be removed from {type(model).__name__}")
+    return found.groups
 
 
 def within(groups: Sequence[Group], layers: Sequence[str]) -> list[Group]:
@@ -101,4 +137,8 @@ def within(groups: Sequence[Group], layers: Sequence[str]) -> list[Group]:
 
 
 def _has(group: Group, name: str) -> bool:
-    return any(m.output and f"{m.layer}.".startswith(f"{name}.") for m in group.members)
+    return any(m.output and _within(m.layer, name) for m in group.members)
+
+
+def _within(layer: str, name: str) -> bool:
+    return f"{layer}.".startswith(f"{name}.")

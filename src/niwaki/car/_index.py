@@ -61,9 +61,10 @@ class LayerCar:
     layers : tuple of str
         The layers that lose outputs with it, this one among them.
     path : str
-        How it was computed, all ways being exact: ``"spliced"``, what follows the unit was
-        computed anew; ``"silenced"``, whole passes in which nothing reads the unit;
-        ``"removed"``, whole passes of a physically pruned network.
+        How it was computed: ``"spliced"``, what follows the unit was computed anew;
+        ``"removed"``, whole passes of a physically pruned network; both are exact. ``"masked"``:
+        the layer cannot lose a unit, and its channel is zero instead, behind its norm and
+        activation.
     whole : Whole
         The network as it is.
     broken, mended : Tensor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from niwaki.models.zoo import ShortcutA
+from niwaki.car._tracer import list_operations
 
 __all__ = ["Network", "UntraceableError", "last_uses"]
 
@@ -23,19 +23,11 @@ _IN_PLACE = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
-_PROBES = 3  # rows of the example batch: not 1, which broadcasts
+_FEW, _MORE = 3, 5  # rows of two batches to learn from: not 1, which broadcasts
 
 
 class UntraceableError(Exception):
     """The network's operations cannot be listed, or are not what the network does."""
-
-
-class _Tracer(fx.Tracer):
-    """Sees torch's own modules as operations, and those of ours that pruning knows."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = (ShortcutA, nn.modules.conv._ConvNd, nn.Linear, *_NORMS)
-        return isinstance(m, known) or super().is_leaf_module(m, module_qualified_name)
 
 
 class Network:
@@ -70,15 +62,15 @@ class Network:
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         own = copy.deepcopy(model)
         try:
-            graph = _Tracer().trace(own)
+            graph = list_operations(own)
         except Exception as error:  # whatever the network's own code does with a stand-in
             raise UntraceableError(f"{type(error).__name__}: {error}") from error
         self.modules = dict(own.named_modules())
         _out_of_place(graph, self.modules)
         _fold_norms(graph, self.modules)
         _drop_unused(graph)
-        if any(isinstance(module, nn.Conv2d) for module in self.modules.values()):
-            for module in self.modules.values():  # which CPU and GPU convolve fastest
+        for module in self.modules.values():
+            if isinstance(module, nn.Conv2d):  # which CPU and GPU convolve fastest so
                 module.to(memory_format=torch.channels_last)
         self._root = own
         self.nodes = list(graph.nodes)
@@ -95,25 +87,25 @@ class Network:
         for node in self.nodes:
             if node is not self.input and all(n in self.constants for n in node.all_input_nodes):
                 self.constants.add(node)
-        rows = torch.cat([example] * _PROBES)[:_PROBES]
+        rows = _probes(example)
+        few, order = rows[:_FEW], torch.tensor([2, 0, 1, 4, 3], device=rows.device)
         with torch.no_grad():
             try:
-                values = self.run(rows, self.nodes)
-                expected = model(rows)
+                values, others = self.run(few, self.nodes), self.run(rows[order], self.nodes)
+                expected = model(few)
             except Exception as error:
                 raise UntraceableError(f"{type(error).__name__}: {error}") from error
-        found = values[self.output]
-        size = float(expected.abs().max())
-        if (
-            found.shape != expected.shape
-            or not float((found - expected).abs().max()) <= 1e-4 * size
-        ):
+        if not _close(values[self.output], expected):
             raise UntraceableError("its listed operations give other outputs than the network")
         for node, value in values.items():
-            if isinstance(value, Tensor) and node not in self.constants:
-                if value.dim() == 0 or len(value) != _PROBES:
-                    raise UntraceableError(f"{node.name} has no row for each image")
-                self.shapes[node] = tuple(value.shape[1:])
+            if not isinstance(value, Tensor) or node in self.constants:
+                continue
+            other = others[node]
+            if value.dim() == 0 or len(value) != _FEW or len(other) != len(rows):
+                raise UntraceableError(f"{node.name} has no row for each image")
+            if not _close(value[order[:_FEW]], other[:_FEW]):
+                raise UntraceableError(f"{node.name} brings images of a batch together")
+            self.shapes[node] = tuple(value.shape[1:])
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """Return the module that a node calls, if it calls one."""
@@ -174,6 +166,28 @@ class Network:
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)
         return node.target(*args, **kwargs)
+
+
+def _probes(example: Tensor) -> Tensor:
+    """Make images that differ from each other, however few and plain the given ones are."""
+    images = torch.cat([example] * _MORE)[:_MORE]
+    if not images.is_floating_point():
+        return images
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.rand(images.shape, generator=generator, dtype=torch.float64) + 0.5
+    factors = factors.to(images)
+    return torch.where(images == 0, factors - 1, images * factors)
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Whether two values are the same but for rounding."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    if not (found.is_floating_point() or found.is_complex()) or not found.numel():
+        return torch.equal(found, expected)
+    size = float(expected.abs().nan_to_num(0, 0, 0).max())
+    share = max(1e-4, 8 * torch.finfo(found.dtype).eps)
+    return torch.allclose(found, expected, rtol=0, atol=share * size, equal_nan=True)
 
 
 def last_uses(nodes: Sequence[fx.Node], keep: Collection[fx.Node]) -> dict[fx.Node, list[fx.Node]]:

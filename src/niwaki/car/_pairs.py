@@ -48,6 +48,12 @@ class Pairs:
             part = slice(start, start + rows)
             yield Pairs(self.units[part], self.images[part])
 
+    def by_unit(self, rows: int) -> Iterator[Pairs]:
+        """Cut into pieces of one unit each, and of at most so many pairs."""
+        for segment in self.segments():
+            part = slice(segment.start, segment.stop)
+            yield from Pairs(self.units[part], self.images[part]).split(rows)
+
     def segments(self) -> list[Segment]:
         """List the runs of pairs with the same unit."""
         units, counts = torch.unique_consecutive(self.units, return_counts=True)

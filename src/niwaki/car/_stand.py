@@ -12,6 +12,7 @@ from niwaki.car._look import Look, gather
 from niwaki.car._outcome import judge
 from niwaki.car._pool import Pool
 from niwaki.car._tally import Candidate
+from niwaki.errors import NothingToPruneError
 from niwaki.pruning import Group
 
 __all__ = ["Stand"]
@@ -48,7 +49,7 @@ class Stand:
     Attributes
     ----------
     groups : list of Group
-        As they were listed.
+        As they were listed, without those that cannot lose a unit.
     evaluator : Evaluator
         Of the network as it stands.
     whole : Look, optional
@@ -74,16 +75,17 @@ class Stand:
         groups = removable(model, example)
         if layers is not None:  # a layer that is down to its last unit is no longer among them
             groups = within(groups, [layers] if isinstance(layers, str) else layers)
-        self.groups: list[Group] = [group for group in groups if len(group) > min_units]
+        groups = [group for group in groups if len(group) > min_units]
+        if not groups:
+            raise NothingToPruneError("every layer is down to its last units")
         self._min = max(1, min_units)
-        self._gone: list[set[int]] = [set() for _ in self.groups]
         self.whole: Look | None = None
-        if not self.groups:
-            return
-        known = [paths.get(group.root, "") for group in self.groups]
+        known = [paths.get(group.root, "") for group in groups]
         self.evaluator = Evaluator(
-            model, example, self.groups, memory // 2, known if all(known) else None
+            model, example, groups, memory // 2, known if all(known) else None
         )
+        self.groups: list[Group] = self.evaluator.groups
+        self._gone: list[set[int]] = [set() for _ in self.groups]
         self.size = self.evaluator.images(size)
         if self.evaluator.kept_bytes * len(pool) <= memory // 4:
             self.whole = gather(len(pool), self.size, pool.read, self.evaluator.look)
