@@ -21,7 +21,7 @@ def select(output: Tensor, target: Target) -> Tensor:
     Parameters
     ----------
     output : Tensor
-        Shape (N, classes) or (N, classes, ...).
+        Shape (N, classes) or (N, classes, ...); or (N,), for networks with one output.
     target : None, int, sequence of int, or Tensor
         None: each sample's largest output; an int: that class for all; integers, one per sample;
         a floating-point tensor that broadcasts to the output's shape: the weights themselves.
@@ -36,8 +36,10 @@ def select(output: Tensor, target: Target) -> Tensor:
     DataError
         For a class that does not exist, or a target that does not fit the output.
     """
-    if output.dim() < 2:
-        raise DataError(f"the output has shape {tuple(output.shape)}; expected (N, classes)")
+    if output.dim() == 0:
+        raise DataError("the output is a single number; expected (N, classes), (N, 1) or (N,)")
+    if output.dim() == 1:  # one output per sample, as a regression gives or a binary classifier
+        return select(output[:, None], _with_column(target, output))[:, 0]
     if isinstance(target, Tensor) and target.is_floating_point():
         return _weights(output, target)
     weights = torch.zeros_like(output)
@@ -58,12 +60,25 @@ def select(output: Tensor, target: Target) -> Tensor:
     classes = output.shape[1]
     wrong = index[(index < 0) | (index >= classes)]
     if len(wrong):
-        raise DataError(
-            f"class {int(wrong[0])} does not exist: the network has {classes} outputs, 0 to "
-            f"{classes - 1}"
-        )
+        raise DataError(f"class {int(wrong[0])} does not exist: {_known(classes)}")
     weights[torch.arange(len(output), device=output.device), index.long()] = 1
     return weights
+
+
+def _known(classes: int) -> str:
+    if classes > 1:
+        return f"the network has {classes} outputs, 0 to {classes - 1}"
+    return (
+        "the network has one output, 0. If that is the logit of the second of two classes, "
+        "niwaki.propagation.per_class(model, inputs) has an output for each of them"
+    )
+
+
+def _with_column(target: Target, output: Tensor) -> Target:
+    """Give weights of the output's shape (N,) the column that it gets."""
+    if isinstance(target, Tensor) and target.is_floating_point() and target.shape == output.shape:
+        return target[:, None]
+    return target
 
 
 def _weights(output: Tensor, target: Tensor) -> Tensor:

@@ -17,10 +17,11 @@ from torch.utils.data import Dataset, Subset
 
 from niwaki import models
 from niwaki.attribution import create
-from niwaki.audit._material import tolerant
+from niwaki.audit._material import example, tolerant
 from niwaki.audit._project import write_label_map, write_project
 from niwaki.data import Preprocessing, batches, check_labels
 from niwaki.errors import DataError
+from niwaki.propagation import per_class
 
 __all__ = ["Collection", "collect"]
 
@@ -135,6 +136,7 @@ def collect(
     parts = [home / f"{name}.part" for name in _FILES]
     done = _resume(parts, about)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    model = per_class(model, example(data, range(total), device))
     explainer = tolerant(create(method, model, **options))
     rest = Subset(data, range(done, total))
     if done < total:

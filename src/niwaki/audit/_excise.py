@@ -15,7 +15,7 @@ from niwaki import models, pruning
 from niwaki.audit._measures import auc
 from niwaki.criteria import Scores, hidden_layers
 from niwaki.errors import DataError, NothingToPruneError
-from niwaki.propagation import Maps, epsilon_plus, propagate, unit_dimension
+from niwaki.propagation import Maps, epsilon_plus, per_class, propagate, unit_dimension
 from niwaki.pruning import Removal
 
 __all__ = ["Excised", "Trial", "excise", "specificity"]
@@ -171,6 +171,7 @@ def _shares(
 ) -> dict[str, Tensor]:
     """Each unit's share of its layer's absolute relevance, inside masks where they are given."""
     sums = {name: torch.zeros(()).double() for name in dimension}
+    model = per_class(model, inputs[:2])
     for start in range(0, len(inputs), batch_size):
         part = slice(start, start + batch_size)
         maps = Maps(set(dimension))
@@ -225,8 +226,9 @@ def _try(
     clean: tuple[Tensor, Tensor],
 ) -> Trial:
     with torch.no_grad():
-        change = _margin(model(inputs), labels) - _margin(model(without), labels)
-        outputs = model(clean[0])
+        said = [models.class_logits(model(x), "an audit") for x in (inputs, without, clean[0])]
+    change = _margin(said[0], labels) - _margin(said[1], labels)
+    outputs = said[2]
     accuracy = float((outputs.argmax(1) == clean[1]).double().mean())
     quality = auc(outputs.double().cpu().numpy(), clean[1].cpu().numpy())
     return Trial(units, float(change.abs().mean()), accuracy, quality)

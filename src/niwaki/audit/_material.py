@@ -16,6 +16,7 @@ from niwaki import models
 from niwaki.attribution import Method, Propagating, create
 from niwaki.data import Preprocessing, batches, check_labels
 from niwaki.errors import DataError
+from niwaki.propagation import per_class
 
 __all__ = ["Material", "check_groups", "gather", "margins", "sample", "tolerant"]
 
@@ -193,6 +194,7 @@ def gather(
     numbers = np.arange(total) if groups is None else check_groups(groups, total)
     chosen = sample(data, limit, seed)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    model = per_class(model, example(data, chosen, device))
     explainer = tolerant(create(method, model, **options))
     inputs, labels, outputs, relevance = [], [], [], []
     for batch, truth in batches(Subset(data, chosen), batch_size, device, "explaining"):
@@ -222,6 +224,12 @@ def gather(
         np.unique(numbers, return_inverse=True)[1].reshape(-1)[chosen],
         batch_size,
     )
+
+
+def example(data: Any, chosen: Sequence[int], device: torch.device) -> Tensor:
+    """Return the inputs of the first two images of a choice, to see what a network says of them."""
+    first = [torch.as_tensor(data[position][0]) for position in chosen[:2]]
+    return torch.stack(first).to(device)
 
 
 def check_groups(groups: Sequence[Any] | Array, count: int) -> Array:

@@ -13,6 +13,7 @@ from niwaki import models
 from niwaki.criteria import hidden_layers
 from niwaki.data import Data, batches
 from niwaki.errors import ModelError, NothingToPruneError
+from niwaki.propagation import check_logit
 from niwaki.pruning import Group, couple
 
 __all__ = ["Judged", "copy_of", "device_of", "examples", "judged", "removable", "within"]
@@ -80,17 +81,14 @@ def judged(model: nn.Module, example: Tensor, layers: Sequence[str] | None = Non
     ValueError
         For a name that fits no layer.
     ModelError
-        If the network's output is not of shape (N, classes).
+        If the network's output is no tensor of shape (N, classes) or (N, 1).
     NothingToPruneError
         If there is none.
     """
     with torch.no_grad():
         output = model(example)
-    if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
-        raise ModelError(
-            "the classification accuracy reduction needs a network that returns shape "
-            "(N, classes), with two classes or more"
-        )
+    models.class_logits(output, "the classification accuracy reduction")
+    check_logit(model, example)
     hidden = {layer.name: layer.units for layer in hidden_layers(model, example[:1])}
     try:
         coupled = couple(model, example, list(hidden))

@@ -13,6 +13,7 @@ from niwaki.car._index import CarIndex, LayerCar, Whole
 from niwaki.car._outcome import Outcome, judge
 from niwaki.car._pairs import Pairs
 from niwaki.data import check_labels
+from niwaki.models import class_logits
 from niwaki.pruning import Group
 
 __all__ = ["index_of", "measure"]
@@ -27,7 +28,7 @@ def measure(evaluator: Evaluator, inputs: Tensor, labels: Tensor) -> dict[str, T
         For a label that is no output.
     """
     look = evaluator.look(inputs)
-    classes = look.logits.shape[1]
+    classes = class_logits(look.logits).shape[1]
     check_labels(labels, classes)
     before = judge(look.logits, labels)
     sums = {

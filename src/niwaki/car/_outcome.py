@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from niwaki.models import class_logits
+
 __all__ = ["TIE", "Outcome", "judge"]
 
 #: Two outputs that are closer than this are a near tie: rounding may decide which is larger.
@@ -43,8 +45,11 @@ class Outcome:
 
 
 def judge(logits: Tensor, labels: Tensor) -> Outcome:
-    """Judge outputs of shape (N, classes) by the true classes, shape (N,)."""
-    logits = logits.double()
+    """Judge outputs by the true classes, shape (N,).
+
+    Outputs have the shape (N, classes), or (N, 1) with the logit of the second of two classes.
+    """
+    logits = class_logits(logits, "the classification accuracy reduction").double()
     own = labels.unsqueeze(1)
     others = logits.scatter(1, own, -torch.inf).amax(1)
     best = logits.topk(2, dim=1).values

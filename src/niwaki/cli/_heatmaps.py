@@ -128,9 +128,11 @@ def explain_images(
 
     from niwaki import attribution
     from niwaki.data import batches, check_labels
+    from niwaki.propagation import per_class
 
     device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
-    made = {name: attribution.create(name, loaded.model) for name in methods}
+    judged = per_class(loaded.model, torch.stack([picked.subset[0][0]]).to(device))
+    made = {name: attribution.create(name, judged) for name in methods}
     for explainer in made.values() if not strict else ():
         if isinstance(explainer, attribution.Propagating):
             explainer.max_loss = None
@@ -140,7 +142,7 @@ def explain_images(
     heatmaps: dict[str, list[Tensor]] = {name: [] for name in methods}
     for batch, truth in batches(picked.subset, batch_size, device, "explaining"):
         with torch.no_grad():
-            output = loaded.model(batch)
+            output = judged(batch)
         if target is not None:
             check_labels(torch.tensor([target]), output.shape[1])
         for name, explainer in made.items():

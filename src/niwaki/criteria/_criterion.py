@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from niwaki.accumulation import Totals
 from niwaki.data import Data
 from niwaki.errors import ModelError
-from niwaki.propagation import Layer, Operation, unit_dimension
+from niwaki.propagation import Layer, Operation, per_class, unit_dimension
 
 __all__ = ["Criterion", "UnitSums", "per_sample", "per_unit", "per_unit_size", "sums_of"]
 
@@ -52,6 +52,18 @@ class Criterion(ABC):
             For a data set or tensors; a loader has its own.
         """
         return self
+
+    def network(self, model: nn.Module, inputs: Tensor) -> nn.Module:
+        """Return the network that `batch` gets: one with an output per class, see `per_class`.
+
+        Parameters
+        ----------
+        model : nn.Module
+            In evaluation mode; not changed.
+        inputs : Tensor
+            Shape (N, ...): the first batch.
+        """
+        return per_class(model, inputs)
 
     def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """Compute a batch's own sums: layer name to a tensor of one value per unit.

@@ -12,7 +12,7 @@ from niwaki.attribution import fit_patterns
 from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._lrp import Reduce, Relevance
 from niwaki.criteria._registry import register
-from niwaki.data import Data
+from niwaki.data import Data, batches
 from niwaki.propagation import pattern_attribution
 
 __all__ = ["PatternRelevance"]
@@ -57,7 +57,9 @@ class PatternRelevance(Relevance):
     def prepared(self, model: nn.Module, data: Data, batch_size: int) -> Criterion:
         """Return the criterion with patterns fitted on the reference samples."""
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        patterns = fit_patterns(model, data, estimator=self.estimator, batch_size=batch_size)
+        example, _ = next(iter(batches(data, batch_size, device)))
+        judged = self.network(model, example)
+        patterns = fit_patterns(judged, data, estimator=self.estimator, batch_size=batch_size)
         ready = copy.copy(self)
         ready.composite = pattern_attribution(patterns.to(device))
         return ready

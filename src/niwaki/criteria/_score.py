@@ -14,7 +14,7 @@ from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._scores import Scores
 from niwaki.data import Data, batches, check_labels
 from niwaki.errors import ModelError, NothingToPruneError
-from niwaki.models import fingerprint
+from niwaki.models import class_logits, fingerprint
 from niwaki.propagation import Layer, trace
 
 __all__ = ["fingerprint", "hidden_layers", "score", "scored"]
@@ -73,14 +73,16 @@ def scored(
 ) -> tuple[Scores, list[Layer]]:
     """Take the sums over all batches; return the scores as they are, and the layers."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    totals, layers = Totals(), None
+    totals, layers, judged = Totals(), None, model
     for inputs, labels in batches(data, batch_size, device, f"{what} by {criterion.name}"):
         if layers is None:
             layers = list_layers(model, inputs[:1])
         if not criterion.needs_data:
             break
-        check_labels(labels, _outputs(model, inputs[:1]))
-        totals = totals.update(criterion.batch(model, inputs, labels), len(inputs))
+        if totals.samples == 0:
+            judged = criterion.network(model, inputs)
+        check_labels(labels, _classes(model, inputs))
+        totals = totals.update(criterion.batch(judged, inputs, labels), len(inputs))
     assert layers is not None  # `batches` refuses empty data
     values = criterion.scores(totals, layers, model)
     _check_finite(values, criterion)
@@ -105,14 +107,9 @@ def hidden_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
     return layers
 
 
-def _outputs(model: nn.Module, inputs: Tensor) -> int:
+def _classes(model: nn.Module, inputs: Tensor) -> int:
     with torch.no_grad():
-        output = model(inputs)
-    if output.dim() != 2:
-        raise ModelError(
-            f"the network's output has shape {tuple(output.shape)}; criteria need (N, classes)"
-        )
-    return int(output.shape[1])
+        return class_logits(model(inputs[:1]), "a criterion").shape[1]
 
 
 def _check_finite(values: dict[str, Tensor], criterion: Criterion) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from niwaki.accumulation import Totals
 from niwaki.errors import ModelError, NoEvidenceWarning
+from niwaki.models import class_logits
 
 __all__ = ["Evidence", "check_evidence", "cross_entropy", "one_hot"]
 
@@ -20,9 +21,12 @@ def cross_entropy(labels: Tensor) -> Start:
     """Start with the derivative of the summed cross-entropy by the outputs."""
 
     def start(output: Tensor) -> Tensor:
-        return torch.softmax(output, 1).scatter_add_(
+        # One column is the logit of class 1, whose derivative is the second of both.
+        probabilities = torch.softmax(class_logits(output), 1)
+        derivative = probabilities.scatter_add_(
             1, labels[:, None], -output.new_ones(len(output), 1)
         )
+        return derivative[:, -output[0].numel() :].view_as(output)
 
     return start
 

@@ -16,7 +16,8 @@ from niwaki.accumulation import Totals
 from niwaki.criteria._composites import told
 from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._starts import Evidence, check_evidence
-from niwaki.propagation import Composite, Layer, epsilon, propagate
+from niwaki.models import class_logits
+from niwaki.propagation import Composite, Layer, epsilon, per_class, propagate
 
 __all__ = [
     "Lamp",
@@ -40,6 +41,10 @@ class WeightCriterion(Criterion):
     `batch` gives sums by layer name, as `Criterion.batch` does; `scores` gets the layers with
     their weights.
     """
+
+    def network(self, model: nn.Module, inputs: Tensor) -> nn.Module:
+        """Return the network itself: the last layer's weights are scored too, as they are."""
+        return model
 
 
 W = TypeVar("W", bound=type[WeightCriterion])
@@ -170,11 +175,16 @@ class WeightRelevance(_Reduced):
     def signed(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """Compute the relevance of all weights, summed over the batch."""
         start = Evidence(labels)
-        done = propagate(model, inputs, self.composite, start, weights=True, max_loss=self.max_loss)
+        judged = per_class(model, inputs)
+        done = propagate(
+            judged, inputs, self.composite, start, weights=True, max_loss=self.max_loss
+        )
         found: dict[str, Tensor] = dict(start.sums)
         for operation in done.operations:
             relevance = operation.weight_relevance
             if relevance is not None and operation.kind in ("convolution", "linear"):
+                if judged is not model and operation.last:  # both units have the same weights
+                    relevance = relevance.sum(0, keepdim=True)
                 found[operation.layer] = relevance + found.get(operation.layer, 0)
         return found
 
@@ -213,7 +223,7 @@ class WeightGradient(_Reduced):
         leaves = {n: p.detach().requires_grad_() for n, p in model.named_parameters()}
         with torch.inference_mode(False), torch.enable_grad():
             output = functional_call(model, leaves, (inputs,))
-            loss = F.cross_entropy(output, labels, reduction="sum")
+            loss = F.cross_entropy(class_logits(output), labels, reduction="sum")
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         return {
             owner(name): self.value(leaf.detach(), gradient)

@@ -40,7 +40,8 @@ def batches(
     inputs : Tensor
         Shape (B, ...), floating point, finite.
     labels : Tensor
-        Shape (B,), int64.
+        Shape (B,), int64. Zeros and ones as floats or truth values, also in a column, as a binary
+        cross-entropy takes them, become class numbers.
 
     Raises
     ------
@@ -82,6 +83,8 @@ def check_labels(labels: Tensor, outputs: int) -> None:
     position = int(wrong[0, 0])
     label = int(labels[position])
     hint = "map the classes to the right outputs"
+    if outputs == 2 and label > 1:
+        hint += " (a network with a single output tells two classes apart, 0 and 1)"
     if label == -1:  # what images without labels have
         hint = "these data have no labels, give some"
     raise DataError(
@@ -100,6 +103,7 @@ def as_dataset(data: Dataset[Any] | tuple[Tensor, Tensor]) -> Dataset[Any]:
             "(inputs, labels)"
         )
     inputs, labels = data
+    labels = _class_numbers(labels)
     _check_pair(inputs, labels)
     return TensorDataset(inputs, labels)
 
@@ -123,7 +127,7 @@ def _checked(
             raise DataError(
                 f"a batch is {_describe(batch)}; it must be a pair of tensors (inputs, labels)"
             )
-        inputs, labels = batch[0], torch.as_tensor(batch[1])
+        inputs, labels = batch[0], _class_numbers(torch.as_tensor(batch[1]))
         _check_pair(inputs, labels)
         _check_inputs(inputs, seen)
         seen += len(inputs)
@@ -132,9 +136,27 @@ def _checked(
         raise DataError("there are no data: not one batch came")
 
 
+def _class_numbers(labels: Tensor) -> Tensor:
+    """Return labels as they are, or those of a binary cross-entropy as class numbers.
+
+    There, labels are zeros and ones, as floats or truth values, often in a column.
+    """
+    column = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    binary = column.dtype == torch.bool or (
+        column.is_floating_point() and bool(((column == 0) | (column == 1)).all())
+    )
+    return column.long() if binary else column
+
+
 def _check_pair(inputs: Tensor, labels: Tensor) -> None:
-    integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    if not integer or labels.ndim != 1:
+    if labels.is_floating_point():
+        raise DataError(
+            f"labels are {labels.dtype}, such as {float(labels.flatten()[0]):g}: accuracies and "
+            "criteria need the index of a class for each input. What a regression says can be "
+            "explained, without labels, by niwaki.explain; to prune it, sort its values into "
+            "classes and give it an output for each"
+        )
+    if labels.is_complex() or labels.dtype == torch.bool or labels.ndim != 1:
         raise DataError(
             f"labels are {labels.dtype} of shape {tuple(labels.shape)}; they must be integers of "
             "shape (N,), the index of a class for each input"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from niwaki import models
 from niwaki.data import Data, batches, check_labels
-from niwaki.errors import ModelError
+from niwaki.propagation import check_logit
 
 __all__ = ["accuracy"]
 
@@ -20,7 +20,8 @@ def accuracy(
     Parameters
     ----------
     model : nn.Module
-        In evaluation mode, returning shape (N, classes).
+        In evaluation mode, returning shape (N, classes), or one column with the logit of the
+        second of two classes, which is said where it is above 0.
     data : DataLoader, Dataset or pair of tensors
         Inputs and labels.
     batch_size : int
@@ -45,10 +46,9 @@ def accuracy(
     right = seen = 0
     with torch.no_grad():
         for inputs, labels in batches(data, batch_size, device, description):
-            output = model(inputs)
-            if not isinstance(output, Tensor) or output.dim() != 2:
-                what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise ModelError(f"the network returns {what}; accuracy needs shape (N, classes)")
+            if seen == 0:
+                check_logit(model, inputs)
+            output = models.class_logits(model(inputs), "accuracy")
             check_labels(labels, output.shape[1])
             right += int((output.argmax(1) == labels).sum())
             seen += len(labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TypeAlias
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from niwaki import attribution, models
 from niwaki.attribution import Method, Propagating
 from niwaki.data import Data, batches, check_labels
-from niwaki.errors import DataError, ModelError
+from niwaki.errors import DataError
+from niwaki.propagation import per_class
 
 __all__ = [
     "Choice",
@@ -68,17 +70,23 @@ def device_of(model: nn.Module) -> torch.device:
 
 def with_classes(
     model: nn.Module, data: Data, target: Choice, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Check the model, and return an iterator over batches of images and their chosen classes."""
-    device = device_of(model)
+) -> tuple[nn.Module, Iterator[tuple[Tensor, Tensor]]]:
+    """Check the model; return what to explain, and batches of images with their chosen classes.
+
+    What is explained is the model itself, or for one that ends in a single column its twin with an
+    output per class, see `niwaki.propagation.per_class`.
+    """
+    found = batches(data, batch_size, device_of(model))
+    first = next(found)  # `batches` refuses empty data
+    judged = per_class(model, first[0])
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        for inputs, labels in batches(data, batch_size, device):
+        for inputs, labels in chain([first], found):
             with torch.no_grad():
-                output = model(inputs)
+                output = judged(inputs)
             yield inputs, chosen_classes(output, labels, target)
 
-    return pairs()
+    return judged, pairs()
 
 
 def chosen_classes(output: Tensor, labels: Tensor, target: Choice) -> Tensor:
@@ -100,9 +108,7 @@ def chosen_classes(output: Tensor, labels: Tensor, target: Choice) -> Tensor:
     DataError
         For a class that is no output.
     """
-    if not isinstance(output, Tensor) or output.dim() != 2:
-        what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(f"the network returns {what}; expected one tensor of (N, classes)")
+    output = models.class_logits(output, "an evaluation of heatmaps")
     if target is None:
         return output.argmax(1)
     if isinstance(target, str) and target != "label":

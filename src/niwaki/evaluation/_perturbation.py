@@ -112,7 +112,7 @@ def perturbation_curves(
     """
     _check(regions, steps, regions_per_step, orders, score)
     run = _Run(regions, steps, regions_per_step, orders, replacement, pooling, score, target, seed)
-    images = with_classes(model, data, target, batch_size)
+    model, images = with_classes(model, data, target, batch_size)
     made = {name: tolerant(make(model)) for name, make in factories(methods).items()}
     found: dict[str, dict[Order, list[Tensor]]] = {
         name: {order: [] for order in orders} for name in made

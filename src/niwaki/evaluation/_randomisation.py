@@ -139,7 +139,7 @@ def randomisation_test(
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode {mode!r} is none of {', '.join(get_args(Mode))}")
-    images = with_classes(model, data, target, batch_size)
+    model, images = with_classes(model, data, target, batch_size)
     made = factories(methods)
     held = list(images)
     twin = copy.deepcopy(model)

@@ -25,7 +25,7 @@ from niwaki.filters._selectivity import class_selectivity, grey, orientation
 from niwaki.filters._served import Served, served
 from niwaki.filters._strongest import Strongest
 from niwaki.progress import track
-from niwaki.propagation import Layer, propagate
+from niwaki.propagation import Layer, per_class, propagate
 
 __all__ = ["chosen_layers", "profile", "relevance_method"]
 
@@ -92,6 +92,7 @@ def profile(
     state: _State | None = None
     for inputs, labels in batches(data, batch_size, device, description):
         if state is None:
+            model = per_class(model, inputs)
             state = _State.begin(model, inputs, layers, patches)
         state = state.update(*_read(model, explainer, state.names, inputs, labels))
     assert state is not None  # `batches` refuses empty data
@@ -168,14 +169,12 @@ class _State:
         layers = chosen_layers(model, inputs, names)
         with torch.no_grad():
             output = model(inputs[:1])
-        if output.dim() != 2:
-            raise ModelError(f"the network returns {tuple(output.shape)}; expected (N, classes)")
         fields = receptive_fields(model, inputs.shape[1:], [layer.name for layer in layers])
         return cls(
             tuple(layers),
             fields,
             {name: seen.inside(*inputs.shape[2:]) for name, seen in fields.items()},
-            output.shape[1],
+            models.class_logits(output, "a profile of filters").shape[1],
             strongest={
                 (kind, layer.name): Strongest.empty(layer.units, patches)
                 for layer in layers

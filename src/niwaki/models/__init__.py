@@ -7,6 +7,7 @@ a network as ONNX or as a program of torch. `zoo` holds small networks of the li
 """
 
 from niwaki.models import zoo
+from niwaki.models._binary import class_logits
 from niwaki.models._build import build, class_names, is_saved, preprocessing
 from niwaki.models._check import check
 from niwaki.models._export import Format, export
@@ -17,6 +18,7 @@ __all__ = [
     "Format",
     "build",
     "check",
+    "class_logits",
     "class_names",
     "export",
     "fingerprint",

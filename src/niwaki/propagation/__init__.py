@@ -1,5 +1,6 @@
 """How a signal flows back through each operation, and which rule each operation gets."""
 
+from niwaki.propagation.binary import check_logit, per_class
 from niwaki.propagation.composites import Assign, Composite, base_rows
 from niwaki.propagation.gates import BetaSmooth, Rescale
 from niwaki.propagation.observers import Maps, Observer
@@ -47,6 +48,7 @@ __all__ = [
     "base_rows",
     "beta_smooth",
     "check_inputs",
+    "check_logit",
     "deconvnet",
     "epsilon_alpha2_beta1",
     "epsilon_alpha2_beta1_flat",
@@ -54,6 +56,7 @@ __all__ = [
     "excitation_backprop",
     "guided_backprop",
     "load_composite",
+    "per_class",
     "rescale",
     "resolve",
     "save_composite",

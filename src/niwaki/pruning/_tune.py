@@ -19,6 +19,7 @@ from niwaki.data import Data, batches, check_labels, count
 from niwaki.errors import DataError, ModelError
 from niwaki.evaluation import accuracy
 from niwaki.progress import track
+from niwaki.propagation import check_logit
 
 __all__ = ["Epoch", "FineTune", "fine_tune"]
 
@@ -189,6 +190,9 @@ def _train(
             training.train()
             total = seen = 0.0
             for inputs, labels in batches(shuffled, device=device):
+                if progress.done == 0:
+                    check_logit(model.eval(), inputs)
+                    training.train()
                 rate = settings.lr * _factor(settings.schedule, progress.share(epoch))
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -275,12 +279,13 @@ def _loss(
     teacher: nn.Module | None,
     accelerator: Any,
 ) -> Tensor:
+    output = models.class_logits(output, "fine-tuning")
     check_labels(labels, output.shape[1])
     loss = F.cross_entropy(output, labels, label_smoothing=settings.label_smoothing)
     if settings.distil == 0 or teacher is None:
         return loss
     with torch.no_grad(), accelerator.autocast():
-        taught = teacher(inputs).float()
+        taught = models.class_logits(teacher(inputs).float(), "distillation")
     t = settings.temperature
     softened = F.kl_div(
         F.log_softmax(output / t, 1),
