@@ -40,8 +40,8 @@ def batches(
     inputs : Tensor
         Shape (B, ...), floating point, finite.
     labels : Tensor
-        Shape (B,), int64. Zeros and ones as floats or truth values, also in a column, as a binary
-        cross-entropy takes them, become class numbers.
+        Shape (B,), int64. Zeros and ones as floats, also in a column, as a binary cross-entropy
+        takes them, become class numbers.
 
     Raises
     ------
@@ -139,12 +139,10 @@ def _checked(
 def _class_numbers(labels: Tensor) -> Tensor:
     """Return labels as they are, or those of a binary cross-entropy as class numbers.
 
-    There, labels are zeros and ones, as floats or truth values, often in a column.
+    There, labels are zeros and ones as floats, often in a column.
     """
     column = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    binary = column.dtype == torch.bool or (
-        column.is_floating_point() and bool(((column == 0) | (column == 1)).all())
-    )
+    binary = column.is_floating_point() and bool(((column == 0) | (column == 1)).all())
     return column.long() if binary else column
 
 
