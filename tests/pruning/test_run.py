@@ -219,7 +219,7 @@ def test_nothing_is_written_for_what_cannot_be_done(tmp_path):
 
 # One process loads torch, which takes longest, and has children to be killed.
 NURSERY = """
-import os, sys, accelerate, torch
+import os, sys, torch
 sys.path.insert(0, {tests!r})
 torch.set_num_threads(1)
 from test_run import slow

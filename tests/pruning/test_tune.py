@@ -2,12 +2,14 @@
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate.state import AcceleratorState, PartialState
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from pruning_networks import assert_same, chain, data_for, randomise, snapshot
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -167,17 +169,76 @@ def test_nothing_else_changes(model):
     assert torch.equal(before["state"]["0.weight"], after["state"]["0.weight"])
     assert not torch.equal(before["state"]["3.weight"], after["state"]["3.weight"])
     assert all(grad is None for grad in after["grad"].values())
-    assert PartialState._shared_state == {} == AcceleratorState._shared_state
     copy.deepcopy(model)
 
 
-def test_an_error_leaves_nothing_of_accelerate(model):
+def test_an_error_leaves_nothing(model):
     attributes = sorted(vars(model))
     with pytest.raises(ModelError, match=r"diverged in epoch 1.*lr = 1e\+30"):
         fine_tune(model, blobs(), FineTune(epochs=2, lr=1e30, batch_size=16))
     assert sorted(vars(model)) == attributes
     assert not any(module.training for module in model.modules())
-    assert PartialState._shared_state == {}
+
+
+@pytest.fixture
+def accelerator():
+    """A user's own, which keeps its state in classes."""
+    yield Accelerator(cpu=True, gradient_accumulation_steps=4)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def theirs():
+    """What accelerate's classes hold."""
+    kinds = (PartialState, AcceleratorState, GradientState)
+    return [{name: repr(value) for name, value in kind._shared_state.items()} for kind in kinds]
+
+
+def test_beside_an_accelerator(model, accelerator):
+    """In the middle of its gradient accumulation, and with another precision."""
+    alone = copy.deepcopy(model)
+    fine_tune(alone, blobs(), replace(QUICK, precision="bf16"))
+    other = nn.Linear(4, 2)
+    layer, optimizer = accelerator.prepare(other, torch.optim.SGD(other.parameters(), 0.1))
+    first = other.weight.detach().clone()
+    for step in range(4):
+        with accelerator.accumulate(layer):
+            accelerator.backward(layer(torch.ones(2, 4)).square().sum())
+            before = theirs()
+            tuned = copy.deepcopy(model)
+            fine_tune(tuned, blobs(), replace(QUICK, precision="bf16"))
+            assert theirs() == before
+            assert_same({"state": tuned.state_dict()}, {"state": alone.state_dict()})
+            optimizer.step()
+            assert torch.equal(first, other.weight) == (step < 3)
+
+
+def test_while_an_accelerator_trains_in_another_thread(model, accelerator):
+    alone = copy.deepcopy(model)
+    fine_tune(alone, blobs(), QUICK)
+
+    def train():
+        torch.manual_seed(0)
+        data = DataLoader(TensorDataset(torch.arange(64.0).view(16, 4) / 64), batch_size=2)
+        network = nn.Linear(4, 2)
+        nn.init.ones_(network.weight), nn.init.zeros_(network.bias)
+        layer, own, rows = accelerator.prepare(
+            network, torch.optim.SGD(network.parameters(), 0.01), data
+        )
+        for _ in range(20):
+            for (x,) in rows:
+                with accelerator.accumulate(layer):
+                    accelerator.backward(layer(x).square().sum())
+                    own.step()
+                    own.zero_grad()
+        return network.weight.detach().clone()
+
+    expected = train()
+    with ThreadPoolExecutor(1) as pool:
+        trained = pool.submit(train)
+        fine_tune(model, blobs(), QUICK)
+        assert torch.equal(trained.result(60), expected)
+    assert_same({"state": model.state_dict()}, {"state": alone.state_dict()})
 
 
 class Scripted:

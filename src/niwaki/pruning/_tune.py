@@ -1,4 +1,4 @@
-"""Fine-tuning: an ordinary training loop, through accelerate."""
+"""Fine-tuning: an ordinary training loop, which shares nothing with others in the process."""
 
 from __future__ import annotations
 
@@ -132,6 +132,9 @@ def fine_tune(
 ) -> list[Epoch]:
     """Train a network in place.
 
+    It may run while other threads train other networks. Dropout draws from torch's one generator,
+    so that the same seed gives the same weights only where no other thread draws from it.
+
     Parameters
     ----------
     model : nn.Module
@@ -183,23 +186,24 @@ def _train(
 ) -> list[Epoch]:
     history: list[Epoch] = []
     best = _Best(model, validation, settings.batch_size)
-    with _accelerated(model, loader, settings, device) as prepared:
-        training, shuffled, optimizer, accelerator = prepared
-        progress = _Progress(settings.epochs, shuffled)
+    with _training(model, settings) as optimizer:
+        precision = _Precision(settings.precision, device)
+        progress = _Progress(settings.epochs, loader)
         for epoch in track(range(1, settings.epochs + 1), "fine-tuning"):
-            training.train()
+            model.train()
             total = seen = 0.0
-            for inputs, labels in batches(shuffled, device=device):
+            for inputs, labels in batches(loader, device=device):
                 if progress.done == 0:
                     check_logit(model.eval(), inputs)
-                    training.train()
+                    model.train()
                 rate = settings.lr * _factor(settings.schedule, progress.share(epoch))
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                loss = _loss(training(inputs), inputs, labels, settings, teacher, accelerator)
+                with precision.autocast():
+                    output = model(inputs)
+                loss = _loss(output, inputs, labels, settings, teacher, precision)
                 optimizer.zero_grad(set_to_none=True)
-                accelerator.backward(loss)
-                optimizer.step()
+                precision.step(loss, optimizer)
                 total += float(loss.detach()) * len(labels)
                 seen += len(labels)
                 progress.batch()
@@ -277,14 +281,15 @@ def _loss(
     labels: Tensor,
     settings: FineTune,
     teacher: nn.Module | None,
-    accelerator: Any,
+    precision: _Precision,
 ) -> Tensor:
     output = models.class_logits(output, "fine-tuning")
     check_labels(labels, output.shape[1])
+    output = output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
     loss = F.cross_entropy(output, labels, label_smoothing=settings.label_smoothing)
     if settings.distil == 0 or teacher is None:
         return loss
-    with torch.no_grad(), accelerator.autocast():
+    with torch.no_grad(), precision.autocast():
         taught = models.class_logits(teacher(inputs).float(), "distillation")
     t = settings.temperature
     softened = F.kl_div(
@@ -319,41 +324,38 @@ def _loader(data: Data, settings: FineTune) -> DataLoader[Any]:
 
 
 @contextmanager
-def _accelerated(
-    model: nn.Module, loader: DataLoader[Any], settings: FineTune, device: torch.device
-) -> Iterator[Any]:
-    """Prepare model, loader and optimizer by accelerate, and leave no trace on the model.
-
-    Accelerate keeps its state in classes; what was not there before is taken down afterwards.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, GradientState, PartialState
-
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    trained = [p for p, wanted in flags if wanted]
+def _training(model: nn.Module, settings: FineTune) -> Iterator[torch.optim.Optimizer]:
+    """Make the optimizer; leave the network in evaluation mode, whatever happens."""
+    trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ModelError("all parameters are frozen: there is nothing to fine-tune")
-    attributes = dict(vars(model))
-    running = PartialState._shared_state != {}
     try:
-        accelerator = Accelerator(
-            device_placement=False,  # the network stays where it is
-            cpu=device.type == "cpu",
-            mixed_precision=_precision(settings.precision, device),
-        )
-        optimizer = _optimizer(trained, settings)
-        yield (*accelerator.prepare(model, loader, optimizer), accelerator)
+        yield _optimizer(trained, settings)
     finally:
         model.eval()
-        for name in vars(model).keys() - attributes.keys():
-            delattr(model, name)  # the forward pass with mixed precision, among others
-        for name in attributes.keys() & {"forward"}:
-            setattr(model, name, attributes[name])
-        for parameter, wanted in flags:
-            parameter.requires_grad_(wanted)
-        if not running:
-            AcceleratorState._reset_state(reset_partial_state=True)
-            GradientState._reset_state()
+
+
+class _Precision:
+    """The forward pass in fewer bits where a GPU has them; gradients of fp16 are scaled."""
+
+    def __init__(self, wanted: str, device: torch.device) -> None:
+        if wanted == "auto" and device.type == "cuda":
+            wanted = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        if wanted == "fp16" and device.type == "cpu":
+            raise ValueError("precision = 'fp16' needs a GPU; on a CPU take 'bf16' or 'no'")
+        self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(wanted)
+        self._device = device.type
+        self._scaler = torch.amp.GradScaler(device.type, enabled=wanted == "fp16")
+
+    def autocast(self) -> torch.autocast:
+        """Compute in fewer bits within a `with` block."""
+        return torch.autocast(self._device, self._dtype, enabled=self._dtype is not None)
+
+    def step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Take one step down a loss."""
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(optimizer)
+        self._scaler.update()
 
 
 def _optimizer(trained: list[nn.Parameter], settings: FineTune) -> torch.optim.Optimizer:
@@ -362,13 +364,3 @@ def _optimizer(trained: list[nn.Parameter], settings: FineTune) -> torch.optim.O
     return torch.optim.SGD(
         trained, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
-
-
-def _precision(wanted: str, device: torch.device) -> str:
-    if wanted != "auto":
-        if wanted == "fp16" and device.type == "cpu":
-            raise ValueError("precision = 'fp16' needs a GPU; on a CPU take 'bf16' or 'no'")
-        return wanted
-    if device.type != "cuda":
-        return "no"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
