@@ -7,6 +7,7 @@ __all__ = [
     "CompletenessWarning",
     "DataError",
     "ModelError",
+    "NearChanceWarning",
     "NiwakiError",
     "NoEvidenceWarning",
     "NothingToPruneError",
@@ -57,6 +58,10 @@ class SoftmaxOutputWarning(UserWarning):
 
 class PatternWarning(UserWarning):
     """Patterns that a whole layer lacks, or that were fitted on other weights."""
+
+
+class NearChanceWarning(UserWarning):
+    """A network that is hardly better than guessing on the images it is to be judged by."""
 
 
 class CompletenessWarning(UserWarning):

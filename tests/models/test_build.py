@@ -197,7 +197,8 @@ def test_what_the_name_tells():
     assert class_names("niwaki.models.zoo:resnet20")[3] == "cat"
     assert preprocessing("torch.nn:ReLU") is class_names("torch.nn:ReLU") is None
     pytest.importorskip("timm")
-    assert class_names("timm:resnet18") is None
+    assert class_names("timm:resnet18")[217] == "English springer"
+    assert class_names("timm:convnext_tiny.in12k")[0] == "benthos (n00005787)"
 
 
 def test_squeezenet_recognises_imagenette(shared):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from niwaki.audit._regions import Regions, ask_regions
 from niwaki.audit._strategies import Strategies, find_strategies
 from niwaki.audit._training import Training, ask_training, look_over
 from niwaki.audit._where import ask_where, mean_maps
-from niwaki.data import Preprocessing
-from niwaki.errors import DataError
+from niwaki.data import Preprocessing, check_same_classes
+from niwaki.errors import DataError, NearChanceWarning
+from niwaki.evaluation import near_chance
 from niwaki.files import write_json
 from niwaki.progress import track
 
@@ -63,6 +65,11 @@ class Audit:
     seconds: float
 
     @property
+    def caution(self) -> str | None:
+        """What makes all answers doubtful: a network that is hardly better than guessing."""
+        return near_chance(self.material.outputs.argmax(1), self.material.labels)
+
+    @property
     def flagged(self) -> tuple[Finding, ...]:
         """The questions answered by yes, strongest first."""
         return tuple(finding for finding in self.findings if finding.flagged)
@@ -83,6 +90,7 @@ class Audit:
             "method": self.material.method,
             "accuracy": self.accuracy,
             "auc": self.auc,
+            "caution": self.caution,
             "alpha": ALPHA,
             "correction": "Holm",
             "questions": len(self.findings),
@@ -119,7 +127,8 @@ class Audit:
             f"{len(self.findings)} questions to {len(self.material)} images (accuracy "
             f"{self.accuracy:.1%}, AUC {self.auc:.3f}): {len(self.flagged)} answered by yes"
         )
-        return "\n".join([head, *(f"* {f.sentence} (p = {f.p:.2g})" for f in self.flagged)])
+        doubt = [f"CAUTION: {self.caution}."] if self.caution else []
+        return "\n".join([*doubt, head, *(f"* {f.sentence} (p = {f.p:.2g})" for f in self.flagged)])
 
     def __repr__(self) -> str:
         return f"Audit({len(self.flagged)} of {len(self.findings)} questions flagged)"
@@ -192,6 +201,8 @@ def audit(
         For a network or data that cannot be audited.
     """
     started = time.perf_counter()
+    if training is not None:
+        _check_alike(training, data)
     material = gather(
         model,
         data,
@@ -207,7 +218,6 @@ def audit(
     )
     learned = None
     if training is not None:
-        _check_alike(training, data)
         learned = look_over(
             material, training, limit=limit, seed=seed, groups=training_groups, audited=groups
         )
@@ -218,12 +228,7 @@ def audit(
 
 def _check_alike(training: Dataset[Any], data: Dataset[Any]) -> None:
     """Refuse training images that would be unlike all others by how they were read."""
-    first, second = (getattr(images, "classes", None) for images in (training, data))
-    if first and second and list(first) != list(second):
-        raise DataError(
-            f"training has the classes {', '.join(map(str, first))}, the audited data "
-            f"{', '.join(map(str, second))}: both must have the same, in the same order"
-        )
+    check_same_classes(training, data, "the training images and the audited ones")
     ways = [getattr(images, "preprocessing", None) for images in (training, data)]
     if None not in ways and ways[0] != ways[1]:
         raise DataError(
@@ -246,6 +251,8 @@ def examine(
     Of the images that the network learned from, `look_over` knows what is needed.
     """
     began = time.perf_counter() if started is None else started
+    if said := near_chance(material.outputs.argmax(1), material.labels):
+        warnings.warn(f"audit: {said}", NearChanceWarning, stacklevel=2)
     rng = np.random.default_rng(seed)
     strategies = find_strategies(material, seed=seed)
     families = (ask_where, ask_colours, ask_quality)

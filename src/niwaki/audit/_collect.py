@@ -143,7 +143,7 @@ def collect(
         for batch, truth in batches(rest, batch_size, device, f"explaining by {method}"):
             with torch.no_grad():
                 said = model(batch)
-            check_labels(truth, said.shape[1])
+            check_labels(truth, said.shape[1], data)
             chosen: Any = {"predicted": said.argmax(1), "true": truth}.get(str(target), target)
             heat = explainer.attribute(batch, chosen).detach()
             pixels = (known.denormalise(batch) * 255).round().to(torch.uint8)

@@ -200,7 +200,7 @@ def gather(
     for batch, truth in batches(Subset(data, chosen), batch_size, device, "explaining"):
         with torch.no_grad():
             said = model(batch)
-        check_labels(truth, said.shape[1])
+        check_labels(truth, said.shape[1], data)
         heat = explainer.attribute(batch, truth if target == "true" else said.argmax(1))
         inputs.append(batch.cpu())
         labels.append(truth.cpu())

@@ -83,6 +83,8 @@ def sharpness(pixels: Tensor) -> Array:
 def blockiness(pixels: Tensor) -> Array:
     """Return how much larger steps are on a grid of 8 pixels than off it, as a logarithm."""
     grey = pixels.double().mean(1).numpy()
+    if min(grey.shape[1:]) <= 8:  # a single block has no grid
+        return np.zeros(len(grey))
     ratios = []
     for axis in (1, 2):
         # A step beside the steps next to it: what an edge of the image would do to both.

@@ -113,7 +113,7 @@ def look_over(
                 f"training images have the shape {tuple(batch.shape[1:])}, those audited "
                 f"{tuple(material.inputs.shape[1:])}: prepare both in the same way"
             )
-        check_labels(truth, material.outputs.shape[1])
+        check_labels(truth, material.outputs.shape[1], data)
         found, outputs = look_of(material.model, batch, layers)
         looks.append(found)
         labels.append(truth.cpu().numpy())

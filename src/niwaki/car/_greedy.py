@@ -20,7 +20,7 @@ from niwaki.car._race import race
 from niwaki.car._search import lowest
 from niwaki.car._stand import Stand
 from niwaki.car._tally import Candidate, Found, Looks
-from niwaki.data import Data, check_labels
+from niwaki.data import Data, check_labels, check_same_classes
 from niwaki.errors import NothingToPruneError
 from niwaki.evaluation import accuracy, cost
 from niwaki.memory import parse_bytes
@@ -123,10 +123,11 @@ def greedy(
     goal = Goal(remove, keep, of, floor)
     choice = _Choice(batch_size, parse_bytes(max_memory), confidence, tolerance, seed)
     own = copy_of(model)
+    check_same_classes(data, test, "the searched and the test images")
     pool = Pool(data, choice.memory // 4, device_of(model))
     example = pool.read(torch.arange(8).remainder(len(pool)))
     groups = removable(own, example, layers)
-    check_labels(pool.labels, _outputs(own, example))
+    check_labels(pool.labels, _outputs(own, example), data)
     goal.check(sum(max(0, len(group) - min_units) for group in groups))
 
     def identity() -> dict[str, Any]:

@@ -112,9 +112,8 @@ def audit_command(
     if not model or not data:
         raise NiwakiError("give MODEL and DATA, or --demo")
     loaded = common.load(model)
-    images = common.images(data, loaded)
-    learned = common.images(training, loaded, "train") if training else None
-    names = loaded.class_names or images.classes
+    loaded, images, learned = _open(loaded, data, training, common)
+    names = loaded.class_names
     with new_folder(out, overwrite=common.force) as folder:
         found = audit(
             loaded.model,
@@ -144,8 +143,29 @@ def audit_command(
     o.console().print(f"wrote {out / 'audit.html'}", markup=False)
 
 
+def _open(
+    loaded: o.Loaded, data: str, training: str | None, common: o.Common
+) -> tuple[o.Loaded, Images, Images | None]:
+    """Open the audited images and those of training, which name the outputs if nothing else does.
+
+    Outputs that are given are those of the audited images' classes.
+    """
+    if training is None or common.outputs is not None:
+        images = common.images(data, loaded)
+        loaded = loaded.named_by(images)
+        return loaded, images, o.load_images(training, loaded, split="train") if training else None
+    learned = common.images(training, loaded, "train")
+    loaded = loaded.named_by(learned)
+    return loaded, common.images(data, loaded), learned
+
+
 def _collect(
-    folder: Path, loaded: o.Loaded, images: Images, found: Audit, target: str, names: list[str]
+    folder: Path,
+    loaded: o.Loaded,
+    images: Images,
+    found: Audit,
+    target: str,
+    names: list[str] | None,
 ) -> Collection:
     from niwaki.audit import collect, write_analysis, write_project
 

@@ -74,6 +74,7 @@ def car(
         raise NiwakiError("--floor says when --greedy stops; give both")
     loaded = common.load(model)
     images = common.images(data, loaded)
+    loaded = loaded.named_by(images)
     if not images.labelled:
         raise NiwakiError(f"{data} has no labels: accuracy needs a folder for each class")
     chosen: Any = images if per_class is None else references(images, per_class, common.seed)

@@ -44,7 +44,9 @@ def explain(
     common.check_output(out, model, images)
     chosen = list(dict.fromkeys(method or ["lrp.epsilon_plus"]))
     loaded = common.load(model)
-    picked = pick(common.images(images, loaded), limit, common.seed, images)
+    found_images = common.images(images, loaded)
+    loaded = loaded.named_by(found_images)
+    picked = pick(found_images, limit, common.seed, images)
     found = explain_images(loaded, picked, chosen, target, common.batch_size)
     heading = f"{Path(model).name}: prediction and heatmaps"
     if target is not None:

@@ -13,7 +13,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
-from niwaki.cli._heatmaps import Picked, pick, table
+from niwaki.cli._heatmaps import pick, table
 
 if TYPE_CHECKING:
     from niwaki.filters import Diversity, Enrichment, Profile
@@ -83,7 +83,9 @@ def filters(
 
     common.check_output(out, model, data, files=[pruned] if pruned else [])
     loaded = common.load(model)
-    picked = pick(common.images(data, loaded), limit, common.seed, data)
+    every = common.images(data, loaded)
+    loaded = loaded.named_by(every)
+    picked = pick(every, limit, common.seed, data)
     preprocessing = picked.data.preprocessing
     images = in_memory(picked.subset, description="reading")
     index = None
@@ -106,7 +108,7 @@ def filters(
         batch_size=common.batch_size,
         description="profiling",
     )
-    names = _names(loaded, picked, profile)
+    names = _names(loaded, profile)
     compared = _Compared.to(pruned, profile, images, first, common) if pruned else _Compared()
     show = partial(
         rooms.pictures,
@@ -170,13 +172,9 @@ class _Compared:
         return cls(after, found, order)
 
 
-def _names(loaded: o.Loaded, picked: Picked, profile: Profile) -> dict[int, str]:
-    """Name of each class: the network's own names first, then those of the data."""
-    outputs = range(len(profile.samples))
-    known = loaded.class_names
-    if known is not None and len(known) == len(profile.samples):
-        return dict(zip(outputs, known, strict=True))
-    return {label: picked.data.class_name(label) for label in outputs}
+def _names(loaded: o.Loaded, profile: Profile) -> dict[int, str]:
+    """Name of each class."""
+    return {label: loaded.class_name(label) for label in range(len(profile.samples))}
 
 
 def _report(profile: Profile, compared: _Compared, out: Path, as_json: bool) -> None:

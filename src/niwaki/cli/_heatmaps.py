@@ -178,9 +178,7 @@ def _rows(loaded: Loaded, picked: Picked, outputs: Tensor) -> list[dict[str, Any
     rows = []
     for position, index in enumerate(picked.indices):
         label = picked.data.targets[index]
-        true = picked.data.class_name(label) if picked.data.labelled else None
-        if true is not None and loaded.class_names is not None:
-            true = loaded.class_name(label)
+        true = loaded.class_name(label) if picked.data.labelled else None
         rows.append(
             {
                 "image": picked.file_name(position),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from niwaki.data import Images, Preprocessing
     from niwaki.pruning import Plan
 
-__all__ = ["Common", "Loaded", "Machine", "console", "load_images", "load_model", "spread"]
+__all__ = [
+    "Common",
+    "Loaded",
+    "Machine",
+    "console",
+    "count_outputs",
+    "load_images",
+    "load_model",
+    "spread",
+]
 
 ModelSpec = Annotated[
     str,
@@ -64,8 +73,8 @@ Outputs = Annotated[
     str | None,
     _OUTPUTS,
     typer.Option(
-        help="The network's output for each class folder in order, such as 0,217,482, where they "
-        "are not 0, 1, 2, ...",
+        help="The network's output for each class folder in order, such as 0,217,482. Default: by "
+        "name, where the names of the outputs are known.",
         show_default=False,
     ),
 ]
@@ -266,6 +275,16 @@ class Loaded:
     plan: Plan = field(default_factory=_nothing_removed)
     architecture: dict[str, list[int]] | None = None
 
+    def named_by(self, images: Images) -> Loaded:
+        """Return the same with a name for each output: the network's own, or else the images'."""
+        count = count_outputs(self.model, images)
+        if self.class_names is not None and len(self.class_names) == count:
+            return self
+        if not images.labelled or count is None:
+            return replace(self, class_names=None, about={**self.about, "class_names": None})
+        names = [images.class_name(output) for output in range(count)]
+        return replace(self, class_names=names, about={**self.about, "class_names": names})
+
     def class_name(self, output: int) -> str:
         """Name of an output, or its number."""
         known = self.class_names
@@ -369,7 +388,10 @@ def _preprocessing(
 def load_images(
     spec: str, loaded: Loaded, *, split: str = "test", outputs: str | None = None
 ) -> Images:
-    """Open the data set that a spec names, prepared for the model."""
+    """Open the data set that a spec names, prepared for the model and labelled by its outputs.
+
+    The classes are matched by name with the network's outputs, where their names are known.
+    """
     from niwaki.data import names, open_data
 
     if loaded.preprocessing is None and spec not in names():
@@ -381,4 +403,27 @@ def load_images(
     chosen = None
     if outputs is not None:
         chosen = [int(output) for output in numbers("--outputs", outputs, _OUTPUTS)]
-    return open_data(spec, loaded.preprocessing, split=split, outputs=chosen)
+    images = open_data(spec, loaded.preprocessing, split=split, outputs=chosen)
+    count = count_outputs(loaded.model, images)
+    if chosen is not None or count is None:
+        return images
+    known = loaded.class_names
+    if known is not None and len(known) == count:
+        return images.matched(known)
+    return images.numbered(count)
+
+
+def count_outputs(model: nn.Module, images: Images) -> int | None:
+    """Return how many outputs a network has for these images, None if it gives no (N, classes).
+
+    What goes wrong here goes wrong again where the images are used, with a message that fits.
+    """
+    import torch
+
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            output = model(torch.zeros_like(images[0][0])[None].to(device))
+    except (RuntimeError, ValueError, TypeError):
+        return None
+    return output.shape[1] if isinstance(output, torch.Tensor) and output.ndim == 2 else None

@@ -77,6 +77,7 @@ def prune(
     tune, limits = tuning.settings(seed), limiting.options()
     loaded = common.load(model)
     test = common.images(data, loaded)
+    loaded = loaded.named_by(test)
     training = o.load_images(data, loaded, split="train", outputs=common.outputs)
     if not test.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")

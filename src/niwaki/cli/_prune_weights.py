@@ -67,6 +67,7 @@ def prune_weights(
     made = criteria.create_weight_criterion(criterion, **options)
     loaded = common.load(model)
     test = common.images(data, loaded)
+    loaded = loaded.named_by(test)
     training = o.load_images(data, loaded, split="train", outputs=common.outputs)
     if not test.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")

@@ -81,7 +81,7 @@ def scored(
             break
         if totals.samples == 0:
             judged = criterion.network(model, inputs)
-        check_labels(labels, _classes(model, inputs))
+        check_labels(labels, _classes(model, inputs), data)
         totals = totals.update(criterion.batch(judged, inputs, labels), len(inputs))
     assert layers is not None  # `batches` refuses empty data
     values = criterion.scores(totals, layers, model)

@@ -8,7 +8,9 @@ class-balanced samples that criteria are computed on. Nothing here knows about m
 from niwaki.data._artefacts import ARTEFACTS, Planted, plant
 from niwaki.data._batches import Data, batches, check_labels, count
 from niwaki.data._beside import Masks, groups_by_name
+from niwaki.data._classes import check_same_classes, match_classes, number_classes
 from niwaki.data._digits import DIGITS
+from niwaki.data._imagenet import distinct, imagenet_ids, imagenet_names
 from niwaki.data._images import Images
 from niwaki.data._in_memory import in_memory
 from niwaki.data._open import open_data
@@ -34,12 +36,18 @@ __all__ = [
     "Tissue",
     "batches",
     "check_labels",
+    "check_same_classes",
     "count",
     "cut_patches",
+    "distinct",
     "draw_tissue",
     "groups_by_name",
+    "imagenet_ids",
+    "imagenet_names",
     "in_memory",
+    "match_classes",
     "names",
+    "number_classes",
     "open_data",
     "plant",
     "read_points",

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from niwaki.data._classes import named_data, number_classes
+from niwaki.data._images import Images
 from niwaki.errors import DataError
 from niwaki.progress import track
 
@@ -75,8 +77,32 @@ def count(data: Data) -> int | None:
     return samples - samples % data.batch_size if data.drop_last else samples
 
 
-def check_labels(labels: Tensor, outputs: int) -> None:
-    """Raise a DataError for the first label that is no index of one of `outputs` outputs."""
+def check_labels(labels: Tensor, outputs: int, of: object = None) -> None:
+    """Refuse labels that are no outputs of the network, or that are not known to be the right ones.
+
+    Parameters
+    ----------
+    labels
+        Shape (N,).
+    outputs
+        How many the network has.
+    of
+        The data that they are from. If these are `Images` that number their classes only by
+        position, there must be as many classes as outputs.
+
+    Raises
+    ------
+    DataError
+        The first label that is no index of an output, or both numbers and the names.
+    """
+    images = named_data(of)
+    if isinstance(images, Images) and images.labelled and images.by_position:
+        numbered = number_classes(images.classes, outputs)
+        if numbered != images.outputs:
+            raise DataError(
+                f"the classes are numbers, and some are missing: {', '.join(images.classes)}; open "
+                f"the images with outputs={numbered}"
+            )
     wrong = ((labels < 0) | (labels >= outputs)).nonzero()
     if len(wrong) == 0:
         return

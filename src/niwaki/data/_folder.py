@@ -19,7 +19,8 @@ def open_path(path: Path, preprocessing: Preprocessing, split: str) -> Images:
     """Open a folder for each class, a folder of images, or a single image file.
 
     As in torchvision's `ImageFolder`, classes are in the order of their folders' names, their
-    images may lie deeper, and images that lie beside the class folders are not read.
+    images may lie deeper, and images that lie beside the class folders are not read. All splits
+    of a folder have the classes of its training split, and after these what else they have.
 
     Raises
     ------
@@ -31,7 +32,7 @@ def open_path(path: Path, preprocessing: Preprocessing, split: str) -> Images:
     folder = _split_folder(path, split)
     files = {sub.name: _images_below(sub) for sub in _subfolders(folder)}
     if any(files.values()):
-        return _labelled(folder, files, preprocessing)
+        return _labelled(folder, files, _classes(path, folder, files), preprocessing)
     loose = [file for file in sorted(folder.iterdir()) if _is_image(file)]
     if not loose:
         raise DataError(
@@ -41,16 +42,30 @@ def open_path(path: Path, preprocessing: Preprocessing, split: str) -> Images:
     return _unlabelled(loose, preprocessing)
 
 
-def _labelled(folder: Path, files: dict[str, list[Path]], preprocessing: Preprocessing) -> Images:
+def _labelled(
+    folder: Path, files: dict[str, list[Path]], classes: list[str], preprocessing: Preprocessing
+) -> Images:
     if empty := [name for name, found in files.items() if not found]:
         raise DataError(
             f"{len(empty)} of {len(files)} class folders in {folder} have no image, the first is "
             f"{empty[0]!r}; fill them or take them away"
         )
     paths = [path for found in files.values() for path in found]
-    targets = [index for index, found in enumerate(files.values()) for _ in found]
+    targets = [classes.index(name) for name, found in files.items() for _ in found]
     read = partial(_read_nth, paths)
-    return Images(read, targets, list(files), preprocessing, paths=paths)
+    return Images(read, targets, classes, preprocessing, paths=paths)
+
+
+def _classes(path: Path, folder: Path, files: dict[str, list[Path]]) -> list[str]:
+    """Return the classes of all splits: a network numbers them as its training images do."""
+    splits = [path / name for name in _SPLITS if folder != path and (path / name).is_dir()]
+    named = {
+        split.name: [sub.name for sub in _subfolders(split) if sub.name in files or _has_image(sub)]
+        for split in splits
+    }
+    learned = named.get("train", [])
+    others = {*files, *(name for names in named.values() for name in names)} - {*learned}
+    return [*learned, *sorted(others)]
 
 
 def _unlabelled(paths: list[Path], preprocessing: Preprocessing) -> Images:
@@ -80,6 +95,10 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _images_below(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if _is_image(file))
+
+
+def _has_image(folder: Path) -> bool:
+    return any(_is_image(file) for file in folder.rglob("*"))
 
 
 def _is_image(file: Path) -> bool:

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from niwaki.data._classes import listed, match_classes, number_classes
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.errors import DataError
 
@@ -43,6 +44,9 @@ class Images(Dataset[tuple[Tensor, int]]):
         Names of the classes.
     outputs : list of int
         For each of `classes` the label it has; 0, 1, 2, ... unless `mapped`.
+    by_position : bool
+        Whether the labels are only the places of the classes, which nobody has compared with a
+        network's outputs.
     paths : list of Path or None
         The file of each image.
     preprocessing : Preprocessing
@@ -64,6 +68,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         self.targets = [-1] * count if targets is None else [int(target) for target in targets]
         self.classes = list(classes)
         self.outputs = list(range(len(self.classes)))
+        self.by_position = True
         self.paths = None if paths is None else list(paths)
         self.preprocessing = preprocessing
 
@@ -105,7 +110,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         if len(outputs) != len(self.classes):
             raise DataError(
                 f"outputs has {len(outputs)} entries for {len(self.classes)} classes "
-                f"({_first(self.classes)}); give one output index for each"
+                f"({listed(self.classes)}); give one output index for each"
             )
         if min(outputs) < 0:
             raise DataError(f"outputs has {min(outputs)}; an output index is 0 or more")
@@ -118,7 +123,33 @@ class Images(Dataset[tuple[Tensor, int]]):
             paths=self.paths,
         )
         twin.outputs = [int(output) for output in outputs]
+        twin.by_position = False
         return twin
+
+    def matched(self, names: Sequence[str]) -> "Images":
+        """Return the same images with the label of the output that has the name of their class.
+
+        Parameters
+        ----------
+        names
+            Names of the network's outputs, in order. See `match_classes` for what is alike.
+
+        Raises
+        ------
+        DataError
+            A class that none or several of the names are like, with both lists.
+        """
+        return self.mapped(match_classes(self.classes, names)) if self.labelled else self
+
+    def numbered(self, count: int) -> "Images":
+        """Return the same images for a network of so many outputs whose names are not known.
+
+        Raises
+        ------
+        DataError
+            Where the classes and the outputs do not fit together, see `number_classes`.
+        """
+        return self.mapped(number_classes(self.classes, count)) if self.labelled else self
 
 
 def read_image(path: Path) -> Image.Image:
@@ -132,7 +163,3 @@ def read_image(path: Path) -> Image.Image:
             f"cannot read the image {path}: {error}; repair it or take it out of the folder"
         ) from error
     return image
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -18,6 +18,7 @@ def open_data(
     preprocessing: Preprocessing | None = None,
     *,
     split: str = "test",
+    classes: Sequence[str] | None = None,
     outputs: Sequence[int] | None = None,
     root: str | Path | None = None,
 ) -> Images:
@@ -34,9 +35,13 @@ def open_data(
     split
         Which part, "train" or "test"; "val" and "test" serve for each other where only one is
         there. A folder without such parts is read whole.
+    classes
+        Names of the network's outputs, in order, such as `niwaki.models.class_names` gives: each
+        class of the data gets the label of the output of its name, see `match_classes`.
     outputs
-        The index of the network's output for each class, in the order of `classes`; by default
-        0, 1, 2, ...
+        Instead of `classes`, the index of the network's output for each class of the data, in
+        the order of their names. Without either, labels are 0, 1, 2, ... in that order; where a
+        folder has a `train` folder, in the order of the classes there.
     root
         Where torchvision keeps its downloads, by default `~/.cache/niwaki`.
 
@@ -48,10 +53,12 @@ def open_data(
     Raises
     ------
     DataError
-        An unknown data set, a missing or empty folder, `outputs` that do not fit the classes.
+        An unknown data set, a missing or empty folder, `classes` or `outputs` that do not fit.
     """
     images = _open(str(spec), preprocessing, split, root)
-    return images if outputs is None else images.mapped(outputs)
+    if outputs is not None:
+        return images.mapped(outputs)
+    return images if classes is None else images.matched(classes)
 
 
 def _open(

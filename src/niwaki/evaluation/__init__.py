@@ -6,6 +6,7 @@ metrics to every method of the catalogue.
 """
 
 from niwaki.evaluation._accuracy import accuracy
+from niwaki.evaluation._chance import near_chance, warn_near_chance
 from niwaki.evaluation._cost import Cost, cost, latency, seconds_per_mac
 from niwaki.evaluation._curves import Estimate, PerturbationCurves
 from niwaki.evaluation._perturbation import perturbation_curves
@@ -21,9 +22,11 @@ __all__ = [
     "accuracy",
     "cost",
     "latency",
+    "near_chance",
     "perturbation_curves",
     "quantus_explain",
     "randomisation_test",
     "seconds_per_image",
     "seconds_per_mac",
+    "warn_near_chance",
 ]

@@ -49,7 +49,7 @@ def accuracy(
             if seen == 0:
                 check_logit(model, inputs)
             output = models.class_logits(model(inputs), "accuracy")
-            check_labels(labels, output.shape[1])
+            check_labels(labels, output.shape[1], data)
             right += int((output.argmax(1) == labels).sum())
             seen += len(labels)
     return right / seen

@@ -103,11 +103,13 @@ def class_names(spec: str, weights: str | Path | None = None) -> list[str] | Non
     Returns
     -------
     list of str or None
-        From torchvision's weights, or a callable's attribute `class_names`.
+        From torchvision's or timm's weights, or a callable's attribute `class_names`.
     """
     scheme, _, name = str(spec).partition(":")
-    if is_saved(spec) or scheme == "timm":
+    if is_saved(spec):
         return None
+    if scheme == "timm":
+        return _timm.class_names(name)
     if scheme == "torchvision":
         return _torchvision.class_names(name, weights)
     found = getattr(_importing.find(str(spec)), "class_names", None)

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from niwaki.data import Preprocessing
+from niwaki.data import Preprocessing, distinct, imagenet_names
 from niwaki.errors import ModelError, WeightsError
 from niwaki.models._weights import load_weights
 
-__all__ = ["build", "preprocessing"]
+__all__ = ["build", "class_names", "preprocessing"]
 
 
 def build(name: str, weights: str | Path | None, classes: int | None) -> nn.Module:
@@ -54,6 +54,28 @@ def preprocessing(name: str) -> Preprocessing:
         channels=channels,
         interpolation=config["interpolation"],
     )
+
+
+def class_names(name: str) -> list[str] | None:
+    """Return ImageNet's words for the outputs of the network's own weights.
+
+    A word that stands for several classes is followed by the WordNet id. None for weights of
+    another data set.
+    """
+    timm = _timm()
+    config = _config(timm, name).to_dict()
+    subset = timm.data.infer_imagenet_subset(config)
+    if subset is None or any(other in str(config.get("tag")) for other in _NOT_IMAGENET):
+        return None
+    if subset == "imagenet-1k":
+        return imagenet_names()
+    info = timm.data.ImageNetInfo(subset)
+    words = info.label_descriptions(as_dict=True)
+    return distinct({key: str(words[key]).split(", ")[0] for key in info.label_names()})
+
+
+# Tags of weights whose outputs are other classes, though they may be as many as ImageNet's.
+_NOT_IMAGENET = ("inat", "places", "openimages", "cifar")
 
 
 def _timm() -> Any:

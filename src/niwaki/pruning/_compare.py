@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from niwaki import models
 from niwaki.criteria import Criterion, Scores, hidden_layers, score
-from niwaki.data import Data, batches, in_memory
+from niwaki.data import Data, batches, check_same_classes, in_memory
 from niwaki.data import references as draw
 from niwaki.errors import NiwakiError
 from niwaki.evaluation import accuracy, cost
@@ -100,6 +100,7 @@ def compare(
     entries = contenders_of(contenders)
     sizes, draws = _sizes(references), _seeds(seeds)
     models.check(model)
+    check_same_classes(data, test, "the reference and the test images")
     test = test if isinstance(test, (DataLoader, tuple)) else in_memory(test)
     options = {"keep": keep, "of": of, **prune_options}
     settings = {"batch_size": batch_size, **{n: _written(n, v) for n, v in options.items()}}

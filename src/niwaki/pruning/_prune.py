@@ -17,9 +17,9 @@ from torch.nn.utils.prune import BasePruningMethod
 
 from niwaki import models
 from niwaki.criteria import Criterion, create, hidden_layers
-from niwaki.data import Data, batches
+from niwaki.data import Data, batches, check_same_classes
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
-from niwaki.evaluation import cost
+from niwaki.evaluation import cost, warn_near_chance
 from niwaki.propagation import trace
 from niwaki.pruning._budget import Of
 from niwaki.pruning._coupling import Group, couple
@@ -178,6 +178,8 @@ def prune(
             "nothing is done",
             stacklevel=2,
         )
+    for other, what in ((test, "test"), (validation, "validation"), (training, "training")):
+        check_same_classes(data, other, f"the reference and the {what} images")
     example = _example(model, data)
     working = _copy(model)
     total = getattr(cost(working, example), of)
@@ -217,6 +219,7 @@ def prune(
         state = latest_state(kept, model, example)
         if state is None:
             state = begin(job, working)
+            _check_start(job, state.rows[0])
             _check_floor(state, floor)
             record(state)
         elif callback is not None:
@@ -272,6 +275,14 @@ def _check_tuning(floor: float | None, validation: Data | None, tune: Tune | Non
             raise ValueError(f"patience = {tune.patience} needs validation data")
     elif tune is not None and not callable(tune):
         raise ValueError(f"tune = {tune!r} is neither a FineTune nor a function")
+
+
+def _check_start(job: Job, first: Step) -> None:
+    """Warn of a network that does not know these classes: what it loses says nothing then."""
+    if first.accuracy is not None:
+        warn_near_chance(job.original, job.test, first.accuracy, "before pruning")
+    else:
+        warn_near_chance(job.original, job.validation, first.validation, "before pruning")
 
 
 def _check_floor(state: State, floor: float | None) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.criteria import Criterion, Scores, create_weight_criterion, score_weights
-from niwaki.data import Data, batches
+from niwaki.data import Data, batches, check_same_classes
 from niwaki.errors import NothingToPruneError
-from niwaki.evaluation import accuracy
+from niwaki.evaluation import accuracy, warn_near_chance
 from niwaki.propagation import trace
 from niwaki.pruning._masks import Over, check_options, mask_weights, place, select_weights
 from niwaki.pruning._pruned import shapes
@@ -97,6 +97,7 @@ def prune_weights(
     made = create_weight_criterion(criterion, **options)
     models.check(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    check_same_classes(data, test, "the reference and the test images")
     example = next(iter(batches(data, 1, device)))[0][:1]
     gone = _nothing_gone(model, example, ignore)
     rows: list[WeightStep] = []
@@ -112,6 +113,7 @@ def prune_weights(
     since = time.perf_counter()
     working = mask_weights(model, {layer: at == 0 for layer, at in gone.items()})
     look(0, since)
+    warn_near_chance(model, test, rows[0].accuracy, "before pruning")
     for step in range(1, steps + 1):
         since = time.perf_counter()
         scores = score_weights(working, data, made, batch_size=batch_size)

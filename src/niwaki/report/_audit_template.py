@@ -24,7 +24,8 @@ summary { cursor: pointer; font-weight: 600; }
 <h1>{{ heading }}</h1>
 {% for remark in remarks %}<p>{{ remark }}</p>{% endfor %}
 <ul class="verdict">{% for section in sections %}<li>{% if section.name %}<b>{{ section.name }}:</b>
-{% endif %}{% if section.flagged %}{{ section.flagged | length }} of
+{% endif %}{% if section.audit.caution %}<b>hardly better than guessing, see below</b>; {% endif
+%}{% if section.flagged %}{{ section.flagged | length }} of
 {{ section.audit.findings | length }} questions answered by yes:
 {% for item in section.flagged %}<a href="#{{ section.anchor }}-{{ loop.index }}">{{
 item.finding.title }}</a>{{ "; " if not loop.last }}{% endfor %}.{% else %}none of
@@ -46,8 +47,9 @@ to be seen that would be worth a try.</p>
 {{ "%.1f" | format(100 * audit.accuracy) }} %, AUC {{ "%.3f" | format(audit.auc) }}. A good
 accuracy
 does not rule out any of what follows.</p>
-{% if not section.flagged %}<div class="clean">None of the questions was answered by yes: nothing
-was
+{% if audit.caution %}<div class="finding"><p><b>No answer here can be relied on:
+{{ audit.caution }}.</b></p></div>{% elif not section.flagged
+%}<div class="clean">None of the questions was answered by yes: nothing was
 found that the network should not be looking at. What was not asked was not ruled out.</div>{%
 endif %}
 {% for item in section.flagged %}
