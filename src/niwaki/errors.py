@@ -6,6 +6,7 @@ Each message says what happened, where, and what to do about it.
 __all__ = [
     "CompletenessWarning",
     "DataError",
+    "LeftOutWarning",
     "ModelError",
     "NearChanceWarning",
     "NiwakiError",
@@ -58,6 +59,10 @@ class SoftmaxOutputWarning(UserWarning):
 
 class PatternWarning(UserWarning):
     """Patterns that a whole layer lacks, or that were fitted on other weights."""
+
+
+class LeftOutWarning(UserWarning):
+    """Files that look like images of a data set, and are not among those that are read."""
 
 
 class NearChanceWarning(UserWarning):

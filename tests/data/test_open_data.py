@@ -29,7 +29,6 @@ def classes(tmp_path):
     fill(tmp_path / "a" / "deeper", "2.jpg")
     fill(tmp_path / ".hidden", "3.png")
     (tmp_path / "a" / "notes.csv").write_text("x")
-    (tmp_path / "a" / "._2.jpg").write_bytes(b"leftover")
     return tmp_path
 
 

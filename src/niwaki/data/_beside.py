@@ -9,9 +9,11 @@ from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from niwaki.data._images import Images, read_image
+from niwaki.data._images import Images
 from niwaki.data._preprocessing import Preprocessing
+from niwaki.data._read import orientation, read_image, upright
 from niwaki.errors import DataError
 
 __all__ = ["Masks", "groups_by_name"]
@@ -59,8 +61,9 @@ class Masks(Sequence[Mask]):
     """Masks of images from a folder, read when they are asked for.
 
     A mask has the name of its image, with any suffix, in a folder of the class's name or in the
-    folder itself; every pixel that is not black is inside. An image without a mask has none of the
-    region.
+    folder itself; every pixel that is neither black nor transparent is inside. An image without a
+    mask has none of the region. A mask that lies as the camera has stored its image, and not as
+    people see it, is turned with it.
 
     Parameters
     ----------
@@ -72,15 +75,16 @@ class Masks(Sequence[Mask]):
     Raises
     ------
     DataError
-        Images without files, or a folder that has a mask for none of them; later, a mask that
-        cannot be read or has another size than its image.
+        Images without files, a folder that has a mask for none of them, two masks of one name, or
+        two images of which a mask might be; later, a mask that cannot be read or has another size
+        than its image.
     """
 
     def __init__(self, images: Images, folder: Path) -> None:
         if not folder.is_dir():
             raise DataError(f"{folder} is no folder with masks")
         self._paths = _paths(images)
-        known = {file.relative_to(folder).with_suffix(""): file for file in _files(folder)}
+        known = _by_name(folder)
         places = [(Path(path.parent.name, path.stem), Path(path.stem)) for path in self._paths]
         self._files = [known.get(own, known.get(flat)) for own, flat in places]
         if not any(self._files):
@@ -88,6 +92,7 @@ class Masks(Sequence[Mask]):
                 f"{folder} has no mask for any of the {len(places)} images; that of "
                 f"{self._paths[0].name} would be {places[0][0]}.png or {places[0][1]}.png"
             )
+        _check_single(self._paths, self._files)
         shape = images.preprocessing
         self._fit = Preprocessing(
             shape.size, shape.resize, mean=(0.0,), std=(1.0,), channels=1, interpolation="nearest"
@@ -109,13 +114,55 @@ class Masks(Sequence[Mask]):
         if file is None:
             return np.zeros((self._fit.size, self._fit.size), dtype=np.bool_)
         mask, image = read_image(file), read_image(self._paths[index])
+        if mask.size != image.size and mask.size == image.size[::-1]:
+            with Image.open(self._paths[index]) as stored:
+                mask = upright(mask, orientation(stored))
         if mask.size != image.size:
             raise DataError(
                 f"the mask {file} has {mask.size[0]} x {mask.size[1]} pixels, its image "
                 f"{self._paths[index]} {image.size[0]} x {image.size[1]}"
             )
-        found: Mask = self._fit(mask.convert("L"))[0].numpy() > 0
+        found: Mask = self._fit(_inside(mask))[0].numpy() > 0
         return found
+
+
+def _inside(mask: Image.Image) -> Image.Image:
+    """Return a mask as white on black: white what is neither black nor transparent.
+
+    Grey would round the dark colours by which some programs number regions to black.
+    """
+    if mask.mode == "P" or "transparency" in mask.info:
+        mask = mask.convert("RGBA")
+    elif mask.mode in ("CMYK", "YCbCr", "LAB", "HSV", "PA", "La", "RGBa"):
+        mask = mask.convert("RGB" if mask.mode in ("CMYK", "YCbCr", "HSV") else "RGBA")
+    values = np.atleast_3d(np.asarray(mask))
+    if mask.mode in ("LA", "RGBA"):
+        inside = (values[..., :-1] != 0).any(-1) & (values[..., -1] != 0)
+    else:
+        inside = (values != 0).any(-1)
+    return Image.fromarray(inside.astype(np.uint8) * 255)
+
+
+def _by_name(folder: Path) -> dict[Path, Path]:
+    """Return mask files by their paths without suffixes, each of which may occur once."""
+    known: dict[Path, Path] = {}
+    for file in _files(folder):
+        other = known.setdefault(file.relative_to(folder).with_suffix(""), file)
+        if other != file:
+            raise DataError(f"{other} and {file} are two masks of one name; take one of them away")
+    return known
+
+
+def _check_single(images: list[Path], masks: Sequence[Path | None]) -> None:
+    """Refuse images of one class and one name, of which a mask might be either's."""
+    seen: dict[tuple[Path, str], Path] = {}
+    for image, mask in zip(images, masks, strict=True):
+        other = seen.setdefault((image.parent, image.stem), image)
+        if mask is not None and other != image:
+            raise DataError(
+                f"the mask {mask} may be of {other} or of {image}, which differ by their suffix "
+                "alone; rename one of them and its mask"
+            )
 
 
 def _paths(images: Images) -> list[Path]:
@@ -125,4 +172,6 @@ def _paths(images: Images) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file())
+    return sorted(
+        file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")
+    )

@@ -1,17 +1,19 @@
 """Images from files: a folder for each class, a folder of images, or one image."""
 
+import warnings
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
-from niwaki.data._images import Images, read_image
+from niwaki.data._images import Images
+from niwaki.data._listing import SUFFIXES, find_images, has_image, subfolders
 from niwaki.data._preprocessing import Preprocessing
-from niwaki.errors import DataError
+from niwaki.data._read import read_image, refuse_slide
+from niwaki.errors import DataError, LeftOutWarning
 
 __all__ = ["open_path"]
 
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _SPLITS = ("train", "test", "val")
 
 
@@ -28,15 +30,23 @@ def open_path(path: Path, preprocessing: Preprocessing, split: str) -> Images:
         Nothing there, no image in it, a class without images, or no such split.
     """
     if path.is_file():
+        refuse_slide(path)
         return _unlabelled([path], preprocessing)
     folder = _split_folder(path, split)
-    files = {sub.name: _images_below(sub) for sub in _subfolders(folder)}
+    files = {sub.name: find_images(sub) for sub in subfolders(folder)}
     if any(files.values()):
+        if beside := find_images(folder, deep=False):
+            warnings.warn(
+                f"{len(beside)} images beside the class folders in {folder} left out, the first is "
+                f"{beside[0].name}",
+                LeftOutWarning,
+                stacklevel=2,
+            )
         return _labelled(folder, files, _classes(path, folder, files), preprocessing)
-    loose = [file for file in sorted(folder.iterdir()) if _is_image(file)]
+    loose = find_images(folder, deep=False)
     if not loose:
         raise DataError(
-            f"no image in {folder}; images end in {', '.join(_SUFFIXES)} and lie in a "
+            f"no image in {folder}; images end in {', '.join(SUFFIXES)} and lie in a "
             "folder for each class"
         )
     return _unlabelled(loose, preprocessing)
@@ -60,7 +70,7 @@ def _classes(path: Path, folder: Path, files: dict[str, list[Path]]) -> list[str
     """Return the classes of all splits: a network numbers them as its training images do."""
     splits = [path / name for name in _SPLITS if folder != path and (path / name).is_dir()]
     named = {
-        split.name: [sub.name for sub in _subfolders(split) if sub.name in files or _has_image(sub)]
+        split.name: [sub.name for sub in subfolders(split) if sub.name in files or has_image(sub)]
         for split in splits
     }
     learned = named.get("train", [])
@@ -87,20 +97,3 @@ def _split_folder(path: Path, split: str) -> Path:
         if (path / name).is_dir():
             return path / name
     raise DataError(f"{path} has no split {split!r}; it has {', '.join(present)}")
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith("."))
-
-
-def _images_below(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if _is_image(file))
-
-
-def _has_image(folder: Path) -> bool:
-    return any(_is_image(file) for file in folder.rglob("*"))
-
-
-def _is_image(file: Path) -> bool:
-    # Hidden files are leftovers of editors and file managers, such as "._photo.jpg".
-    return file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()

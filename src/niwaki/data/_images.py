@@ -11,7 +11,7 @@ from niwaki.data._classes import listed, match_classes, number_classes
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.errors import DataError
 
-__all__ = ["Images", "read_image"]
+__all__ = ["Images"]
 
 
 class Images(Dataset[tuple[Tensor, int]]):
@@ -79,7 +79,13 @@ class Images(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return the input, of shape (C, H, W), and the label of one image."""
         target = self.targets[index]  # Raises the IndexError that ends a for loop.
-        return self.preprocessing(self.image(index)), target
+        image = self.image(index)
+        try:
+            return self.preprocessing(image), target
+        except DataError as error:
+            if self.paths is None:
+                raise
+            raise DataError(f"{self.paths[index]}: {error}") from error
 
     def __repr__(self) -> str:
         """Say how many images of what size."""
@@ -150,16 +156,3 @@ class Images(Dataset[tuple[Tensor, int]]):
             Where the classes and the outputs do not fit together, see `number_classes`.
         """
         return self.mapped(number_classes(self.classes, count)) if self.labelled else self
-
-
-def read_image(path: Path) -> Image.Image:
-    """Read an image file completely; DataError names a file that cannot be decoded."""
-    try:
-        with Image.open(path) as file:
-            image: Image.Image = file.copy()  # which reads all of it
-    # Pillow's decoders raise these for broken files, beside OSError.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"cannot read the image {path}: {error}; repair it or take it out of the folder"
-        ) from error
-    return image

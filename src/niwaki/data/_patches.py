@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from niwaki.data._images import Images, read_image
+from niwaki.data._images import Images
 from niwaki.data._preprocessing import Preprocessing
+from niwaki.data._read import in_mode, read_image
 from niwaki.errors import DataError
 
 __all__ = ["Patches", "cut_patches", "read_points"]
@@ -142,7 +143,7 @@ def cut_patches(
     rng = np.random.default_rng(seed)
     found: list[tuple[Array, int, int, Array, list[str]]] = []
     for source, file in enumerate(files):
-        image = np.asarray(read_image(file).convert("RGB"))
+        image = np.asarray(in_mode(read_image(file), "RGB"))
         if min(image.shape[:2]) <= size:
             raise DataError(f"{file} is {image.shape[1]} x {image.shape[0]}, no room for {size} px")
         points, types = read_points(file.with_suffix(".csv"))

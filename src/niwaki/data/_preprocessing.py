@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
+from niwaki.data._read import in_mode
 from niwaki.errors import DataError
 
 __all__ = ["Preprocessing"]
@@ -74,8 +74,12 @@ class Preprocessing:
             )
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Turn an image of any mode into a float tensor of shape (channels, size, size)."""
-        image = _to_mode(image, _MODES[self.channels])
+        """Turn an image of any mode into a float tensor of shape (channels, size, size).
+
+        What is transparent is laid on white. Grey of 16 bits is scaled to 8; 32-bit numbers, whose
+        range is not known, are refused with a DataError.
+        """
+        image = in_mode(image, _MODES[self.channels])
         mode = InterpolationMode(self.interpolation)
         if self.resize is not None:
             image = tvf.resize(image, [self.resize], interpolation=mode)
@@ -108,15 +112,3 @@ class Preprocessing:
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
-
-
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == "F":
-        raise DataError("an image of 32-bit floats has no known range; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey to its lowest 256 levels, which is a white image.
-        levels = np.asarray(image, dtype=np.float64) / 257
-        image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image if image.mode == mode else image.convert(mode)

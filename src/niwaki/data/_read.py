@@ -1,0 +1,213 @@
+"""An image file, read completely and upright; what is more than one picture is refused."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from niwaki.errors import DataError
+
+__all__ = ["SLIDES", "in_mode", "orientation", "read_image", "refuse_slide", "upright"]
+
+SLIDES = (
+    ".bif",
+    ".czi",
+    ".dcm",
+    ".dicom",
+    ".isyntax",
+    ".mrxs",
+    ".ndpi",
+    ".ndpis",
+    ".qptiff",
+    ".scn",
+    ".svs",
+    ".svslide",
+    ".vms",
+    ".vmu",
+    ".zvi",
+)
+
+_WHITE = (255, 255, 255, 255)
+_ORIENTATION = 0x0112  # the tag's number, in EXIF and in TIFF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow's decoders raise these for broken files, beside OSError.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError)
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image file, turned as its camera says, with grey of more than 8 bits in "I;16".
+
+    Of an animation the first picture is read, with a warning.
+
+    Raises
+    ------
+    DataError
+        A file that cannot be decoded, a slide or another file of several pictures, too many
+        pixels.
+    """
+    refuse_slide(path)
+    try:
+        with Image.open(path) as file:
+            _refuse_pages(file, path)
+            way, depth, inverted = orientation(file), _depth(file), _inverted(file)
+            image: Image.Image = file.copy()  # which reads all of it
+            turned = way != 1 and orientation(file) == 1  # Pillow turns TIFF by itself
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path} has too many pixels for one image ({error}); cut tiles out of it, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
+        ) from error
+    except _BROKEN as error:
+        raise DataError(
+            f"cannot read the image {path}: {error}; repair it or take it out of the folder"
+        ) from error
+    image = _sixteen_bits(image, depth, inverted)
+    return image if turned else upright(image, way)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return how the camera was held, 1 to 8, as EXIF numbers it: 1 is upright."""
+    try:
+        way = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged note about the picture is no damaged picture
+        return 1
+    return way if way in _TURNS else 1
+
+
+def upright(image: Image.Image, way: int) -> Image.Image:
+    """Turn an image as people see it that the camera has stored in this orientation."""
+    return image.transpose(_TURNS[way]) if way in _TURNS else image
+
+
+def refuse_slide(path: Path) -> None:
+    """Refuse a file that a slide scanner or a medical device writes, by its name or its mark.
+
+    Raises
+    ------
+    DataError
+        With the way out.
+    """
+    slide = path.suffix.lower() in SLIDES
+    if not slide:
+        try:
+            with path.open("rb") as file:
+                slide = file.read(132)[128:] == b"DICM"
+        except OSError:  # said where it is read
+            return
+    if slide:
+        raise _slide(path, "is a whole-slide or medical image")
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image as grey ("L") or colour ("RGB"), 8 bits, what is transparent laid on white.
+
+    Raises
+    ------
+    DataError
+        Numbers without a known range, or colours that Pillow cannot convert.
+    """
+    if image.mode in ("F", "I"):
+        kind = "floats" if image.mode == "F" else "integers"
+        raise DataError(
+            f"an image of 32-bit {kind} has no known range: which number is white? Save it with 8 "
+            "or 16 bits, scaled as the network was trained"
+        )
+    clear = image.info.get("transparency")
+    if image.mode.startswith("I;16"):
+        # Pillow would clip 16-bit grey to its lowest 256 levels, which is a white image.
+        levels = np.asarray(image, dtype=np.float64)
+        if isinstance(clear, int):
+            levels = np.where(levels == clear, 65535, levels)
+        image = Image.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8))
+    elif clear is not None or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        # Premultiplied colours and grey have no way of their own to RGBA.
+        straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
+        seen = image.convert(straight).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", seen.size, _WHITE), seen).convert("RGB")
+    try:
+        return image if image.mode == mode else image.convert(mode)
+    except ValueError as error:
+        raise DataError(
+            f"colours of the kind {image.mode} cannot be turned into {mode} ({error}); save the "
+            "image as RGB"
+        ) from error
+
+
+def _refuse_pages(file: Any, path: Path) -> None:
+    """Refuse several resolutions or pages; warn of an animation."""
+    frames = getattr(file, "n_frames", 1)
+    if isinstance(file, TiffImagePlugin.TiffImageFile):
+        tags = file.tag_v2
+        if TiffImagePlugin.SUBIFD in tags:
+            raise _slide(path, "holds the image in several resolutions")
+        if frames == 1:
+            return
+        sizes = []
+        for page in range(frames):
+            file.seek(page)
+            sizes.append(file.size)
+        file.seek(0)
+        if len(sizes) == 2 and max(sizes[1]) <= 256 and 8 * max(sizes[1]) <= max(sizes[0]):
+            return  # a photograph with its thumbnail
+        if len(set(sizes)) > 1:
+            raise _slide(path, f"holds {frames} images of several sizes, as a slide does")
+        raise DataError(f"{path} has {frames} pages; save the one that is meant as an image")
+    if frames > 1 and getattr(file, "is_animated", True) and file.format != "MPO":
+        warnings.warn(
+            f"of an animation or a file of several pictures ({file.format}) the first is read",
+            stacklevel=4,
+        )
+
+
+def _slide(path: Path, why: str) -> DataError:
+    return DataError(
+        f"{path} {why}, and would be squeezed into one input; slides are not read yet: cut it into "
+        "tiles at the resolution the network was trained on, for example with OpenSlide, and give "
+        "the folder of tiles"
+    )
+
+
+def _depth(file: Image.Image) -> int | None:
+    """Return the bits of a grey level where the file says more than its mode; None: unknown."""
+    if not isinstance(file, TiffImagePlugin.TiffImageFile):
+        return 16  # of PNG, PGM and JPEG 2000, Pillow scales up what has fewer
+    formats = file.tag_v2.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
+    bits = file.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    return int(bits[0]) if set(formats) <= {1, 4} and bits[0] <= 16 else None
+
+
+def _inverted(file: Image.Image) -> bool:
+    """Return whether 0 is white, which Pillow turns round for 8 bits only."""
+    if not isinstance(file, TiffImagePlugin.TiffImageFile):
+        return False
+    return bool(file.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0)
+
+
+def _sixteen_bits(image: Image.Image, depth: int | None, inverted: bool) -> Image.Image:
+    """Return grey of 9 to 16 bits as "I;16" that uses the whole range; leave the rest."""
+    if not image.mode.startswith("I") or depth is None:
+        return image
+    levels = np.asarray(image).astype(np.float64)
+    if depth < 16:
+        levels *= 65535 / (2**depth - 1)
+    if inverted:
+        levels = 65535 - levels
+    clear = image.info.get("transparency")
+    scaled = Image.fromarray(levels.round().clip(0, 65535).astype(np.uint16))
+    if clear is not None:
+        scaled.info["transparency"] = clear
+    return scaled
