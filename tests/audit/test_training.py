@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_refused(network, tiles):
     with pytest.raises(DataError, match="prepare both in the same way"):
         look_over(material, smaller)
     other = Images(lambda i: Image.fromarray(pixels[i]), list(labels), ["a", "b"], TISSUE)
-    with pytest.raises(DataError, match="the classes a, b"):
+    with pytest.raises(DataError, match="'a' in one and 'normal' in the other"):
         audit(network, data, method="gradient", training=other)
     way = replace(TISSUE, mean=(0.5, 0.5, 0.5))
     other = Images(lambda i: Image.fromarray(pixels[i]), list(labels), data.classes, way)

@@ -203,6 +203,7 @@ def audit(
     started = time.perf_counter()
     if training is not None:
         _check_alike(training, data)
+    _check_classes(getattr(data, "targets", ()))
     material = gather(
         model,
         data,
@@ -216,6 +217,7 @@ def audit(
         groups=groups,
         **options,
     )
+    _check_classes(material.labels)
     learned = None
     if training is not None:
         learned = look_over(
@@ -224,6 +226,15 @@ def audit(
     return examine(
         material, seed=seed, tissue=tissue, regions=regions, training=learned, started=started
     )
+
+
+def _check_classes(labels: Sequence[int] | NDArray[Any]) -> None:
+    """Refuse a data set of one class, if its labels are known before anything is computed."""
+    if len(labels) > 0 and len({int(label) for label in labels}) == 1:
+        raise DataError(
+            f"all {len(labels)} images are of one class, and an audit compares classes: add images "
+            "of other classes"
+        )
 
 
 def _check_alike(training: Dataset[Any], data: Dataset[Any]) -> None:

@@ -414,16 +414,18 @@ def load_images(
 
 
 def count_outputs(model: nn.Module, images: Images) -> int | None:
-    """Return how many outputs a network has for these images, None if it gives no (N, classes).
+    """Return how many classes a network tells apart, None if it does not return (N, classes).
 
     What goes wrong here goes wrong again where the images are used, with a message that fits.
     """
     import torch
 
+    from niwaki.models import class_logits
+
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad():
-            output = model(torch.zeros_like(images[0][0])[None].to(device))
+            said = class_logits(model(torch.zeros_like(images[0][0])[None].to(device)))
     except (RuntimeError, ValueError, TypeError):
         return None
-    return output.shape[1] if isinstance(output, torch.Tensor) and output.ndim == 2 else None
+    return said.shape[1] if said.ndim == 2 else None

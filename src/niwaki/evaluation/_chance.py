@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from niwaki import models
 from niwaki.data import Data, batches
 from niwaki.errors import NearChanceWarning
 
@@ -68,7 +69,10 @@ def warn_near_chance(model: nn.Module, data: Data | None, found: float | None, w
         return
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.no_grad():
-        pairs = [(model(x).argmax(1).cpu(), y.cpu()) for x, y in batches(data, device=device)]
+        pairs = [
+            (models.class_logits(model(x)).argmax(1).cpu(), y.cpu())
+            for x, y in batches(data, device=device)
+        ]
     predicted, labels = (torch.cat(parts).numpy() for parts in zip(*pairs, strict=True))
     if said := near_chance(predicted, labels):
         warnings.warn(f"{what}, {said}", NearChanceWarning, stacklevel=3)
