@@ -20,7 +20,7 @@ from niwaki.car._race import race
 from niwaki.car._search import lowest
 from niwaki.car._stand import Stand
 from niwaki.car._tally import Candidate, Found, Looks
-from niwaki.data import Data, check_labels, check_same_classes
+from niwaki.data import Data, check_labels, check_same_classes, count
 from niwaki.errors import NothingToPruneError
 from niwaki.evaluation import accuracy, cost
 from niwaki.memory import parse_bytes
@@ -92,7 +92,8 @@ def greedy(
     seed : int
         Of the order of the images there.
     test : DataLoader, Dataset or pair of tensors, optional
-        Measures the accuracy after each step, on images that the search does not see.
+        Measures the accuracy after each step on images that the search does not see. The accuracy
+        on `data` says little of others, as every unit was chosen for it.
     tune : callable, optional
         Called with the network after each removal; trains it in place.
     folder : str or Path, optional
@@ -104,8 +105,10 @@ def greedy(
     Returns
     -------
     Pruned
-        With a step of its plan and a row of its trajectory for each unit. The accuracy on `data`
-        is the row's `validation`. ``settings["removals"]`` says for each unit what it was in the
+        With a step of its plan and a row of its trajectory for each unit. A row's `accuracy` is
+        that on `test`, and its `validation` that on `data`, the images of the search; how many
+        these are, ``settings["test_images"]`` (None without) and ``settings["search_images"]``
+        say. ``settings["removals"]`` says for each unit what it was in the
         network as it came, and how many of the (unit, image) pairs were evaluated.
 
     Raises
@@ -117,7 +120,8 @@ def greedy(
 
     Examples
     --------
-    >>> pruned = niwaki.car.greedy(model, (images, labels), remove=20, floor=0.98)
+    >>> pruned = niwaki.car.greedy(model, (images, labels), remove=20, floor=0.98, test=held_out)
+    >>> [step.accuracy for step in pruned.trajectory]
     >>> pruned.save("smaller")
     """
     goal = Goal(remove, keep, of, floor)
@@ -181,7 +185,9 @@ def greedy(
             operate(descent.model, example, [Removal(removed.layer, removed.channels)])
             descent.add(removed)
             look(since, removed.accuracy)
-    return descent.pruned()
+    found = descent.pruned()
+    images = {"search_images": len(pool), "test_images": None if test is None else count(test)}
+    return replace(found, settings={**found.settings, **images})
 
 
 class _Choice:

@@ -13,10 +13,11 @@ from rich.table import Table
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._spread import Bytes
-from niwaki.errors import NiwakiError
+from niwaki.errors import DataError, NiwakiError
 
 if TYPE_CHECKING:
     from niwaki.car import CarIndex
+    from niwaki.data import Images
 
 __all__ = ["car"]
 
@@ -47,7 +48,8 @@ def car(
         float | None,
         r.SHARE,
         typer.Option(
-            help="With --greedy: stop before the accuracy falls below this.",
+            help="With --greedy: stop before the accuracy on the images of the search falls below "
+            "this.",
             show_default=False,
         ),
     ] = None,
@@ -61,12 +63,14 @@ def car(
 ) -> None:
     """Show what accuracy the network loses with each filter, exactly.
 
-    Writes the whole index (index.safetensors, index.json). With --greedy, the filter that is
-    needed least is removed, the index is computed anew, and so on; the folder is a MODEL then.
+    Writes the whole index (index.safetensors, index.json), of the test images. With --greedy, the
+    filter that is needed least is removed, the index is computed anew, and so on; the folder is a
+    MODEL then. The search sees training images, and the accuracy is measured on the test images;
+    where DATA have no such parts, a quarter of each class is held out.
     """
     from niwaki import car as room
     from niwaki import pruning
-    from niwaki.data import references
+    from niwaki.data import in_memory, references
     from niwaki.files import new_folder, write_json
 
     common.check_output(out, model, data)
@@ -77,7 +81,12 @@ def car(
     loaded = loaded.named_by(images)
     if not images.labelled:
         raise NiwakiError(f"{data} has no labels: accuracy needs a folder for each class")
-    chosen: Any = images if per_class is None else references(images, per_class, common.seed)
+    search: Any = images
+    held: Any = None
+    words = ""
+    if greedy is not None:
+        search, held, words = _parts(data, images, loaded, common)
+    chosen: Any = search if per_class is None else references(search, per_class, common.seed)
     shared: dict[str, Any] = {
         "layers": layer or None,
         "batch_size": common.batch_size,
@@ -91,13 +100,16 @@ def car(
         _report(index, loaded, top, out, common.as_json)
         return
     shown = o.console(common.as_json)
+    shown.print(f"the search sees {len(chosen)} images; accuracy is measured on {words}")
     pruned = room.greedy(
         loaded.model,
         chosen,
         remove=greedy,
         floor=floor,
+        test=in_memory(held, description="reading held-out images"),
         callback=lambda step: shown.print(
-            f"{step.units:>8,} units left, accuracy {step.validation or 0:.2%}"
+            f"{step.units:>8,} units left, accuracy {step.accuracy or 0:.2%} on held-out images, "
+            f"{step.validation or 0:.2%} on those of the search"
         ),
         **shared,
     )
@@ -108,13 +120,44 @@ def car(
     )
     whole.save(out, about=loaded.about, overwrite=common.force)
     if common.as_json:
-        told = {"folder": str(out), "trajectory": pruned.trajectory.to_json()}
+        told = {
+            "folder": str(out),
+            "accuracy_on": words,
+            "trajectory": pruned.trajectory.to_json(),
+        }
         typer.echo(json.dumps({**told, "settings": pruned.settings}, indent=2))
         return
     for gone in pruned.settings["removals"]:
-        shown.print(f"{gone['layer']} {gone['unit']}: accuracy {gone['accuracy']:.2%} without it")
+        shown.print(
+            f"{gone['layer']} {gone['unit']}: accuracy {gone['accuracy']:.2%} without it, on the "
+            "images of the search"
+        )
+    first, last = pruned.trajectory[0], pruned.trajectory.final
+    shown.print(f"accuracy {first.accuracy:.2%} -> {last.accuracy:.2%} on {words}")
     shown.print(f"{pruned.settings['evaluated']:.1%} of all (filter, image) pairs were evaluated")
     shown.print(f"wrote {out}; it is a model again: niwaki explain {out} IMAGES")
+
+
+def _parts(data: str, images: Images, loaded: o.Loaded, common: o.Common) -> tuple[Any, Any, str]:
+    """Return the images of a search, those held out, and words for the latter."""
+    from collections import Counter
+
+    from niwaki.cli._prune import hold_out
+
+    try:
+        training = o.load_images(data, loaded, split="train", outputs=common.outputs)
+    except DataError:  # there is a test part alone
+        training = images
+    if training.paths is None or training.paths != images.paths:
+        return training, images, f"the {len(images)} test images"
+    fewest = min(Counter(images.targets).values())
+    if fewest < 2:
+        raise DataError(
+            f"{data} has a class with a single image, so that none can be held out for the "
+            "accuracy: give train and test folders, or more images"
+        )
+    rest, held = hold_out(images, max(1, fewest // 4), common.seed)
+    return rest, held, f"{len(held)} images held out of the search, as many of each class"
 
 
 def _told(index: CarIndex, loaded: o.Loaded) -> dict[str, Any]:
