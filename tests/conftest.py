@@ -22,6 +22,12 @@ def same_numbers() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_traces(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let the tests write nothing into anybody's home."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real images and weights, which are not ours to distribute."""

@@ -155,7 +155,7 @@ DAMAGE = {
     "no plan": ("plan.json", lambda p: p.unlink(), ModelError, "no folder of a pruned"),
     "cut plan": ("plan.json", cut, ModelError, "no folder of a pruned"),
     "no record": ("niwaki.json", lambda p: p.unlink(), ModelError, "no folder of a pruned"),
-    "list as record": ("niwaki.json", edit(lambda a: [1]), ModelError, "format None"),
+    "list as record": ("niwaki.json", edit(lambda a: [1]), ModelError, "not names with values"),
     "later format": ("niwaki.json", edit(lambda a: a.update(format=2)), ModelError, "format 2"),
     "no shapes": ("niwaki.json", edit(lambda a: {"format": 1}), ModelError, "damaged"),
     "wrong type": ("niwaki.json", edit(lambda a: a.update(dtype="int")), ModelError, "damaged"),

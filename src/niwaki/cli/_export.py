@@ -42,6 +42,8 @@ def export(
     ] = None,
     weights: o.Weights = None,
     classes: o.Classes = None,
+    architecture: o.Architecture = None,
+    trust: o.Trust = False,
     threads: o.Threads = None,
     force: o.Force = False,
     as_json: o.AsJson = False,
@@ -60,7 +62,12 @@ def export(
         raise NiwakiError(f"--out {out} is a folder; give the path of a file")
     check_output(out, force=force, model=model, files=[weights])
     loaded = o.load_model(
-        model, o.Machine.prepare("cpu", threads), weights=weights, classes=classes
+        model,
+        o.Machine.prepare("cpu", threads),
+        weights=weights,
+        classes=classes,
+        architecture=architecture,
+        trust=trust,
     )
     shape = _given(input_shape) if input_shape else _known(model, loaded)
     models.export(loaded.model, out, shape, format=format_)
@@ -78,11 +85,10 @@ def _given(text: str) -> tuple[int, ...]:
 
 def _known(model: str, loaded: o.Loaded) -> tuple[int, ...]:
     """Shape of an input, from the folder of a pruned network or the model's preprocessing."""
-    from niwaki import models
+    from niwaki import models, pruning
 
     if models.is_saved(model):
-        about = json.loads((Path(model).expanduser() / "niwaki.json").read_text(encoding="utf-8"))
-        return tuple(about["input_shape"])
+        return pruning.Saved.read(model).input_shape
     known = loaded.preprocessing
     if known is None:
         raise DataError("nothing is known of the network's inputs: give --input-shape")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -146,6 +145,19 @@ Threads = Annotated[
     typer.Option(help="CPU threads. Default: torch's own choice.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.")]
+Architecture = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="What a pruned network was pruned from, where its folder does not say or the code "
+        "lies elsewhere.",
+        show_default=False,
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run the code that the folder of a pruned network names."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 
 
@@ -196,6 +208,8 @@ class Common:
     _: KW_ONLY
     weights: Weights = None
     classes: Classes = None
+    architecture: Architecture = None
+    trust: Trust = False
     outputs: Outputs = None
     size: Size = None
     resize: Resize = None
@@ -215,6 +229,8 @@ class Common:
             Machine.prepare(self.device, self.threads),
             weights=self.weights,
             classes=self.classes,
+            architecture=self.architecture,
+            trust=self.trust,
             size=self.size,
             resize=self.resize,
             mean=self.mean,
@@ -297,6 +313,8 @@ def load_model(
     *,
     weights: str | None = None,
     classes: int | None = None,
+    architecture: str | None = None,
+    trust: bool = False,
     size: int | None = None,
     resize: int | None = None,
     mean: str | None = None,
@@ -306,14 +324,16 @@ def load_model(
     from niwaki import models
 
     if models.is_saved(spec):
-        loaded = _load_saved(Path(spec), weights, classes)
+        loaded = _load_saved(Path(spec), weights, classes, architecture, trust)
+    elif architecture is not None:
+        raise ModelError(f"--architecture goes with the folder of a pruned network, not {spec!r}")
     else:
         model = models.build(spec, weights=weights, classes=classes)
         loaded = Loaded(
             model,
             models.preprocessing(spec, weights),
             models.class_names(spec, weights),
-            {"model": spec, "classes": classes},
+            models.Origin.of(spec, classes, random=weights == "random").to_json(),
         )
     models.check(loaded.model)
     preprocessing = _preprocessing(loaded.preprocessing, size, resize, mean, std)
@@ -332,31 +352,34 @@ def load_model(
     )
 
 
-def _load_saved(folder: Path, weights: str | None, classes: int | None) -> Loaded:
+def _load_saved(
+    folder: Path,
+    weights: str | None,
+    classes: int | None,
+    architecture: str | None,
+    trust: bool,
+) -> Loaded:
     from niwaki import models, pruning
-    from niwaki.data import Preprocessing
 
-    if weights is not None or classes is not None:
+    if weights is not None or (classes is not None and architecture is None):
         raise ModelError(f"{folder} is a pruned network with its own weights and classes")
-    try:
-        about = json.loads((folder / "niwaki.json").read_text(encoding="utf-8"))
-        plan = pruning.Plan.from_json(json.loads((folder / "plan.json").read_text("utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder} is no folder of a pruned network: {error}") from error
-    if not about.get("model"):
-        raise ModelError(
-            f"{folder} does not say which architecture it was pruned from; load it in Python with "
-            "niwaki.load(folder, model=fresh_architecture)"
-        )
-    fresh = models.build(about["model"], weights="random", classes=about.get("classes"))
-    known = about.get("preprocessing")
+    saved = pruning.Saved.read(folder)
+    origin, fresh = saved.origin, None
+    if architecture is not None:
+        known = classes if origin is None or classes is not None else origin.classes
+        random = origin is not None and origin.random
+        origin = models.Origin.of(architecture, known, random=random)
+        if architecture.startswith("torchvision:"):
+            fresh = origin.build(folder)  # it knows which of them rescale their inputs
+        else:
+            fresh = models.build(architecture, weights="random", classes=known)
     return Loaded(
-        pruning.load(folder, fresh),
-        Preprocessing.from_json(known) if known else None,
-        about.get("class_names"),
-        {"model": about["model"], "classes": about.get("classes")},
-        plan,
-        about["architecture"],
+        saved.rebuild(fresh, trust=trust),
+        saved.preprocessing,
+        saved.class_names,
+        {} if origin is None else origin.to_json(),
+        saved.plan,
+        saved.architecture,
     )
 
 

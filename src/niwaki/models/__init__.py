@@ -12,10 +12,13 @@ from niwaki.models._build import build, class_names, is_saved, preprocessing
 from niwaki.models._check import check
 from niwaki.models._export import Format, export
 from niwaki.models._fingerprint import fingerprint
+from niwaki.models._origin import Origin
+from niwaki.models._recognise import recognise
 from niwaki.models._weights import load_weights
 
 __all__ = [
     "Format",
+    "Origin",
     "build",
     "check",
     "class_logits",
@@ -25,5 +28,6 @@ __all__ = [
     "is_saved",
     "load_weights",
     "preprocessing",
+    "recognise",
     "zoo",
 ]

@@ -2,9 +2,10 @@
 
 import importlib
 import importlib.util
+import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,15 +22,21 @@ _FORMS = (
 )
 
 
-def call(spec: str, classes: int | None) -> nn.Module:
-    """Build the network: call it with `num_classes=classes`, or with nothing for None."""
-    function = find(spec)
+def call(spec: str, classes: int | None, homes: Sequence[Path] | None = None) -> nn.Module:
+    """Build the network: call it with `num_classes=classes`, or with nothing for None.
+
+    What lies in the folders `homes` can be imported; None for the folder of the file, or the
+    working directory.
+    """
+    function = find(spec, homes)
     arguments = {} if classes is None else {"num_classes": classes}
     try:
-        with _importable(_home(spec)):
+        with _importable(spec, homes), _guarded():
             model = function(**arguments)
+    except KeyboardInterrupt:
+        raise
     # The callable is the user's, so anything can go wrong in it.
-    except Exception as error:
+    except BaseException as error:
         given = ", ".join(f"{name}={value}" for name, value in arguments.items())
         raise ModelError(f"{spec}({given}) failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
@@ -40,7 +47,7 @@ def call(spec: str, classes: int | None) -> nn.Module:
     return model
 
 
-def find(spec: str) -> Callable[..., Any]:
+def find(spec: str, homes: Sequence[Path] | None = None) -> Callable[..., Any]:
     """Import the callable that a spec `module:name` or `file.py:name` names.
 
     Raises
@@ -52,10 +59,12 @@ def find(spec: str) -> Callable[..., Any]:
     if not source or not name:
         raise ModelError(f"{spec!r} names no model; write {_FORMS}")
     try:
-        with _importable(_home(spec)):
+        with _importable(spec, homes), _guarded():
             module = _load_file(Path(source)) if _is_file(source) else _load_module(source)
+    except KeyboardInterrupt:
+        raise
     # The module is the user's, so importing it can raise anything.
-    except Exception as error:
+    except BaseException as error:
         raise ModelError(
             f"cannot import {source!r} for the model {spec!r}: {type(error).__name__}: {error}; "
             f"a model is {_FORMS}"
@@ -76,13 +85,29 @@ def _home(spec: str) -> Path:
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def _importable(spec: str, homes: Sequence[Path] | None) -> Iterator[None]:
     # As when Python itself runs a file or a module: what lies beside it can be imported.
-    sys.path.insert(0, str(folder))
+    folders = [str(home) for home in ([_home(spec)] if homes is None else homes)]
+    sys.path[:0] = folders
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        for folder in folders:
+            if folder in sys.path:
+                sys.path.remove(folder)
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Keep what is printed out of our own output, and end a process that somebody else started."""
+    process = os.getpid()
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if os.getpid() != process:  # a fork would do our work a second time
+            print("niwaki: the model's code has forked; this process ends", file=sys.stderr)
+            os._exit(1)
 
 
 def _load_module(name: str) -> ModuleType:

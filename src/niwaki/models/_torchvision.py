@@ -11,7 +11,7 @@ from niwaki.data import Preprocessing
 from niwaki.errors import ModelError, WeightsError
 from niwaki.models._weights import fit, read_weights
 
-__all__ = ["build", "class_names", "preprocessing"]
+__all__ = ["build", "class_names", "names", "preprocessing", "rebuild"]
 
 # The second and third heads of GoogLeNet and Inception v3, which only training uses.
 _AUXILIARY = ("AuxLogits", "aux1", "aux2")
@@ -41,6 +41,28 @@ def build(name: str, weights: str | Path | None, classes: int | None) -> nn.Modu
             f"the weights {entry.name} of torchvision:{name} could not be downloaded: {error}; "
             "pass weights='random', or the path of a file of weights"
         ) from error
+
+
+def rebuild(name: str, classes: int | None, *, random: bool) -> nn.Module:
+    """Build a network without weights, for some that were saved.
+
+    Parameters
+    ----------
+    name
+        Torchvision's.
+    classes
+        Number of outputs; None for its own.
+    random
+        Whether it was built with random weights: then it does not rescale its inputs.
+    """
+    return _drop_auxiliary(_untrained(_known(name), classes, published=not random))
+
+
+def names(module: str) -> list[str]:
+    """Return the names of the networks that a module of torchvision's builds."""
+    known: list[str] = torchvision.models.list_models(module=torchvision.models)
+    get = torchvision.models.get_model_builder
+    return [name for name in known if get(name).__module__ == module]
 
 
 def preprocessing(name: str, weights: str | Path | None) -> Preprocessing:

@@ -13,8 +13,9 @@ from niwaki.pruning._masks import mask_weights, select_weights
 from niwaki.pruning._outcome import Outcome
 from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning._prune import prune
-from niwaki.pruning._pruned import Pruned, load
+from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._repair import compensate, recalibrate
+from niwaki.pruning._saved import Saved, load
 from niwaki.pruning._sparse import PrunedWeights, WeightStep, WeightTrajectory, load_masks
 from niwaki.pruning._states import fill, tensors_of
 from niwaki.pruning._surgery import operate, replay
@@ -37,6 +38,7 @@ __all__ = [
     "Pruned",
     "PrunedWeights",
     "Removal",
+    "Saved",
     "Step",
     "Summary",
     "Trajectory",

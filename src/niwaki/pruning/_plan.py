@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from niwaki.schema import ListOf, Record, Text, Whole
+
 __all__ = ["Plan", "Removal"]
 
 
@@ -46,6 +48,11 @@ class Plan:
         return [
             [{"layer": r.layer, "channels": list(r.channels)} for r in step] for step in self.steps
         ]
+
+    FORM = ListOf(
+        ListOf(Record({"layer": Text(longest=10_000), "channels": ListOf(Whole(0, 2**31))})),
+        longest=100_000,
+    )
 
     @classmethod
     def from_json(cls, steps: list[list[Mapping[str, Any]]]) -> Plan:

@@ -26,8 +26,9 @@ from niwaki.pruning._coupling import Group, couple
 from niwaki.pruning._limits import Limits
 from niwaki.pruning._loop import ROUNDING, Job, State, Tune, begin, run
 from niwaki.pruning._prices import relative_prices
-from niwaki.pruning._pruned import Pruned, shapes
+from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._repair import has_batch_norms
+from niwaki.pruning._saved import shapes
 from niwaki.pruning._schedule import Schedule, targets
 from niwaki.pruning._states import keep_state, latest_state
 from niwaki.pruning._trajectory import Step, Trajectory

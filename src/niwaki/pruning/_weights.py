@@ -16,7 +16,7 @@ from niwaki.errors import NothingToPruneError
 from niwaki.evaluation import accuracy, warn_near_chance
 from niwaki.propagation import trace
 from niwaki.pruning._masks import Over, check_options, mask_weights, place, select_weights
-from niwaki.pruning._pruned import shapes
+from niwaki.pruning._saved import shapes
 from niwaki.pruning._sparse import PrunedWeights, WeightStep, WeightTrajectory
 
 __all__ = ["prune_weights"]
