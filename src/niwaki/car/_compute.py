@@ -13,6 +13,7 @@ from niwaki.car._evaluator import Evaluator
 from niwaki.car._groups import copy_of, device_of, examples, judged
 from niwaki.car._index import CarIndex
 from niwaki.car._measure import index_of, measure
+from niwaki.car._units import name_of
 from niwaki.data import Data, batches
 from niwaki.memory import parse_bytes
 from niwaki.runs import Folder, digest, open_run
@@ -89,8 +90,8 @@ def index(
     fingerprint = models.fingerprint(model)
 
     def identity() -> dict[str, Any]:
-        roots = [group.root for group in groups]
-        return {"model": fingerprint, "data": digest(data, ordered=True), "layers": roots}
+        names = [name_of(group) for group in groups]
+        return {"model": fingerprint, "data": digest(data, ordered=True), "layers": names}
 
     with open_run(folder, identity) as kept:
         part, seen = kept.read(_SUMS), 0
@@ -105,7 +106,7 @@ def index(
                     sums = measure(evaluator, inputs[rows], labels[rows])
                     totals = totals.update(sums, fresh)
                     kept.write(_SUMS, totals.state_dict())
-    paths = dict(zip((g.root for g in groups), evaluator.paths, strict=True))
+    paths = dict(zip(map(name_of, groups), evaluator.paths, strict=True))
     return index_of(totals, groups, paths, fingerprint)
 
 

@@ -13,6 +13,7 @@ from niwaki.car._evaluator import Evaluator
 from niwaki.car._groups import copy_of, judged
 from niwaki.car._index import scores_of
 from niwaki.car._measure import measure
+from niwaki.car._units import name_of
 from niwaki.criteria import Criterion, register
 from niwaki.memory import parse_bytes
 from niwaki.models import fingerprint
@@ -62,8 +63,8 @@ class Car(Criterion):
         found = {layer.name: torch.zeros(layer.units, dtype=torch.float64) for layer in layers}
         assert self._prepared is not None
         for group in self._prepared[1].groups:
-            broken, mended = (totals.sums[f"{k}/{group.root}"] for k in ("broken", "mended"))
-            margin = totals.sums[f"margin_change/{group.root}"] / totals.samples
+            broken, mended = (totals.sums[f"{k}/{name_of(group)}"] for k in ("broken", "mended"))
+            margin = totals.sums[f"margin_change/{name_of(group)}"] / totals.samples
             first = [unit[0] for unit in group.units]
             found[group.root][first] = scores_of((broken - mended).sum(1), margin)
         return found

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from torch import Tensor, nn
 
 from niwaki import pruning
-from niwaki.pruning import Group, Plan, Pruned, Removal, Step, Trajectory
+from niwaki.pruning import Plan, Pruned, Removal, Step, Trajectory
 from niwaki.runs import Run
 
 __all__ = ["Descent", "Removed"]
@@ -27,6 +27,8 @@ class Removed:
         The layer's channels that it is made of, in the network that the step before has left.
     unit : int
         Its number in the layer of the network as it came.
+    taken : dict of str to tuple of int
+        The channels that every layer loses with it, in the network that the step before has left.
     accuracy : float
         Without it, on the images that were looked at.
     near_ties : int
@@ -40,6 +42,7 @@ class Removed:
     layer: str
     channels: tuple[int, ...]
     unit: int
+    taken: dict[str, tuple[int, ...]]
     accuracy: float
     near_ties: int
     evaluated: int
@@ -74,7 +77,13 @@ class Descent:
         part = kept.read(_LAST)
         if part is not None:
             gone = [
-                Removed(**{**told, "channels": tuple(told["channels"])})
+                Removed(
+                    **{
+                        **told,
+                        "channels": tuple(told["channels"]),
+                        "taken": {layer: tuple(c) for layer, c in told["taken"].items()},
+                    }
+                )
                 for told in part.about["removed"]
             ]
             pruning.replay(descent.model, example, plan_of(gone))
@@ -83,11 +92,12 @@ class Descent:
             descent.removed = gone
         return descent
 
-    def original(self, group: Group, unit: int) -> int:
-        """Return the number that a unit of the network as it is had in the network as it came."""
-        for gone in sorted(r.unit for r in self.removed if r.layer == group.root):
-            unit += gone <= unit
-        return unit
+    def original(self, layer: str, channel: int) -> int:
+        """Return the number that a channel had in the network as it came."""
+        for removed in reversed(self.removed):
+            for gone in sorted(removed.taken.get(layer, ())):
+                channel += gone <= channel
+        return channel
 
     def add(self, removed: Removed) -> None:
         """Note a removal."""

@@ -16,9 +16,10 @@ from niwaki.car._look import Look
 from niwaki.car._network import Network, UntraceableError
 from niwaki.car._pairs import Pairs
 from niwaki.car._splice import Splice
+from niwaki.car._units import outputs, single, uncovered
 from niwaki.car._whole import Masked, Removed
 from niwaki.errors import ModelError, NothingToPruneError
-from niwaki.pruning import Group, Member, Removal, operate
+from niwaki.pruning import Group, Removal, operate
 
 __all__ = ["Evaluator"]
 
@@ -51,8 +52,8 @@ class Evaluator:
     paths : sequence of str, optional
         How each group was evaluated before, where that has been checked already.
     masks : mapping of str to int
-        All layers that are judged, with their number of units, in the order of the signal. Where
-        no group that can lose a unit has a layer, its units are masked one by one.
+        All layers that are judged, with their widths, in the order of the signal. Channels that no
+        group which can lose a unit has are masked one by one.
 
     Attributes
     ----------
@@ -93,10 +94,8 @@ class Evaluator:
         found = [(g, way) for g, way in zip(groups, ways, strict=True) if way is not None]
         if masks is not None:
             found += self._masked(masks, [group for group, _ in found])
-            order = list(masks)
-            found.sort(
-                key=lambda pair: min(order.index(m) for m in _outputs(pair[0]) if m in masks)
-            )
+            order = {layer: place for place, layer in enumerate(masks)}
+            found.sort(key=lambda pair: min(order[m] for m in outputs(pair[0]) if m in order))
         self.groups = [group for group, _ in found]
         self._ways: list[_Way] = [way for _, way in found]
         if not found:
@@ -235,14 +234,12 @@ class Evaluator:
     def _masked(
         self, layers: Mapping[str, int], groups: Sequence[Group]
     ) -> list[tuple[Group, _Way]]:
-        """Mask the channels of the layers that no group has."""
-        taken = {layer for group in groups for layer in _outputs(group)}
+        """Mask the channels that no group has."""
         found: list[tuple[Group, _Way]] = []
-        for layer, units in layers.items():
-            way = Masked(self._model, layer)
-            if layer not in taken and way.works(self._example):
-                channels = tuple((unit,) for unit in range(units))
-                found.append((Group(layer, channels, (Member(layer, True, channels),)), way))
+        for layer, channels in uncovered(groups, layers).items():
+            way = Masked(self._model, layer, channels)
+            if channels and way.works(self._example):
+                found.append((single(layer, channels), way))
         return found
 
     def _needed(self) -> set[fx.Node]:
@@ -268,7 +265,7 @@ class Evaluator:
             smaller = copy.deepcopy(self._model)
             try:
                 operate(smaller, self._example, removals)
-            except ModelError:
+            except (ModelError, LookupError):
                 return False  # one by one, it shows which
             doomed = {node: torch.cat(parts) for node, parts in silent.items()}
             if not _agree(self._network.silenced(images, doomed), smaller(images)):
@@ -284,7 +281,7 @@ class Evaluator:
                 return way
             for unit in range(len(group)):
                 removed.remove(unit)
-        except ModelError:
+        except (ModelError, LookupError):
             return None
         return removed
 
@@ -322,10 +319,6 @@ class Evaluator:
         batch = _BATCH.get(self._example.device.type, _BATCH_ELSEWHERE)
         most = max(_FEWEST, batch // way.largest_bytes)
         return max(1, min(self._memory // 2 // way.row_bytes, most))
-
-
-def _outputs(group: Group) -> list[str]:
-    return [member.layer for member in group.members if member.output]
 
 
 def _read_by(ways: Sequence[_Way]) -> dict[fx.Node, list[tuple[int, fx.Node]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,18 +13,19 @@ from torch import Tensor, nn
 from niwaki import models
 from niwaki.car._descent import Descent, Removed
 from niwaki.car._goal import Goal
-from niwaki.car._groups import copy_of, device_of, removable
+from niwaki.car._groups import copy_of, device_of, judged
 from niwaki.car._outcome import judge
 from niwaki.car._pool import Pool
 from niwaki.car._race import race
 from niwaki.car._search import lowest
 from niwaki.car._stand import Stand
 from niwaki.car._tally import Candidate, Found, Looks
+from niwaki.car._units import Kind, kind_of, numbers, units_of
 from niwaki.data import Data, check_labels, check_same_classes, count
 from niwaki.errors import NothingToPruneError
 from niwaki.evaluation import accuracy, cost
 from niwaki.memory import parse_bytes
-from niwaki.pruning import Pruned, Removal, Step, operate
+from niwaki.pruning import Group, Pruned, Removal, Step, operate
 from niwaki.runs import Folder, described, digest, open_run
 
 __all__ = ["greedy"]
@@ -130,9 +131,10 @@ def greedy(
     check_same_classes(data, test, "the searched and the test images")
     pool = Pool(data, choice.memory // 4, device_of(model))
     example = pool.read(torch.arange(8).remainder(len(pool)))
-    groups = removable(own, example, layers)
+    found = judged(own, example, layers)
+    choice.numbers = numbers(found.coupled, found.widths)
     check_labels(pool.labels, _outputs(own, example), data)
-    goal.check(sum(max(0, len(group) - min_units) for group in groups))
+    goal.check(_available(found.removable(own), units_of(found.coupled, found.widths), min_units))
 
     def identity() -> dict[str, Any]:
         return {
@@ -185,9 +187,9 @@ def greedy(
             operate(descent.model, example, [Removal(removed.layer, removed.channels)])
             descent.add(removed)
             look(since, removed.accuracy)
-    found = descent.pruned()
+    pruned = descent.pruned()
     images = {"search_images": len(pool), "test_images": None if test is None else count(test)}
-    return replace(found, settings={**found.settings, **images})
+    return replace(pruned, settings={**pruned.settings, **images})
 
 
 class _Choice:
@@ -207,7 +209,8 @@ class _Choice:
         self._seed = seed
         self._margins = torch.empty(0)
         self._changes: dict[tuple[str, int], Tensor] = {}
-        self._paths: dict[str, str] = {}
+        self._paths: dict[Kind, str] = {}
+        self.numbers: dict[tuple[str, int], int] = {}
         self._stand: Stand | None = None
 
     @torch.no_grad()
@@ -253,17 +256,21 @@ class _Choice:
         candidates = stand.candidates()
         if not candidates:
             return None
-        self._paths |= dict(zip((g.root for g in stand.groups), stand.evaluator.paths, strict=True))
-        names = [
-            (stand.groups[c.group].root, descent.original(stand.groups[c.group], stand.rank(c)))
-            for c in candidates
-        ]
+        self._paths |= dict(zip(map(kind_of, stand.groups), stand.evaluator.paths, strict=True))
+        names = []
+        for candidate in candidates:
+            root = stand.groups[candidate.group].root
+            first = min(stand.taken(candidate)[root])
+            names.append((root, descent.original(root, first)))
         found = self._search(stand, pool, candidates, names, len(descent.rows))
         chosen = candidates[found.candidate]
+        layer, first = names[found.candidate]
+        taken = stand.taken(chosen)
         removed = Removed(
-            names[found.candidate][0],
-            stand.channels(chosen),
-            names[found.candidate][1],
+            layer,
+            taken[layer],
+            self.numbers.get((layer, first), first),
+            taken,
             1 - found.errors / found.images,
             found.near_ties,
             found.evaluated,
@@ -310,6 +317,15 @@ class _Choice:
 
 def _cut(order: Tensor, size: int) -> list[Tensor]:
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _available(groups: Sequence[Group], counts: Mapping[str, int], min_units: int) -> int:
+    """Count the units that can go at the most."""
+    total = 0
+    for root in {group.root for group in groups}:
+        own = sum(len(group) for group in groups if group.root == root)
+        total += max(0, min(own, counts[root] - min_units))
+    return total
 
 
 def _outputs(model: nn.Module, example: Tensor) -> int:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from niwaki import models
+from niwaki.car._units import losing, outputs, units_of
 from niwaki.criteria import hidden_layers
 from niwaki.data import Data, batches
 from niwaki.errors import ModelError, NothingToPruneError
 from niwaki.propagation import check_logit
 from niwaki.pruning import Group, couple
 
-__all__ = ["Judged", "copy_of", "device_of", "examples", "judged", "removable", "within"]
+__all__ = ["Judged", "copy_of", "device_of", "examples", "judged", "within"]
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -57,11 +58,32 @@ class Judged:
     groups : list of Group
         Those that lose a unit without being emptied, in the order of the signal.
     layers : dict of str to int
-        All hidden layers with more than one unit, and their number of units.
+        The layers that are judged: hidden ones with more than one unit; and their widths.
+    widths : dict of str to int
+        Of all hidden layers.
+    coupled : list of Group
+        All groups of the network, also those that are not judged.
     """
 
     groups: list[Group]
     layers: dict[str, int]
+    widths: dict[str, int]
+    coupled: list[Group]
+
+    def removable(self, model: nn.Module) -> list[Group]:
+        """Return the groups, if there are any.
+
+        Raises
+        ------
+        NothingToPruneError
+            If there is none.
+        """
+        if not self.groups:
+            names = ", ".join(self.layers)
+            raise NothingToPruneError(
+                f"no unit of {names} can be removed from {type(model).__name__}"
+            )
+        return self.groups
 
 
 def judged(model: nn.Module, example: Tensor, layers: Sequence[str] | None = None) -> Judged:
@@ -89,14 +111,13 @@ def judged(model: nn.Module, example: Tensor, layers: Sequence[str] | None = Non
         output = model(example)
     models.class_logits(output, "the classification accuracy reduction")
     check_logit(model, example)
-    hidden = {layer.name: layer.units for layer in hidden_layers(model, example[:1])}
+    widths = {layer.name: layer.units for layer in hidden_layers(model, example[:1])}
     try:
-        coupled = couple(model, example, list(hidden))
+        coupled = list(couple(model, example, list(widths)))
     except ModelError:
         coupled = []  # no layer can lose a unit, and all can be masked
-    whole = {m.layer for group in coupled if len(group) == 1 for m in group.members if m.output}
-    groups = [group for group in coupled if len(group) > 1]
-    several = {name: units for name, units in hidden.items() if units > 1 and name not in whole}
+    counts = units_of(coupled, widths)
+    several = {layer: width for layer, width in widths.items() if counts[layer] > 1}
     if layers is not None:
         wanted = [layers] if isinstance(layers, str) else list(layers)
         for name in wanted:
@@ -105,37 +126,20 @@ def judged(model: nn.Module, example: Tensor, layers: Sequence[str] | None = Non
                     f"layers: {name!r} has no unit that can be judged. Those that have: "
                     + ", ".join(several)
                 )
-        groups = within(groups, wanted)
-        several = {n: units for n, units in several.items() if any(_within(n, w) for w in wanted)}
+        several = {n: width for n, width in several.items() if any(_within(n, w) for w in wanted)}
+    groups = [g for g in losing(coupled, counts) if any(layer in several for layer in outputs(g))]
     if not several:
         raise NothingToPruneError(
             f"{type(model).__name__} has no unit that can be removed. Convolutions and linear "
             "layers must be modules (nn.Conv2d, nn.Linear) with more than one unit"
         )
-    return Judged(groups, several)
-
-
-def removable(
-    model: nn.Module, example: Tensor, layers: Sequence[str] | None = None
-) -> list[Group]:
-    """List the groups that lose a unit without being emptied, in the order of the signal.
-
-    Parameters and errors are those of `judged`.
-    """
-    found = judged(model, example, layers)
-    if not found.groups:
-        names = ", ".join(found.layers)
-        raise NothingToPruneError(f"no unit of {names} can be removed from {type(model).__name__}")
-    return found.groups
+    return Judged(groups, several, widths, coupled)
 
 
 def within(groups: Sequence[Group], layers: Sequence[str]) -> list[Group]:
     """Choose the groups that have one of these layers, or a layer within a module so named."""
-    return [group for group in groups if any(_has(group, name) for name in layers)]
-
-
-def _has(group: Group, name: str) -> bool:
-    return any(m.output and _within(m.layer, name) for m in group.members)
+    wanted = [layers] if isinstance(layers, str) else layers
+    return [g for g in groups if any(_within(m, name) for m in outputs(g) for name in wanted)]
 
 
 def _within(layer: str, name: str) -> bool:

@@ -60,8 +60,8 @@ class LayerCar:
         The layer's output channels that make up each unit.
     layers : tuple of str
         The layers that lose outputs with it, this one among them.
-    path : str
-        How it was computed: ``"spliced"``, what follows the unit was computed anew;
+    paths : tuple of str
+        For each unit, how it was computed: ``"spliced"``, what follows the unit was computed anew;
         ``"removed"``, whole passes of a physically pruned network; both are exact. ``"masked"``:
         the layer cannot lose a unit, and its channel is zero instead, behind its norm and
         activation.
@@ -82,7 +82,7 @@ class LayerCar:
 
     units: tuple[tuple[int, ...], ...]
     layers: tuple[str, ...]
-    path: str
+    paths: tuple[str, ...]
     whole: Whole
     broken: Tensor
     mended: Tensor
@@ -104,6 +104,11 @@ class LayerCar:
     def by_class(self) -> Tensor:
         """The same within each class, NaN for a class without images; shape (units, classes)."""
         return (self.broken - self.mended).double() / torch.tensor(self.whole.samples)
+
+    @property
+    def path(self) -> str:
+        """How the units were computed, ``"mixed"`` if not all in the same way."""
+        return self.paths[0] if len(set(self.paths)) == 1 else "mixed"
 
     def __len__(self) -> int:
         return len(self.units)
@@ -171,7 +176,7 @@ class CarIndex(Mapping[str, LayerCar]):
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; what is no tensor is JSON in its head."""
         told = {
-            name: {"units": layer.units, "layers": layer.layers, "path": layer.path}
+            name: {"units": layer.units, "layers": layer.layers, "paths": layer.paths}
             for name, layer in self.by_layer.items()
         }
         tensors = {
@@ -200,7 +205,7 @@ class CarIndex(Mapping[str, LayerCar]):
                 name: LayerCar(
                     tuple(map(tuple, told["units"])),
                     tuple(told["layers"]),
-                    told["path"],
+                    tuple(told["paths"]),
                     found,
                     **{kind: tensors[f"{kind}/{name}"] for kind in _TENSORS},
                 )

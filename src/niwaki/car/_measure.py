@@ -12,6 +12,7 @@ from niwaki.car._evaluator import Evaluator
 from niwaki.car._index import CarIndex, LayerCar, Whole
 from niwaki.car._outcome import Outcome, judge
 from niwaki.car._pairs import Pairs
+from niwaki.car._units import name_of, outputs
 from niwaki.data import check_labels
 from niwaki.models import class_logits
 from niwaki.pruning import Group
@@ -45,7 +46,7 @@ def measure(evaluator: Evaluator, inputs: Tensor, labels: Tensor) -> dict[str, T
             found.add(pairs, judge(logits, labels[pairs.images]), labels)
         unchanged = (~active & before.near).sum(1)
         found.sums["near_ties"] += unchanged
-        sums |= {f"{kind}/{group.root}": value for kind, value in found.sums.items()}
+        sums |= {f"{kind}/{name_of(group)}": value for kind, value in found.sums.items()}
     return {name: value.cpu() for name, value in sums.items()}
 
 
@@ -87,18 +88,25 @@ def index_of(
         float(sums["margin"]) / samples,
         int(sums["near"]),
     )
-    layers = {
-        group.root: LayerCar(
-            group.units,
-            tuple(dict.fromkeys(m.layer for m in group.members if m.output)),
-            paths[group.root],
+    layers = {}
+    for root in dict.fromkeys(group.root for group in groups):
+        own = [group for group in groups if group.root == root]
+        units = [unit for group in own for unit in group.units]
+        ways = [paths[name_of(group)] for group in own for _ in group.units]
+        order = sorted(range(len(units)), key=units.__getitem__)
+        of = {
+            kind: torch.cat([sums[f"{kind}/{name_of(group)}"] for group in own])[order]
+            for kind in ("broken", "mended", "loss_change", "margin_change", "near_ties")
+        }
+        layers[root] = LayerCar(
+            tuple(units[i] for i in order),
+            tuple(dict.fromkeys(layer for group in own for layer in outputs(group))),
+            tuple(ways[i] for i in order),
             whole,
-            sums[f"broken/{group.root}"].long(),
-            sums[f"mended/{group.root}"].long(),
-            sums[f"loss_change/{group.root}"] / samples,
-            sums[f"margin_change/{group.root}"] / samples,
-            sums[f"near_ties/{group.root}"].long(),
+            of["broken"].long(),
+            of["mended"].long(),
+            of["loss_change"] / samples,
+            of["margin_change"] / samples,
+            of["near_ties"].long(),
         )
-        for group in groups
-    }
     return CarIndex(layers, whole, fingerprint)

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor, fx, nn
 
-from niwaki.car._groups import copy_of, removable
+from niwaki.car._groups import copy_of, judged
 from niwaki.car._network import Network
 from niwaki.car._splice import Splice
 
@@ -36,7 +36,7 @@ def operations_behind(model: nn.Module, inputs: Tensor) -> dict[str, tuple[int, 
     example = torch.cat([inputs[:1]] * 2)
     network = Network(own, example)
     found = {}
-    for group in removable(own, example):
+    for group in judged(own, example).removable(own):
         splice = Splice(network, group)
         macs = sum(
             _macs(network, node, len(splice.channels(node, 0)) if node in splice.linear else None)

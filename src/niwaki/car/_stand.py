@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from niwaki.car._evaluator import Evaluator
-from niwaki.car._groups import removable, within
+from niwaki.car._groups import judged, within
 from niwaki.car._look import Look, gather
 from niwaki.car._outcome import judge
 from niwaki.car._pool import Pool
 from niwaki.car._tally import Candidate
+from niwaki.car._units import Kind, kind_of, losing, name_of, outputs, units_of
 from niwaki.errors import NothingToPruneError
 from niwaki.pruning import Group
 
@@ -44,7 +45,7 @@ class Stand:
     size : int
         Images that are looked at together.
     paths : mapping
-        How groups were evaluated before, by their root.
+        How groups were evaluated before, by their kind.
 
     Attributes
     ----------
@@ -70,51 +71,59 @@ class Stand:
         min_units: int,
         memory: int,
         size: int,
-        paths: Mapping[str, str],
+        paths: Mapping[Kind, str],
     ) -> None:
-        groups = removable(model, example)
+        found = judged(model, example)
+        counts = units_of(found.coupled, found.widths)
+        groups = losing(found.groups, counts, max(1, min_units))
         if layers is not None:  # a layer that is down to its last unit is no longer among them
-            groups = within(groups, [layers] if isinstance(layers, str) else layers)
-        groups = [group for group in groups if len(group) > min_units]
+            groups = within(groups, layers)
         if not groups:
             raise NothingToPruneError("every layer is down to its last units")
         self._min = max(1, min_units)
+        self._left = counts
         self.whole: Look | None = None
-        known = [paths.get(group.root, "") for group in groups]
+        known = [paths.get(kind_of(group), "") for group in groups]
         self.evaluator = Evaluator(
             model, example, groups, memory // 2, known if all(known) else None
         )
         self.groups: list[Group] = self.evaluator.groups
         self._gone: list[set[int]] = [set() for _ in self.groups]
+        self._lost: dict[str, list[int]] = {}  # channels of each layer, as they were listed
         self.size = self.evaluator.images(size)
         if self.evaluator.kept_bytes * len(pool) <= memory // 4:
             self.whole = gather(len(pool), self.size, pool.read, self.evaluator.look)
 
     def candidates(self) -> list[Candidate]:
         """List the units that may go, in the order that decides between equals."""
+        may = {name_of(group) for group in losing(self.groups, self._left, self._min)}
         return [
             Candidate(g, u)
             for g, group in enumerate(self.groups)
-            if len(group) - len(self._gone[g]) > self._min
+            if name_of(group) in may
             for u in range(len(group))
             if u not in self._gone[g]
         ]
 
-    def channels(self, candidate: Candidate) -> tuple[int, ...]:
-        """Return the channels of the group's root that a unit is, as they are numbered now."""
-        group = self.groups[candidate.group]
-        gone = sorted(c for u in self._gone[candidate.group] for c in group.units[u])
-        return tuple(c - sum(g < c for g in gone) for c in group.units[candidate.unit])
-
-    def rank(self, candidate: Candidate) -> int:
-        """Return the number of a unit among those that its group still has."""
-        return candidate.unit - sum(u < candidate.unit for u in self._gone[candidate.group])
+    def taken(self, candidate: Candidate) -> dict[str, tuple[int, ...]]:
+        """Return the channels that layers lose with a unit, as they are numbered now."""
+        return {
+            layer: tuple(
+                c - sum(gone < c for gone in self._lost.get(layer, ()))
+                for c in member.channels[candidate.unit]
+            )
+            for layer, member in outputs(self.groups[candidate.group]).items()
+        }
 
     def remove(self, candidate: Candidate) -> bool:
         """Go on without a unit, or return False where all must be listed anew."""
         if self.whole is None or not self.evaluator.lasts:
             return False
         self._gone[candidate.group].add(candidate.unit)
+        for layer, member in outputs(self.groups[candidate.group]).items():
+            self._lost.setdefault(layer, []).extend(member.channels[candidate.unit])
+            if layer in self._left:
+                self._left[layer] -= 1
         if sum(map(len, self._gone)) >= _WORN * sum(map(len, self.groups)):
             return False
         self.evaluator.remove(self.whole, candidate.group, candidate.unit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -74,13 +74,16 @@ class Masked:
     model : nn.Module
         A copy that is ours.
     layer : str
-        Whose channels are the units.
+        Its name.
+    channels : sequence of int
+        Those that are the units.
     """
 
     path: ClassVar[str] = "masked"
 
-    def __init__(self, model: nn.Module, layer: str) -> None:
+    def __init__(self, model: nn.Module, layer: str, channels: Sequence[int]) -> None:
         self._model = model
+        self._channels = channels
         self._layer = model.get_submodule(layer)
         self._axis = -1 if isinstance(self._layer, nn.Linear) else 1
 
@@ -93,7 +96,7 @@ class Masked:
         return self._masked(inputs, 0)[1].found
 
     def _masked(self, inputs: Tensor, unit: int) -> tuple[Tensor, _Mask]:
-        mask = _Mask(self._layer.weight, unit, self._axis)  # type: ignore[arg-type]
+        mask = _Mask(self._layer.weight, self._channels[unit], self._axis)  # type: ignore[arg-type]
         with mask.hooked(self._layer), mask:
             return self._model(inputs), mask
 
@@ -101,10 +104,10 @@ class Masked:
 class _Mask(TorchFunctionMode):
     """Sets a channel of a layer's output to zero, again behind all that acts on each alone."""
 
-    def __init__(self, weight: Tensor, unit: int, axis: int) -> None:
+    def __init__(self, weight: Tensor, channel: int, axis: int) -> None:
         super().__init__()
         self._weight = weight
-        self._unit = unit
+        self._channel = channel
         self._axis = axis
         self._masked: dict[int, Tensor] = {}  # which are kept, so that no other takes their id
         self.found = False  # whether there was an output of the layer
@@ -129,7 +132,7 @@ class _Mask(TorchFunctionMode):
 
     def _mask(self, value: Any) -> None:
         if isinstance(value, Tensor):
-            value.narrow(self._axis, self._unit, 1).zero_()
+            value.narrow(self._axis, self._channel, 1).zero_()
             self._masked[id(value)] = value
             self.found = True
 

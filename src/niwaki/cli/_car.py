@@ -186,7 +186,7 @@ def _row(index: CarIndex, name: str, unit: int, loaded: o.Loaded) -> dict[str, A
         "margin_change": float(layer.margin_change[unit]),
         "near_ties": int(layer.near_ties[unit]),
         "by_class": by_class,
-        "path": layer.path,
+        "path": layer.paths[unit],
     }
 
 
