@@ -105,7 +105,7 @@ def methods(network: str, model: nn.Module, x: Tensor) -> dict[str, Method]:
         "niwaki EpsilonGammaBox": niwaki("EpsilonGammaBox", **loss),
         "zennit EpsilonGammaBox": zennit("EpsilonGammaBox", **box),
         f"niwaki integrated_gradients, {STEPS} steps": niwaki(
-            "integrated_gradients", steps=STEPS, **average
+            "integrated_gradients", steps=STEPS, refinements=0, **average
         ),
         f"niwaki smoothgrad, {STEPS} samples": niwaki("smoothgrad", samples=STEPS, **average),
     }

@@ -152,6 +152,7 @@ def small():
     return plain().double().eval()
 
 
+@pytest.mark.filterwarnings("ignore::niwaki.errors.CompletenessWarning")
 @pytest.mark.parametrize("name", names())
 class TestEveryMethod:
     def test_leaves_the_network_and_the_inputs_as_they_were(self, name, network, images):

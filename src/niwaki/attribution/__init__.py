@@ -6,6 +6,7 @@ from niwaki.attribution import (  # noqa: F401  (they register themselves)
     _grad_cam,
     _gradient,
     _innvestigate,
+    _integrated_gradients,
     _lrp,
     _modified_gradients,
     _occlusion,

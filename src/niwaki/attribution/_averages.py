@@ -1,4 +1,4 @@
-"""Gradients averaged over many inputs: along a path, or in a cloud of noise."""
+"""Gradients averaged over many inputs: in a cloud of noise, or on the ways from many baselines."""
 
 from __future__ import annotations
 
@@ -6,22 +6,17 @@ import functools
 from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import islice
-from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from niwaki.attribution._complete import CompleteMean
 from niwaki.attribution._method import Method
 from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
 from niwaki.propagation import check_inputs, gradient, propagate
 
-__all__ = ["ExpectedGradients", "IntegratedGradients", "SmoothGrad"]
-
-Quadrature = Literal["complete", "left", "right", "midpoint", "gauss"]
+__all__ = ["Average", "ExpectedGradients", "SmoothGrad", "chosen", "exactly"]
 
 
 class Average(Method):
@@ -52,10 +47,10 @@ class Average(Method):
         inputs = self._checked(inputs)
         with torch.no_grad():
             weights = select(self.model(inputs), target)
-        total = torch.zeros_like(inputs)
+        total = torch.zeros_like(exactly(inputs))
         for part in self.parts(inputs, weights):
             total += part
-        return total
+        return total.to(inputs)
 
     def _checked(self, inputs: Tensor) -> Tensor:
         # Before the first forward pass, which in training mode would change batch statistics.
@@ -68,95 +63,21 @@ class Average(Method):
         drawn = self.points(inputs)
         while some := list(islice(drawn, steps)):  # several steps of the whole batch at a time
             start = weights.repeat(len(some), *[1] * (weights.dim() - 1))
-            result = propagate(
-                self.model,
-                torch.cat([point for point, _ in some]),
-                gradient(),
-                functools.partial(_constant, start),
-                max_loss=None,
-            )
-            assert result.relevance is not None
-            gradients = result.relevance.view(len(some), *inputs.shape)
+            _, slopes = self.slopes(torch.cat([point for point, _ in some]), start)
+            gradients = slopes.view(len(some), *inputs.shape)
             for (_, factor), slope in zip(some, gradients, strict=True):
-                yield slope * factor
+                yield exactly(slope) * exactly(factor)
+
+    def slopes(self, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the weighted outputs at points, in double precision, and their gradients."""
+        start = functools.partial(_constant, weights)
+        result = propagate(self.model, points, gradient(), start, max_loss=None)
+        assert result.relevance is not None
+        return chosen(result.output, weights), result.relevance
 
 
 def _constant(start: Tensor, _: Tensor) -> Tensor:
     return start
-
-
-@register("integrated_gradients")
-class IntegratedGradients(Average):
-    """Difference to a baseline times the mean gradient on the way (Sundararajan et al. 2017).
-
-    The heatmap should sum to the difference of the output at the input and at the baseline. Every
-    classical quadrature misses it, on trained ReLU networks by percents, because the slope jumps
-    hundreds of times on the way; the default does not.
-
-    Parameters
-    ----------
-    model : nn.Module
-        See `Method`.
-    baseline : float or Tensor
-        Where the way begins: a number, or a tensor that broadcasts to the inputs.
-    steps : int
-        Number of points.
-    quadrature : {"complete", "left", "right", "midpoint", "gauss"}
-        Where the points lie and how much they count. ``"complete"``: midpoints of equal steps,
-        whose weights are adjusted, as little as possible, such that the sum is right (this costs
-        one forward pass). Equal weights: ``"left"`` as in iNNvestigate, ``"right"`` as in zennit,
-        ``"midpoint"``. ``"gauss"`` (Gauss-Legendre) as in Captum, by far the best for networks
-        without jumps.
-    internal_batch_size : int
-        Largest number of points that go through the network together.
-
-    Warns
-    -----
-    CompletenessWarning
-        If, for all the adjusting, a sum misses the difference by more than a thousandth of it: then
-        there are too few steps.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        baseline: float | Tensor = 0.0,
-        steps: int = 64,
-        quadrature: Quadrature = "complete",
-        internal_batch_size: int = 64,
-    ) -> None:
-        super().__init__(model, internal_batch_size=internal_batch_size)
-        if steps < 1:
-            raise ValueError(f"steps = {steps}: must be at least 1")
-        self.baseline = baseline
-        self.steps = steps
-        self.places, self.weights = _quadrature(quadrature, steps)
-        self.complete = quadrature == "complete"
-
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
-        """See `Method.attribute`."""
-        if not self.complete:
-            return super().attribute(inputs, target)
-        inputs = self._checked(inputs)
-        with torch.no_grad():
-            end = self.model(inputs)
-            weights = select(end, target)
-            start = self.model(_baseline(self.baseline, inputs).contiguous())
-            ends = torch.stack([end, start]).double() * weights
-        change = (ends[0] - ends[1]).flatten(1).sum(1)
-        rounding = ends.abs().sum(0).flatten(1).sum(1) * 100 * torch.finfo(end.dtype).eps
-        mean = CompleteMean(change, rounding)
-        for weight, part in zip(self.weights, self.parts(inputs, weights), strict=True):
-            mean.add(weight, part)
-        return mean.result()
-
-    def points(self, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield points between the baseline and the inputs."""
-        start = _baseline(self.baseline, inputs)
-        way = inputs - start
-        for place, weight in zip(self.places, self.weights, strict=True):
-            yield start + place * way, weight * way
 
 
 @register("smoothgrad")
@@ -264,20 +185,11 @@ class ExpectedGradients(Average):
             yield inputs - (1 - place) * way, way / self.samples
 
 
-def _baseline(baseline: float | Tensor, inputs: Tensor) -> Tensor:
-    try:
-        return torch.as_tensor(baseline).to(inputs).expand_as(inputs)
-    except RuntimeError:
-        raise DataError(
-            f"the baseline does not broadcast to inputs of shape {tuple(inputs.shape)}"
-        ) from None
+def chosen(output: Tensor, weights: Tensor) -> Tensor:
+    """Sum the weighted outputs of each sample, in double precision."""
+    return (output.double() * weights).flatten(1).sum(1)
 
 
-def _quadrature(name: str, steps: int) -> tuple[list[float], list[float]]:
-    if name == "gauss":
-        places, weights = np.polynomial.legendre.leggauss(steps)
-        return list((places + 1) / 2), list(weights / 2)
-    offsets = {"complete": 0.5, "left": 0.0, "midpoint": 0.5, "right": 1.0}
-    if name not in offsets:
-        raise ValueError(f"quadrature {name!r} is not one of {', '.join(get_args(Quadrature))}")
-    return [(k + offsets[name]) / steps for k in range(steps)], [1 / steps] * steps
+def exactly(values: Tensor) -> Tensor:
+    """Return at least single precision, for sums of many small parts."""
+    return values.float() if values.dtype.itemsize < 4 else values
