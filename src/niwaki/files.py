@@ -19,6 +19,7 @@ from torch import Tensor
 from niwaki.errors import DataError, NiwakiError
 from niwaki.hashing import content
 from niwaki.ownership import check_replaceable, sign
+from niwaki.schema import Form, ListOf, Record, Text, parse_json
 
 __all__ = [
     "clear_leftovers",
@@ -104,8 +105,12 @@ def write_layers(path: str | Path, by_layer: Mapping[str, Tensor], **about: Any)
     write_atomically(path, write)
 
 
-def read_layers(path: str | Path, make: Callable[..., Made], what: str) -> Made:
+def read_layers(
+    path: str | Path, make: Callable[..., Made], what: str, about: Mapping[str, Form] | None = None
+) -> Made:
     """Read what `write_layers` wrote and return ``make(by_layer, **about)``.
+
+    The plain data must have the forms `about`, where these are given.
 
     Raises
     ------
@@ -116,11 +121,12 @@ def read_layers(path: str | Path, make: Callable[..., Made], what: str) -> Made:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            about = json.loads(metadata["niwaki"])
-            values = {name: file.get_tensor(name) for name in about.pop("layers")}
+            named = {"layers": ListOf(Text()), **(about or {})}
+            told = parse_json(metadata["niwaki"], Record(named, open=about is None), "its head")
+            values = {name: file.get_tensor(name) for name in told.pop("layers")}
         if metadata["sha256"] != _checksum(metadata["niwaki"], values):
             raise ValueError("it is damaged: its content has changed since it was written")
-        return make(values, **about)
+        return make(values, **told)
     except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
         raise DataError(f"{path} holds no {what}: {type(error).__name__}: {error}") from error
 

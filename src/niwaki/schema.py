@@ -1,7 +1,8 @@
 """Plain data from files that anybody may have written: read with limits, checked as a whole.
 
 A form says what a value must look like; `check` compares and says where a value differs.
-`read_json` reads a file and checks it. Nothing that passed needs to be looked at again.
+`read_json` reads a file and checks it; `rebuild` makes a dataclass of plain data, whose annotations
+are the form. Nothing that passed needs to be looked at again.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import lru_cache, reduce
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from niwaki.errors import DataError, NiwakiError
 
@@ -28,9 +31,13 @@ __all__ = [
     "Truth",
     "Whole",
     "check",
+    "form_of",
     "parse_json",
     "read_json",
+    "rebuild",
 ]
+
+Made = TypeVar("Made")
 
 _LARGEST = 2**28  # bytes
 _DEEPEST = 50
@@ -112,7 +119,7 @@ class Either:
 Form = Whole | Number | Text | Truth | Nothing | Anything | ListOf | MapOf | Record | Either
 
 
-class _MismatchError(ValueError):
+class _MismatchError(DataError):
     """What differs, and where."""
 
 
@@ -175,7 +182,7 @@ def check(value: Any, form: Form, where: str = "it") -> None:
 
     Raises
     ------
-    ValueError
+    DataError
         Saying what differs, and where.
     """
     match form:
@@ -200,6 +207,66 @@ def check(value: Any, form: Form, where: str = "it") -> None:
             _check_anything(value, where)
         case _:
             _check_single(value, form, where)
+
+
+def rebuild(kind: type[Made], value: Any, where: str = "it") -> Made:
+    """Make a dataclass of what `dataclasses.asdict` and JSON have made of one.
+
+    Raises
+    ------
+    DataError
+        For anything that does not fit its annotations.
+    """
+    hint: Any = kind
+    check(value, form_of(hint), where)
+    made: Made = _made(kind, value)
+    return made
+
+
+@lru_cache
+def form_of(hint: Any) -> Form:
+    """Return the form of values with an annotation, such as ``dict[str, float | None]``."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return reduce(Either, map(form_of, parts))
+    if kind is Literal:
+        return Text(parts)
+    if kind is tuple or (kind is not None and issubclass(kind, list)):
+        return ListOf(form_of(parts[0]))
+    if kind is not None and issubclass(kind, Mapping):
+        return MapOf(form_of(parts[1]))
+    if is_dataclass(hint):
+        hints = get_type_hints(hint)
+        forms = {f.name: form_of(hints[f.name]) for f in fields(hint)}
+        free = {f.name for f in fields(hint) if (f.default, f.default_factory) != (MISSING,) * 2}
+        return Record(
+            {name: form for name, form in forms.items() if name not in free},
+            {name: form for name, form in forms.items() if name in free},
+        )
+    return _PLAIN[hint]
+
+
+def _made(hint: Any, value: Any) -> Any:
+    """Give back to checked data the types that JSON does not have."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is tuple:
+        return tuple(_made(parts[0], item) for item in value)
+    if kind is not None and isinstance(kind, type) and issubclass(kind, Mapping):
+        return {name: _made(parts[1], item) for name, item in value.items()}
+    if is_dataclass(hint) and isinstance(hint, type):
+        hints = get_type_hints(hint)
+        return hint(**{name: _made(hints[name], item) for name, item in value.items()})
+    return value
+
+
+_PLAIN: dict[Any, Form] = {
+    int: Whole(-(2**62), 2**62),
+    float: Number(),
+    str: Text(),
+    bool: Truth(),
+    NoneType: Nothing(),
+    Any: Anything(),
+}
 
 
 def _check_record(value: Any, form: Record, where: str) -> None:

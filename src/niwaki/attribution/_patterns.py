@@ -22,6 +22,7 @@ from niwaki.data import Data, batches
 from niwaki.errors import ModelError, PatternWarning
 from niwaki.files import read_layers, write_layers
 from niwaki.models import fingerprint
+from niwaki.schema import Form, Text, Whole
 
 __all__ = ["Patterns", "fit_patterns"]
 
@@ -116,7 +117,8 @@ class Patterns(Mapping[str, Tensor]):
         DataError
             If the file is missing or holds no patterns.
         """
-        return read_layers(path, cls, "patterns")
+        about: dict[str, Form] = {"estimator": Text(), "samples": Whole(), "fingerprint": Text()}
+        return read_layers(path, cls, "patterns", about)
 
     def __repr__(self) -> str:
         units = sum(len(pattern) for pattern in self.by_layer.values())

@@ -22,11 +22,15 @@ from niwaki.audit._project import write_label_map, write_project
 from niwaki.data import Preprocessing, batches, check_labels
 from niwaki.errors import DataError
 from niwaki.propagation import per_class
+from niwaki.schema import Anything, MapOf, parse_json
 
 __all__ = ["Collection", "collect"]
 
 Array = NDArray[Any]
 _FILES = ("attribution.h5", "data.h5")
+
+
+_ABOUT = MapOf(Anything())
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Collection:
     def about(self) -> dict[str, Any]:
         """Which method, target, network and data."""
         with h5py.File(self.folder / "attribution.h5") as file:
-            found: dict[str, Any] = json.loads(file.attrs["niwaki"])
+            told = file.attrs.get("niwaki", "")
+            found: dict[str, Any] = parse_json(told, _ABOUT, f"{self.folder} is no collection")
         return found
 
     def __len__(self) -> int:
@@ -167,7 +172,7 @@ def _resume(parts: list[Path], about: dict[str, Any]) -> int:
         return 0
     try:
         with h5py.File(parts[0]) as one, h5py.File(parts[1]) as two:
-            same = json.loads(one.attrs["niwaki"]) == about
+            same = parse_json(one.attrs["niwaki"], _ABOUT, "it is damaged") == about
             done = min(int(one.attrs["done"]), int(two.attrs["done"]))
     except (OSError, KeyError, ValueError):  # cut off while it was written: nothing to go on with
         for part in parts:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from niwaki import pruning
 from niwaki.pruning import Plan, Pruned, Removal, Step, Trajectory
 from niwaki.runs import Run
+from niwaki.schema import Anything, ListOf, Record, check, rebuild
 
 __all__ = ["Descent", "Removed"]
 
@@ -76,18 +77,9 @@ class Descent:
         descent = cls(model, example)
         part = kept.read(_LAST)
         if part is not None:
-            gone = [
-                Removed(
-                    **{
-                        **told,
-                        "channels": tuple(told["channels"]),
-                        "taken": {layer: tuple(c) for layer, c in told["taken"].items()},
-                    }
-                )
-                for told in part.about["removed"]
-            ]
-            pruning.replay(descent.model, example, plan_of(gone))
-            pruning.fill(descent.model, part.tensors)
+            check(part.about, _FORM, "the search")
+            gone = [rebuild(Removed, told) for told in part.about["removed"]]
+            pruning.restore(descent.model, example, plan_of(gone), part.tensors)
             descent.rows = list(Trajectory.from_json(part.about["trajectory"]))
             descent.removed = gone
         return descent
@@ -138,3 +130,4 @@ def plan_of(removed: Sequence[Removed]) -> Plan:
 
 
 _LAST = "last"
+_FORM = Record({"trajectory": ListOf(Anything()), "removed": ListOf(Anything())})

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from niwaki.car._outcome import TIE
 from niwaki.criteria import Scores
+from niwaki.errors import DataError
 from niwaki.files import read_layers, write_layers
+from niwaki.schema import Anything, Form, ListOf, MapOf, Record, Text, rebuild
+from niwaki.schema import Whole as Count
 
 __all__ = ["CarIndex", "LayerCar", "Whole", "scores_of"]
 
@@ -200,7 +203,7 @@ class CarIndex(Mapping[str, LayerCar]):
         def make(
             tensors: Mapping[str, Tensor], car: Mapping[str, Any], whole: Any, fingerprint: str
         ) -> CarIndex:
-            found = _whole(whole)
+            found = rebuild(Whole, whole, "the whole")
             layers = {
                 name: LayerCar(
                     tuple(map(tuple, told["units"])),
@@ -211,9 +214,12 @@ class CarIndex(Mapping[str, LayerCar]):
                 )
                 for name, told in car.items()
             }
+            for name, layer in layers.items():
+                _check_shapes(name, layer)
             return cls(layers, found, fingerprint)
 
-        return read_layers(path, make, "index")
+        about: dict[str, Form] = {"car": MapOf(_LAYER), "whole": Anything(), "fingerprint": Text()}
+        return read_layers(path, make, "index", about)
 
     def __repr__(self) -> str:
         units = sum(map(len, self.by_layer.values()))
@@ -223,6 +229,7 @@ class CarIndex(Mapping[str, LayerCar]):
         )
 
 
+_LAYER = Record({"units": ListOf(ListOf(Count())), "layers": ListOf(Text()), "path": Text()})
 _TENSORS = ("broken", "mended", "loss_change", "margin_change", "near_ties")
 
 
@@ -239,6 +246,9 @@ def _steps(change: float) -> int:
     return round(change / TIE)
 
 
-def _whole(told: Mapping[str, Any]) -> Whole:
-    samples, right = tuple(told["samples"]), tuple(told["right"])
-    return Whole(samples, right, told["loss"], told["margin"], told["near_ties"])
+def _check_shapes(name: str, layer: LayerCar) -> None:
+    by_class = (len(layer.units), len(layer.whole.samples))
+    for kind in _TENSORS:
+        expected = by_class if kind in ("broken", "mended") else by_class[:1]
+        if getattr(layer, kind).shape != expected:
+            raise DataError(f"{kind} of {name!r} has another shape than {expected}")

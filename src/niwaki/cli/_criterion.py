@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from niwaki.errors import NiwakiError
+from niwaki.schema import Anything, parse_json
 
 __all__ = ["named_files", "parse_criterion"]
 
@@ -34,8 +34,8 @@ def parse_criterion(text: str) -> tuple[str, dict[str, Any]]:
         if not equals:
             raise NiwakiError(f"--criterion {text!r}: expected NAME:OPTION=VALUE,OPTION=VALUE")
         try:
-            options[key.strip()] = json.loads(value)
-        except ValueError:
+            options[key.strip()] = parse_json(value, Anything(), value)
+        except NiwakiError:
             options[key.strip()] = value.strip()
     try:
         create(name, **options)

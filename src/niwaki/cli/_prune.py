@@ -139,13 +139,14 @@ def _prices(loaded: o.Loaded, example: Tensor, file: Path, going_on: bool) -> di
     """
     from niwaki.evaluation import seconds_per_mac
     from niwaki.files import write_json
+    from niwaki.schema import MapOf, Number, read_json
 
     if not (going_on and file.exists()):
         write_json(file, seconds_per_mac(loaded.model, example))
-    try:
-        return {str(k): float(v) for k, v in json.loads(file.read_text("utf-8")).items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise NiwakiError(f"{file} holds no measured seconds ({error}): delete it") from error
+    prices: dict[str, float] = read_json(
+        file, MapOf(Number(0)), f"{file} holds no measured seconds; delete it"
+    )
+    return prices
 
 
 def hold_out(training: Images, per_class: int, seed: int) -> tuple[Subset[Any], Subset[Any]]:

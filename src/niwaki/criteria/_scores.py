@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from niwaki.files import read_layers, write_layers
+from niwaki.schema import Form, Text, Whole
 
 __all__ = ["NORMALISATIONS", "Scores"]
 
@@ -118,7 +119,8 @@ class Scores(Mapping[str, Tensor]):
         DataError
             If the file is missing or holds no scores.
         """
-        return read_layers(path, cls, "scores")
+        about: dict[str, Form] = {"criterion": Text(), "samples": Whole(), "fingerprint": Text()}
+        return read_layers(path, cls, "scores", about)
 
     def _same_units(self, other: Scores) -> None:
         mine = {name: value.numel() for name, value in self.by_layer.items()}

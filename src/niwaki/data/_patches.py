@@ -95,8 +95,11 @@ def read_points(path: str | Path) -> tuple[Array, list[str]]:
         with Path(path).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         points = np.array([[float(row["y"]), float(row["x"])] for row in rows]).reshape(-1, 2)
-        return points, [row["type"] for row in rows]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        types = [row["type"] for row in rows]
+        if not np.isfinite(points).all() or not all(isinstance(name, str) for name in types):
+            raise ValueError("a cell without a place or a type")
+        return points, types
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise DataError(f"{path} is no list of cells with x, y and type: {error!r}") from error
 
 

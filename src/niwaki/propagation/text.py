@@ -9,6 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from niwaki.errors import DataError
 from niwaki.files import write_json
 from niwaki.propagation.composites import Assign, Composite
 from niwaki.propagation.gates import BetaSmooth, Rescale
@@ -26,6 +27,7 @@ from niwaki.propagation.rules import (
     ZPlus,
 )
 from niwaki.propagation.weight_rules import Gamma, Norm, WSquare
+from niwaki.schema import Anything, MapOf, read_json
 
 __all__ = ["from_json", "load_composite", "save_composite", "to_json"]
 
@@ -161,7 +163,6 @@ def load_composite(path: str | Path) -> Composite:
         For a file that is no composite.
     """
     try:
-        about = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no composite: {error}") from error
-    return from_json(about)
+        return from_json(read_json(path, MapOf(Anything()), "it cannot be read"))
+    except ValueError as error:
+        raise DataError(f"{path} is no composite: {error}") from error

@@ -17,7 +17,7 @@ from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._repair import compensate, recalibrate
 from niwaki.pruning._saved import Saved, load
 from niwaki.pruning._sparse import PrunedWeights, WeightStep, WeightTrajectory, load_masks
-from niwaki.pruning._states import fill, tensors_of
+from niwaki.pruning._states import restore, tensors_of
 from niwaki.pruning._surgery import operate, replay
 from niwaki.pruning._trajectory import Step, Trajectory
 from niwaki.pruning._tune import Epoch, FineTune, fine_tune
@@ -51,7 +51,6 @@ __all__ = [
     "compare",
     "compensate",
     "couple",
-    "fill",
     "fine_tune",
     "load",
     "load_masks",
@@ -60,6 +59,7 @@ __all__ = [
     "prune",
     "prune_weights",
     "recalibrate",
+    "restore",
     "replay",
     "select_weights",
     "tensors_of",

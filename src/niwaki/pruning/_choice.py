@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from glob import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from niwaki.criteria import Criterion, create
-from niwaki.errors import NiwakiError
+from niwaki.errors import DataError
 from niwaki.files import write_json, write_text
 from niwaki.propagation import (
     AlphaBeta,
@@ -24,6 +24,7 @@ from niwaki.propagation import (
     epsilon,
     save_composite,
 )
+from niwaki.schema import Anything, MapOf, read_json, rebuild
 
 __all__ = [
     "NUMBERS",
@@ -39,6 +40,7 @@ __all__ = [
 RULES = ("Epsilon", "ZPlus", "Gamma", "AlphaBeta")
 _DEPTHS = ("low", "middle", "high")
 NUMBERS = "choice.json"
+_PLAIN = MapOf(Anything())
 
 #: Name of a depth group to the names of its layers.
 Groups: TypeAlias = Mapping[str, tuple[str, ...]]
@@ -152,11 +154,16 @@ class Choice:
     @classmethod
     def from_json(cls, about: Mapping[str, Any]) -> Choice:
         """Rebuild from `to_json`."""
-        return cls(
-            {name: tuple(layers) for name, layers in about["groups"].items()},
-            tuple(Trial(**trial) for trial in about["trials"]),
-            dict(about["settings"]),
-        )
+        found = rebuild(cls, about, "the choice")
+        if not set(found.groups) <= {*_DEPTHS, "linear"} or not found.trials:
+            raise DataError("the choice has other groups of layers, or no trials")
+        for trial in found.trials:
+            _check_settings(trial, found.groups)
+            try:
+                found.criterion_of(trial)
+            except ValueError as error:
+                raise DataError(f"trial {trial.number} makes no criterion: {error}") from error
+        return found
 
     def save(self, folder: str | Path) -> None:
         """Write ``choice.json``, the table ``trials.txt``, and ``composite.json`` of the best.
@@ -178,10 +185,9 @@ class Choice:
             If the folder holds no choice.
         """
         try:
-            text = (Path(folder) / NUMBERS).read_text(encoding="utf-8")
-            return cls.from_json(json.loads(text))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise NiwakiError(f"{folder} holds no choice of rules: {error}") from error
+            return cls.from_json(read_json(Path(folder) / NUMBERS, _PLAIN, "it cannot be read"))
+        except DataError as error:
+            raise DataError(f"{folder} holds no choice of rules: {error}") from error
 
     def __str__(self) -> str:
         rows = [f"{'trial':>5} {'area':>7} {'seconds':>8}  settings", *map(str, self.trials)]
@@ -192,6 +198,19 @@ class Choice:
 def same_settings(settings: Mapping[str, str | float]) -> str:
     """Text that two trials have in common if they tried the same."""
     return json.dumps(settings, sort_keys=True)
+
+
+def _check_settings(trial: Trial, groups: Groups) -> None:
+    """Refuse settings that make no criterion."""
+    texts = {"reduce": str, "per_cost": float, **{f"{group}.rule": str for group in groups}}
+    numbers = {"Epsilon": "epsilon", "Gamma": "gamma"}
+    for group in groups:
+        number = numbers.get(str(trial.settings.get(f"{group}.rule")))
+        texts |= {} if number is None else {f"{group}.{number}": float}
+    for name, kind in texts.items():
+        value = trial.settings.get(name)
+        if not isinstance(value, str if kind is str else (int, float)):
+            raise DataError(f"{name} of trial {trial.number} is {value!r}")
 
 
 def _composite(groups: Groups, settings: Mapping[str, str | float]) -> Composite:

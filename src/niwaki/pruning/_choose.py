@@ -22,6 +22,7 @@ from niwaki.pruning._choice import Choice, Trial, depth_groups, same_settings
 from niwaki.pruning._prune import PER_COST, prune
 from niwaki.pruning._rule_search import RuleSearch, Span, check_optuna
 from niwaki.runs import Run, described, digest, open_run
+from niwaki.schema import rebuild
 
 __all__ = ["choose_rules"]
 
@@ -155,7 +156,7 @@ def choose_rules(
 def _known(kept: Run) -> dict[str, Trial]:
     """Return the trials that a folder holds already, by what they tried."""
     parts = [part for name in kept.parts if (part := kept.read(name)) is not None]
-    trials = [Trial(**part.about["trial"]) for part in parts]
+    trials = [rebuild(Trial, part.about.get("trial"), "a trial") for part in parts]
     return {same_settings(trial.settings): trial for trial in trials}
 
 

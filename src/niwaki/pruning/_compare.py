@@ -133,7 +133,7 @@ def _finished(kept: Run, run: Outcome) -> Outcome | None:
     part = kept.read(_name(run))
     if part is None:
         return None
-    found = Outcome.from_json(part.about["outcome"])
+    found = Outcome.from_json(part.about.get("outcome"))
     for name, now in run.about.items():
         if found.about.get(name) != now:
             raise NiwakiError(

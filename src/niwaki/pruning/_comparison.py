@@ -11,6 +11,7 @@ from niwaki.pruning._agreement import Agreement, agreement
 from niwaki.pruning._area import accuracy_at, area
 from niwaki.pruning._budget import Of
 from niwaki.pruning._outcome import Outcome
+from niwaki.schema import Anything, ListOf, MapOf, Record, check
 
 __all__ = ["Comparison", "Summary"]
 
@@ -147,6 +148,7 @@ class Comparison:
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Comparison:
         """Rebuild from `to_json`."""
+        check(saved, _FORM, "the comparison")
         return cls(tuple(map(Outcome.from_json, saved["runs"])), dict(saved["settings"]))
 
     def rows(self) -> list[dict[str, Any]]:
@@ -185,6 +187,9 @@ class Comparison:
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
             for line in table
         )
+
+
+_FORM = Record({"runs": ListOf(Anything()), "settings": MapOf(Anything())}, open=True)
 
 
 def _values(runs: Sequence[Outcome], number: Any) -> tuple[float, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,18 @@ from torch import Tensor
 
 from niwaki.criteria import Scores
 from niwaki.pruning._trajectory import Trajectory
+from niwaki.schema import (
+    Anything,
+    Either,
+    ListOf,
+    MapOf,
+    Nothing,
+    Number,
+    Record,
+    Text,
+    Whole,
+    check,
+)
 
 __all__ = ["Outcome"]
 
@@ -60,8 +71,9 @@ class Outcome:
         }
 
     @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Outcome:
+    def from_json(cls, saved: Any) -> Outcome:
         """Rebuild from `to_json`."""
+        check(saved, _FORM, "the outcome")
         ranks = None
         if saved["ranks"] is not None:
             values = {n: torch.tensor(v, dtype=torch.float64) for n, v in saved["ranks"].items()}
@@ -75,6 +87,20 @@ class Outcome:
             ranks,
             dict(saved["about"]),
         )
+
+
+_COUNT = Either(Nothing(), Whole(-(2**62), 2**62))
+_FORM = Record(
+    {
+        "label": Text(),
+        "references": _COUNT,
+        "seed": _COUNT,
+        "trajectory": ListOf(Anything()),
+        "removed": MapOf(Number()),
+        "ranks": Either(Nothing(), MapOf(ListOf(Number()))),
+        "about": MapOf(Anything()),
+    }
+)
 
 
 def _compact(ranks: Tensor) -> list[int | float]:

@@ -9,14 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from niwaki.criteria import Scores
-from niwaki.errors import ModelError
+from niwaki.errors import DataError, ModelError
 from niwaki.pruning._loop import State
 from niwaki.pruning._plan import Plan
 from niwaki.pruning._surgery import replay
 from niwaki.pruning._trajectory import Trajectory
 from niwaki.runs import Part, Run
+from niwaki.schema import Anything, Either, ListOf, Record, Text, Truth, Whole, check
 
-__all__ = ["fill", "keep_state", "latest_state", "tensors_of"]
+__all__ = ["fill", "keep_state", "latest_state", "restore", "tensors_of"]
 
 _KEPT = 2  # the last state, and the one before it should the last be damaged
 _MODEL, _SCORES = "model/", "scores/"
@@ -64,10 +65,35 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(dict(tensors))
 
 
+def restore(model: nn.Module, example: Tensor, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
+    """Do on a copy of the network what a plan says, and fill it with what was kept.
+
+    Raises
+    ------
+    DataError
+        If they do not fit the network.
+    """
+    try:
+        replay(model, example, plan)
+        fill(model, tensors)
+    # Of a plan that does not fit, torch and torch-pruning can raise anything.
+    except Exception as error:
+        raise DataError(
+            f"what the run has kept does not fit the network ({type(error).__name__}: {error}); "
+            "delete its folder, or choose another"
+        ) from error
+
+
+_FORM = Record(
+    {"plan": Plan.FORM, "trajectory": ListOf(Anything(), shortest=1), "done": Truth()},
+    {"scores": ListOf(Either(Text(), Whole()), 3, 3)},
+)
+
+
 def _restore(part: Part, working: nn.Module, example: Tensor) -> State:
+    check(part.about, _FORM, "the run")
     plan = Plan.from_json(part.about["plan"])
-    replay(working, example, plan)
-    fill(working, _within(part, _MODEL))
+    restore(working, example, plan, _within(part, _MODEL))
     scores = None
     if "scores" in part.about:
         scores = Scores(_within(part, _SCORES), *part.about["scores"])

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from niwaki.errors import DataError
 from niwaki.pruning._tune import Epoch
+from niwaki.schema import rebuild
 
 __all__ = ["Step", "Trajectory"]
 
@@ -78,14 +80,10 @@ class Trajectory(Sequence[Step]):
     @classmethod
     def from_json(cls, steps: Sequence[Mapping[str, Any]]) -> Trajectory:
         """Rebuild from `to_json`."""
-        return cls(
-            tuple(
-                Step(
-                    **{**step, "epochs": tuple(Epoch(**epoch) for epoch in step.get("epochs", ()))}
-                )
-                for step in steps
-            )
-        )
+        found = tuple(rebuild(Step, step, f"step {number}") for number, step in enumerate(steps))
+        if found and min(found[0].units, found[0].params, found[0].macs) < 1:
+            raise DataError("a network without units, parameters or MACs has no trajectory")
+        return cls(found)
 
     def __str__(self) -> str:
         tuned = any(step.accuracy_tuned is not None for step in self.steps)

@@ -18,6 +18,7 @@ from niwaki.errors import DataError
 from niwaki.files import clear_leftovers, read_layers, write_layers, write_text
 from niwaki.hashing import sha256_of
 from niwaki.runs._lock import LOCK, locked
+from niwaki.schema import Anything, MapOf, Record, Text, Whole, parse_json
 
 __all__ = ["Folder", "Part", "Run", "discard", "open_run"]
 
@@ -114,7 +115,9 @@ class Run:
         files: dict[str, dict[str, str]] = {}
         if record is not None:
             _check_same(path, record["identity"], self._identity)
-            files = record["parts"]
+            entries = record["parts"].items()
+            # A name with a folder in it is none that we gave.
+            files = {name: entry for name, entry in entries if _PART.fullmatch(entry["file"])}
         named = {entry["file"] for entry in files.values()}
         for file in path.iterdir():
             if _PART.fullmatch(file.name) and file.name not in named:
@@ -213,10 +216,20 @@ def _read_record(path: Path) -> dict[str, Any] | None:
         checksum, _, text = (path / RECORD).read_text(encoding="utf-8").partition("\n")
         if checksum != sha256(text.removesuffix("\n").encode()).hexdigest():
             return None
-        record: dict[str, Any] = json.loads(text)
+        record: dict[str, Any] = parse_json(text, _RECORD, f"{path / RECORD} is damaged")
     except (OSError, ValueError):
         return None
     return record if record["format"] == FORMAT else None
+
+
+_NAME = Text(longest=255)
+_RECORD = Record(
+    {
+        "format": Whole(),
+        "identity": MapOf(Anything()),
+        "parts": MapOf(Record({"file": _NAME, "sha256": _NAME})),
+    }
+)
 
 
 def _check_same(path: Path, saved: Identity, now: Identity) -> None:
