@@ -41,13 +41,17 @@ def chain():
     ).eval()  # fmt: skip
 
 
-DATA = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+DATA = (
+    torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5,
+    torch.arange(24) % 3,
+)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Return a folder with one of each file."""
     home = tmp_path_factory.mktemp("made")
+    torch.manual_seed(0)
     model = chain()
     pruned = prune(model, DATA, "weight", keep=0.6, steps=2, folder=home / "run")
     pruned.save(home / "saved", about={"preprocessing": None, "class_names": ["a", "b", "c"]})
