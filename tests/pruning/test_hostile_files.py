@@ -268,12 +268,12 @@ class Inner:
 class Outer:
     inner: Inner
     share: float | None
-    by_name: dict[str, list[int]] = field(default_factory=dict)
+    by_name: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def test_a_form_is_read_from_annotations():
     good = {"inner": {"size": 3, "names": ["a"]}, "share": 0.5, "by_name": {"b": [1, 2]}}
-    assert rebuild(Outer, good) == Outer(Inner(3, ("a",)), 0.5, {"b": [1, 2]})
+    assert rebuild(Outer, good) == Outer(Inner(3, ("a",)), 0.5, {"b": (1, 2)})
     assert rebuild(Outer, {"inner": {"size": 3}, "share": None}) == Outer(Inner(3), None)
     for way, new, words in [
         (("inner", "size"), 3.5, r"it\['inner'\]\['size'\] is 3.5, not a whole number"),

@@ -57,7 +57,7 @@ _PREPROCESSING = Record(
 _ABOUT = Record(
     {
         "format": Whole(),
-        "input_shape": ListOf(Whole(1, 2**20), 6, 1),
+        "input_shape": ListOf(Whole(1, 2**14), 6, 1),
         "dtype": Text(tuple(_DTYPES)),
         "architecture": MapOf(ListOf(Whole(0, 2**31), 8)),
     },
