@@ -253,24 +253,21 @@ class Evaluator:
         splices = [way for way in ways if way is not None]
         if self._network is None or not splices or len(splices) < len(ways):
             return False
-        busiest = self._busiest(splices, images)
-        for place in range(_COMPARED):
-            silent: dict[fx.Node, list[Tensor]] = {}
-            removals = []
-            for group, way, units in zip(groups, splices, busiest, strict=True):
-                unit = units[min(place, len(units) - 1)]
-                removals.append(Removal(group.root, group.units[unit]))
-                for node in way.readers:
-                    silent.setdefault(node, []).append(way.channels(node, unit))
-            smaller = copy.deepcopy(self._model)
-            try:
-                operate(smaller, self._example, removals)
-            except (ModelError, LookupError):
-                return False  # one by one, it shows which
-            doomed = {node: torch.cat(parts) for node, parts in silent.items()}
-            if not _agree(self._network.silenced(images, doomed), smaller(images)):
-                return False
-        return True
+        silent: dict[fx.Node, list[Tensor]] = {}
+        doomed: dict[str, set[int]] = {}
+        for group, way, units in zip(groups, splices, self._busiest(splices, images), strict=True):
+            some = units[: max(1, min(_COMPARED, len(group) - 1))]
+            doomed.setdefault(group.root, set()).update(c for u in some for c in group.units[u])
+            for node in way.readers:
+                silent.setdefault(node, []).extend(way.channels(node, unit) for unit in some)
+        removals = [Removal(root, tuple(sorted(gone))) for root, gone in doomed.items()]
+        smaller = copy.deepcopy(self._model)
+        try:
+            operate(smaller, self._example, removals)
+        except (ModelError, LookupError):
+            return False  # one by one, it shows which
+        zeros = {node: torch.cat(parts) for node, parts in silent.items()}
+        return _agree(self._network.silenced(images, zeros), smaller(images))
 
     @torch.no_grad()
     def _first_right(self, group: Group, way: Splice | None, images: Tensor) -> _Way | None:
