@@ -1,13 +1,15 @@
 """Writing files and folders so that a half-written one is never seen."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +29,7 @@ __all__ = [
     "new_folder",
     "read_layers",
     "write_atomically",
+    "write_csv",
     "write_json",
     "write_layers",
     "write_text",
@@ -66,12 +69,37 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, atomically."""
-    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))
+    # Names of files need not be proper text. In JSON such letters are written as escapes anyway.
+    content = text.encode("utf-8", "backslashreplace")
+    write_atomically(path, lambda file: file.write_bytes(content))
 
 
 def write_json(path: str | Path, obj: Any) -> None:
     """Write `obj` as indented JSON to `path`, atomically; NaN and infinity are refused."""
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(
+    path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None
+) -> None:
+    """Write rows as CSV to `path`, atomically.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe before it; numbers stay
+    numbers. The columns are those of the first row, unless they are given.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = list(rows[0] if columns is None else columns)
+    writer.writerow(map(_inert, names))
+    writer.writerows([_inert(row.get(name)) for name in names] for row in rows)
+    write_text(path, text.getvalue())
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")
 
 
 def write_layers(path: str | Path, by_layer: Mapping[str, Tensor], **about: Any) -> None:

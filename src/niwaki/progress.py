@@ -4,8 +4,9 @@ import sys
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from niwaki.terminal import Terminal, clean
 
 __all__ = ["track"]
 
@@ -49,5 +50,5 @@ def track(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield from progress.track(iterable, total=total, description=description)
+    with Progress(*columns, console=Terminal(stderr=True)) as progress:
+        yield from progress.track(iterable, total=total, description=clean(description))

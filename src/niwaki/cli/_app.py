@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+import sysconfig
+import traceback
 import warnings
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from niwaki import __version__
 from niwaki.cli import (
@@ -27,6 +31,9 @@ from niwaki.cli import (
     _prune,
     _prune_weights,
 )
+from niwaki.errors import ModelError
+from niwaki.processes import check_alone
+from niwaki.terminal import Terminal, clean, headed
 
 __all__ = ["app", "main"]
 
@@ -37,19 +44,39 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("explain")(_explain.explain)
-app.command("compare")(_compare.compare)
-app.command("evaluate")(_evaluate.evaluate)
-app.command("compare-criteria")(_compare_criteria.compare_criteria)
-app.command("prune")(_prune.prune)
-app.command("prune-weights")(_prune_weights.prune_weights)
-app.command("choose-rules")(_choose_rules.choose_rules)
-app.command("car")(_car.car)
-app.command("filters")(_filters.filters)
-app.command("audit")(_audit.audit_command)
-app.command("export")(_export.export)
-app.command("methods")(_methods.methods)
-app.command("demo")(_demo.demo)
+
+
+def _add(name: str, command: Callable[..., None]) -> None:
+    @functools.wraps(command)
+    def guarded(*args: Any, **options: Any) -> None:
+        check_alone(f"niwaki {name}")
+        try:
+            command(*args, **options)
+        except (Exception, KeyboardInterrupt):
+            raise
+        # Code of the user's, such as a network's forward pass, must not end the program as if all
+        # were well.
+        except BaseException as error:
+            raise ModelError(
+                f"the code of the model has ended the program: {type(error).__name__}({error})"
+            ) from error
+
+    app.command(name)(guarded)
+
+
+_add("explain", _explain.explain)
+_add("compare", _compare.compare)
+_add("evaluate", _evaluate.evaluate)
+_add("compare-criteria", _compare_criteria.compare_criteria)
+_add("prune", _prune.prune)
+_add("prune-weights", _prune_weights.prune_weights)
+_add("choose-rules", _choose_rules.choose_rules)
+_add("car", _car.car)
+_add("filters", _filters.filters)
+_add("audit", _audit.audit_command)
+_add("export", _export.export)
+_add("methods", _methods.methods)
+_add("demo", _demo.demo)
 
 
 def _version(wanted: bool) -> None:
@@ -87,7 +114,25 @@ def main() -> None:
     except (ValueError, OSError) as error:  # NiwakiError is a ValueError
         _tell(str(error), type(error).__name__)
         sys.exit(2)
+    except Exception as error:
+        place = _place_outside(error)
+        if place is None:  # our own mistake: all of the traceback is needed
+            raise
+        _tell(f"{place} has failed: {type(error).__name__}: {error}", type(error).__name__)
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _place_outside(error: Exception) -> str | None:
+    """Return the line of the user's own code in which an error arose; None if in ours."""
+    libraries = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_relative_to(Path(__file__).parents[1]):
+            return None
+        if file.is_file() and not any(file.is_relative_to(place) for place in libraries):
+            return f"{file}, line {frame.lineno},"
+    return None
 
 
 # Typer brings its own copy of click in some versions.
@@ -108,16 +153,10 @@ def _given(error: Exception) -> str:
 
 def _tell(message: str, kind: str) -> None:
     if "--json" in sys.argv[1:]:
-        typer.echo(json.dumps({"error": message, "kind": kind}, ensure_ascii=False))
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"[bold red]error:[/] {_escape(message)}"
-    )
+        typer.echo(json.dumps({"error": message, "kind": kind}))
+    Terminal(stderr=True, soft_wrap=True).print(headed("error:", message, "bold red"))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
     if issubclass(category, UserWarning):
-        print(f"warning: {message}", file=sys.stderr)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
+        print(f"warning: {clean(str(message))}", file=sys.stderr)

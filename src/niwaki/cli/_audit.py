@@ -139,8 +139,8 @@ def audit_command(
     if common.as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
-    o.console().print(str(found), markup=False)
-    o.console().print(f"wrote {out / 'audit.html'}", markup=False)
+    o.console().print(str(found))
+    o.console().print(f"wrote {out / 'audit.html'}")
 
 
 def _open(

@@ -33,6 +33,7 @@ from niwaki.files import new_folder, write_text
 from niwaki.models import zoo
 from niwaki.pruning import FineTune, fine_tune
 from niwaki.report import write_audit
+from niwaki.terminal import headed
 
 __all__ = ["run_demo"]
 
@@ -85,10 +86,10 @@ def run_demo(
     network = _train(training, seed, epochs)
     images = held.images(pixels=biased.pixels)
     before = audit(network, images, seed=seed, tissue=True, class_names=_CLASSES)
-    show(f"[bold]before[/] ({time.perf_counter() - started:.0f} s): {_escape(str(before))}")
+    show(headed("before", f"({time.perf_counter() - started:.0f} s): {before}"))
     remedies = _repair(network, training, before, seed, epochs)
     after = audit(remedies["trained again"], images, seed=seed, tissue=True, class_names=_CLASSES)
-    show(f"[bold]after[/] ({time.perf_counter() - started:.0f} s): {_escape(str(after))}")
+    show(headed("after", f"({time.perf_counter() - started:.0f} s): {after}"))
     audits = {"before": before, "after: trained again": after}
     for name in list(remedies)[1:]:
         audits[f"after: {name}"] = audit(
@@ -194,7 +195,3 @@ def _auc(model: nn.Module, images: Images, device: torch.device) -> float:
     with torch.no_grad():
         outputs = torch.cat([model(part) for part in torch.split(inputs, 128)])
     return auc(outputs.double().cpu().numpy(), labels.cpu().numpy())
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from dataclasses import asdict
@@ -175,14 +173,14 @@ def _line(run: Outcome, of: Literal["units", "params", "macs"], keep: float) -> 
 
 
 def _write(folder: Path, found: Comparison, count: int | None, heading: str) -> None:
-    from niwaki.files import write_json, write_text
+    from niwaki.files import write_csv, write_json, write_text
     from niwaki.report import plot_agreement, plot_comparison, plot_removed
 
     rows = found.rows()
     agreement = found.agreement(count)
     write_text(folder / "table.md", _markdown(rows))
-    write_text(folder / "table.csv", _csv(rows))
-    write_text(folder / "curves.csv", _csv(_curves(found)))
+    write_csv(folder / "table.csv", rows)
+    write_csv(folder / "curves.csv", _curves(found))
     summary = {"table": rows, "agreement": [asdict(row) for row in agreement]}
     write_json(folder / "comparison.json", {**summary, **found.to_json()})
     of = found.settings["of"]
@@ -204,14 +202,6 @@ def _curves(found: Comparison) -> list[dict[str, Any]]:
         for run in found.runs
         for step in run.trajectory.to_json()
     ]
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from niwaki.cli import _options as o
 from niwaki.cli._outputs import check_output
 from niwaki.errors import NiwakiError
 from niwaki.progress import track
+from niwaki.terminal import headed
 
 if TYPE_CHECKING:
     import torch
@@ -59,9 +60,12 @@ def demo(
     test, training = (_tensors(split, machine.device) for split in ("test", "train"))
     model = _train(training, seed, batch_size)
     show(
-        f"[bold]trained[/] a small VGG on {len(training[0])} digits of 8 x 8 pixels in "
-        f"{time.perf_counter() - started:.0f} s: "
-        f"{evaluation.accuracy(model, test):.1%} of {len(test[0])} test digits right"
+        headed(
+            "trained",
+            f"a small VGG on {len(training[0])} digits of 8 x 8 pixels in "
+            f"{time.perf_counter() - started:.0f} s: "
+            f"{evaluation.accuracy(model, test):.1%} of {len(test[0])} test digits right",
+        )
     )
     few = _pair(references(TensorDataset(*training), 10, seed))
     runs = {}
@@ -74,8 +78,11 @@ def demo(
         model, few, "lrp", keep=0.6, per_step=0.1, test=test, batch_size=batch_size
     )
     show(
-        f"[bold]pruned[/] by {len(runs)} criteria from {len(few[0])} reference digits, without "
-        "fine-tuning; accuracy at the share of MACs kept:"
+        headed(
+            "pruned",
+            f"by {len(runs)} criteria from {len(few[0])} reference digits, without "
+            "fine-tuning; accuracy at the share of MACs kept:",
+        )
     )
     table = _table(runs)
     show(_rich(table))
@@ -92,7 +99,7 @@ def demo(
         raise NiwakiError("the reloaded network gives other outputs than the saved one")
     if as_json:
         typer.echo(json.dumps({"folder": str(out), "accuracy": table}, indent=2))
-    show(f"[bold]wrote[/] {out}/: heatmaps.png, curves.png, table.md, and the network that keeps")
+    show(headed("wrote", f"{out}/: heatmaps.png, curves.png, table.md, and the network that keeps"))
     show(
         f"60 % of the MACs in {out}/pruned (reloaded: same outputs, bit for bit). "
         f"{time.perf_counter() - started:.0f} s in all. Try"

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from niwaki import ranges as r
 from niwaki.cli._outputs import check_output
 from niwaki.cli._spread import Listed, Written, numbers, spread
 from niwaki.errors import DataError, ModelError, NiwakiError
+from niwaki.terminal import Terminal
 
 if TYPE_CHECKING:
     import torch
@@ -161,10 +161,10 @@ Trust = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 
 
-def console(as_json: bool = False) -> Console:
+def console(as_json: bool = False) -> Terminal:
     """Where tables and remarks go: the terminal, or nowhere beside JSON."""
     width = None if sys.stdout.isatty() else _WIDE
-    return Console(quiet=as_json, highlight=False, width=width)
+    return Terminal(quiet=as_json, width=width)
 
 
 _WIDE = 120  # columns where there is no terminal, so that tables in files are not folded

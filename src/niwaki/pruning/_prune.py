@@ -20,6 +20,7 @@ from niwaki.criteria import Criterion, create, hidden_layers
 from niwaki.data import Data, batches, check_same_classes
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
 from niwaki.evaluation import cost, warn_near_chance
+from niwaki.processes import check_alone
 from niwaki.propagation import trace
 from niwaki.pruning._budget import Of
 from niwaki.pruning._coupling import Group, couple
@@ -162,6 +163,8 @@ def prune(
     >>> pruned = niwaki.prune(model, (images, labels), criterion="lrp", keep=0.5, of="macs")
     >>> pruned.save("smaller")
     """
+    if tune is not None or folder is not None:
+        check_alone("pruning with fine-tuning or a run folder")
     shares = targets(keep, steps, per_step, schedule)
     if of not in ("units", "params", "macs"):
         raise ValueError(f"of = {of!r} is not one of 'units', 'params', 'macs'")

@@ -18,6 +18,7 @@ from niwaki import models
 from niwaki.data import Data, batches, check_labels, count
 from niwaki.errors import DataError, ModelError
 from niwaki.evaluation import accuracy
+from niwaki.processes import check_alone
 from niwaki.progress import track
 from niwaki.propagation import check_logit
 
@@ -163,6 +164,7 @@ def fine_tune(
     ModelError
         If all parameters are frozen, or training diverges.
     """
+    check_alone("fine-tuning")
     settings = settings or FineTune()
     if settings.distil > 0 and teacher is None:
         raise ValueError(f"distil = {settings.distil} needs a teacher")

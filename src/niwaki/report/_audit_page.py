@@ -19,6 +19,7 @@ from niwaki.report._audit_pictures import (
     plot_strategies,
 )
 from niwaki.report._audit_template import TEMPLATE
+from niwaki.report._policy import policy
 
 __all__ = ["write_audit"]
 
@@ -57,7 +58,13 @@ def write_audit(
     page = (
         Environment(autoescape=True)
         .from_string(TEMPLATE)
-        .render(heading=heading, remarks=remarks, sections=sections, table=_cells(table, named))
+        .render(
+            policy=policy(TEMPLATE),
+            heading=heading,
+            remarks=remarks,
+            sections=sections,
+            table=_cells(table, named),
+        )
     )
     write_text(home / "audit.html", page)
     reports = {name or "audit": found.to_json() for name, found in named.items()}

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from niwaki.audit import Audit, Finding, Strategies
-from niwaki.files import write_atomically
 from niwaki.report._colours import overlay, picture
+from niwaki.report._figures import save_figure
 
 __all__ = ["SHOWN", "plot_examples", "plot_maps", "plot_stains", "plot_strategies"]
 
@@ -185,4 +185,4 @@ def _bare(axis: Any) -> None:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    write_atomically(path, lambda aside: figure.savefig(aside, format="png"))
+    save_figure(path, figure)

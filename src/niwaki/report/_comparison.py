@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 
-from niwaki.files import write_atomically
 from niwaki.pruning import Agreement, Comparison
+from niwaki.report._figures import save_figure
 
 __all__ = ["plot_agreement", "plot_comparison", "plot_removed"]
 
@@ -174,4 +174,4 @@ def _panels(sizes: Sequence[int]) -> tuple[Figure, dict[int, Any]]:
 def _finish(figure: Figure, path: str | Path, heading: str) -> None:
     if heading:
         figure.suptitle(heading, fontsize=10)
-    write_atomically(path, lambda aside: figure.savefig(aside, format="png"))
+    save_figure(path, figure)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from niwaki.files import write_atomically
 from niwaki.pruning import Trajectory
+from niwaki.report._figures import save_figure
 
 __all__ = ["plot_trajectories"]
 
@@ -66,4 +66,4 @@ def plot_trajectories(
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     axis.set_title(heading, fontsize=10)
-    write_atomically(path, lambda aside: figure.savefig(aside, format="png"))
+    save_figure(path, figure)

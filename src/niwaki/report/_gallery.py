@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,9 @@ import torch
 from jinja2 import Environment, PackageLoader
 from torch import Tensor
 
-from niwaki.files import write_atomically, write_json, write_text
+from niwaki.files import write_atomically, write_csv, write_json
 from niwaki.filters import Diversity, Enrichment, FilterPictures, LayerProfile, Profile, Served
+from niwaki.report._policy import policy
 from niwaki.report._thumbnails import heat_strip, strip, thumbnail, weights_thumbnail
 
 __all__ = ["filter_gallery", "save_filters"]
@@ -64,7 +63,11 @@ def filter_gallery(
     )
     known = names or {}
     told = [known.get(c, str(c)) for c in range(len(profile.samples))]
-    page = environment.get_template("filters.html.j2").stream(
+    name = "filters.html.j2"
+    assert environment.loader is not None
+    source, _, _ = environment.loader.get_source(environment, name)
+    page = environment.get_template(name).stream(
+        policy=policy(source),
         heading=heading,
         profile=profile,
         images=sum(profile.samples),
@@ -100,11 +103,7 @@ def save_filters(
         {**row, "pruned": place.get((row["layer"], row["filter"]))} for row in profile.rows(names)
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(Path(folder) / "filters.csv", text.getvalue())
+    write_csv(Path(folder) / "filters.csv", rows, columns)
     layers = [
         {
             "layer": layer.name,

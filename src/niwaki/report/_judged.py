@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from niwaki.evaluation import PerturbationCurves, Randomisation
-from niwaki.files import write_atomically
+from niwaki.report._figures import save_figure
 
 __all__ = ["plot_perturbation", "plot_randomisation"]
 
@@ -50,7 +50,7 @@ def plot_perturbation(
         axis.legend(fontsize=7, title="best first", title_fontsize=7)
     axes[0].set_ylabel(_score(next(iter(curves.values()))))
     figure.suptitle(heading, fontsize=10)
-    write_atomically(path, lambda aside: figure.savefig(aside, format="png"))
+    save_figure(path, figure)
 
 
 def plot_randomisation(
@@ -84,7 +84,7 @@ def plot_randomisation(
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
     axis.set_title(heading, fontsize=10)
-    write_atomically(path, lambda aside: figure.savefig(aside, format="png"))
+    save_figure(path, figure)
 
 
 def _curve(axis: Any, found: PerturbationCurves, order: str, **style: Any) -> None:

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from niwaki.files import write_atomically
 from niwaki.report._colours import colour, colour_range, is_diverging, overlay, picture
+from niwaki.report._figures import save_figure
 
 __all__ = ["contact_sheet"]
 
@@ -79,7 +79,7 @@ def contact_sheet(
         figure = _draw(cells, names, said, heading)
     note = _note(colours, absolute, shared, opacity is None)
     figure.text(0.5, 0.06 / figure.get_figheight(), note, fontsize=7, color="0.4", ha="center")
-    write_atomically(path, lambda aside: figure.savefig(aside, format="png"))
+    save_figure(path, figure)
 
 
 def _cell(
