@@ -47,6 +47,13 @@ def test_what_cannot_be_shown_is_written_out():
     assert clean("ä 日本\n\t[x]") == "ä 日本\n\t[x]"
 
 
+SMALL = """
+from torch import nn
+def small():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4))
+"""
+
+
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     """Return a working directory with classes and files of hostile names, and a network."""
@@ -56,10 +63,7 @@ def work(tmp_path, monkeypatch):
         for number in range(6):
             file = tmp_path / "photos" / name / f"[small]{number}\x1b[31m.png"
             Image.effect_noise((8, 8), 90 + number).convert("RGB").save(file)
-    (tmp_path / "nets.py").write_text(
-        "from torch import nn\ndef small():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(),"
-        " nn.Flatten(), nn.Linear(144, 4))\n"
-    )
+    (tmp_path / "nets.py").write_text(SMALL)
     return tmp_path
 
 
