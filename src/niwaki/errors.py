@@ -6,6 +6,7 @@ Each message says what happened, where, and what to do about it.
 __all__ = [
     "CompletenessWarning",
     "DataError",
+    "KeptWarning",
     "LeftOutWarning",
     "ModelError",
     "NearChanceWarning",
@@ -75,3 +76,7 @@ class CompletenessWarning(UserWarning):
 
 class NoEvidenceWarning(UserWarning):
     """Samples whose class has an output of exactly zero, for which there is nothing to explain."""
+
+
+class KeptWarning(UserWarning):
+    """Layers that keep units because the network's structure does not let them go."""

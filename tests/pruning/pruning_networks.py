@@ -191,6 +191,23 @@ drawn = st.builds(
 )
 
 
+def lost(before, after):
+    """Count the outputs that each layer has lost, by its weights alone."""
+    counts = {}
+    for name, old in before.named_modules():
+        if isinstance(old, (nn.modules.conv._ConvNd, nn.Linear)):
+            new = after.get_submodule(name)
+            outputs = [
+                m.weight.shape[1] * m.groups
+                if isinstance(m, nn.modules.conv._ConvTransposeNd)
+                else len(m.weight)
+                for m in (old, new)
+            ]
+            if outputs[0] != outputs[1]:
+                counts[name] = outputs[0] - outputs[1]
+    return counts
+
+
 def snapshot(model):
     """All of a network that a user can see, by bit."""
 

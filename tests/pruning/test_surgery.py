@@ -13,16 +13,19 @@ from pruning_networks import (
     Grouped,
     GroupPerLayer,
     Residual,
+    assert_same,
     chain,
     data_for,
     depthwise,
     drawn,
+    lost,
     randomise,
+    snapshot,
 )
 from torch import nn
 
 from niwaki.criteria import Scores, score
-from niwaki.errors import ModelError
+from niwaki.errors import KeptWarning, ModelError
 from niwaki.models import zoo
 from niwaki.pruning import Plan, Removal, couple, prune
 from niwaki.pruning._surgery import operate, replay
@@ -89,12 +92,15 @@ def test_readers_of_two_and_of_four_groups_lose_what_serves_both():
     torch.testing.assert_close(model(data[0]), expected)
 
 
-def test_layers_that_each_feed_a_group_of_their_own_stay():
+def test_layers_that_each_feed_a_group_of_their_own_lose_the_same_places():
     model, data = randomise(GroupPerLayer()), data_for(8)
-    roots = [group.root for group in couple(model, data[0], ["a", "b", "grouped"])]
-    assert roots == ["grouped"]
-    pruned = prune(model, data, "weight", keep=0.9, of="units", steps=1)
-    assert (pruned.model.a.out_channels, pruned.model.b.out_channels) == (4, 4)
+    groups = couple(model, data[0], ["a", "b", "grouped"])
+    assert [group.root for group in groups] == ["a", "grouped"]
+    x = silence(torch.cat([model.a(data[0]), model.b(data[0])], 1).relu(), [1, 4 + 1])
+    expected = model.fc(model.grouped(x).relu().mean((2, 3)))
+    operate(model, data[0], [Removal("b", (1,))])
+    assert (model.a.out_channels, model.b.out_channels) == (3, 3)
+    torch.testing.assert_close(model(data[0]), expected)
 
 
 def test_option_a_shortcuts_follow():
@@ -163,20 +169,34 @@ def group_norm(width):
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, group_norm], ids=["batch norm", "group norm"])
+@pytest.mark.parametrize("channel", [0, 1, 6, 7])
+def test_channels_beside_a_padding_stay(norm, channel):
+    model, data = randomise(Padded(norm)), data_for(8)
+    with pytest.raises(ModelError, match=r"add in the forward pass joins them .*ignore=\["):
+        removed(model, data, "conv2", [channel])
+
+
 @pytest.mark.parametrize("layer", ["stem", "conv2"])
 @pytest.mark.parametrize("channel", [0, 3])
-def test_channels_around_a_padding_are_refused(norm, layer, channel):
-    model, data = randomise(Padded(norm)), data_for(8)
-    with pytest.raises(ModelError, match=r"cannot be followed|cannot follow"):
-        removed(model, data, layer, [channel])
+def test_channels_within_a_padding_go(layer, channel):
+    model, data = randomise(Padded()), data_for(8)
+    x = silence(model.norm(model.stem(data[0])).relu(), [channel])
+    short = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+    x = model.norm2(model.conv2(model.norm1(model.conv1(x)).relu()))
+    expected = model.head(silence((x + short).relu(), [channel + 2]).mean((2, 3)))
+    removed(model, data, layer, [channel + 2 * (layer == "conv2")])
+    assert (model.stem.out_channels, model.conv2.out_channels) == (3, 7)
+    torch.testing.assert_close(model(data[0]), expected)
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, group_norm], ids=["batch norm", "group norm"])
 @pytest.mark.parametrize("criterion", ["random", "taylor"])
-def test_a_padding_network_is_refused_with_the_way_out(norm, criterion):
+def test_a_padding_network_is_pruned_and_says_what_stays(norm, criterion):
     model, data = randomise(Padded(norm)), data_for(8)
-    with pytest.raises(ModelError, match=r"ignore=\["):
-        prune(model, data, criterion, keep=0.5, of="units", steps=1)
+    with pytest.warns(KeptWarning, match=r"conv2: 4 of 8 units stay: add in the forward pass"):
+        pruned = prune(model, data, criterion, keep=0.6, of="units", steps=1)
+    assert pruned.plan.removed() == lost(model, pruned.model)
+    assert pruned.model.conv2.out_channels >= 5
 
 
 def test_a_padded_network_can_be_pruned_around_the_padding():
@@ -192,14 +212,17 @@ def test_a_padded_network_can_be_pruned_around_the_padding():
 
 
 def test_a_result_that_is_not_a_number_is_no_agreement(monkeypatch):
-    from niwaki.pruning import _surgery
+    from niwaki.pruning import _cut
 
-    def prune_and_spoil(graph, model, removals):
-        model[8].bias.data.fill_(float("nan"))
+    def cut_and_spoil(model, followed, doomed):
+        model[8].bias = nn.Parameter(torch.full((3,), float("nan")))
 
-    monkeypatch.setattr(_surgery, "_prune", prune_and_spoil)
+    monkeypatch.setattr(_cut, "cut", cut_and_spoil)
+    model = randomise(chain())
+    before = snapshot(model)
     with pytest.raises(ModelError, match="differs by nan"):
-        removed(randomise(chain()), data_for(8), "0", [1])
+        removed(model, data_for(8), "0", [1])
+    assert_same(before, snapshot(model))
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -60,10 +60,14 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None
     """Set the network's weights, which came from `path`, if every one of them fits."""
     own = model.state_dict()
     state = _strip(state, own)
+    # A tensor that two layers share is saved once.
+    places = {_place(own[name]) for name in own if name in state}
     missing = [
         f"{name} is missing"
         for name in own
-        if name not in state and not name.endswith("num_batches_tracked")
+        if name not in state
+        and not name.endswith("num_batches_tracked")
+        and _place(own[name]) not in places
     ]
     unexpected = [f"{name} is not in the network" for name in state if name not in own]
     shapes = [
@@ -88,7 +92,13 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None
     # Some modules (MNASNet) refuse weights that do not say which version of them wrote them: these
     # fit, so they are of the network's own.
     versioned._metadata = own._metadata  # type: ignore[attr-defined]
-    model.load_state_dict(versioned, strict=False)  # only counts of batches can be missing
+    model.load_state_dict(
+        versioned, strict=False
+    )  # only counts of batches and shared tensors can be missing
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.device, tensor.data_ptr() or id(tensor), tensor.shape
 
 
 def _torch_load(path: Path) -> Any:

@@ -7,8 +7,7 @@ from niwaki.pruning._choose import choose_rules
 from niwaki.pruning._compare import compare
 from niwaki.pruning._comparison import Comparison, Summary
 from niwaki.pruning._contender import Contender
-from niwaki.pruning._coupling import Group, Member, couple
-from niwaki.pruning._graph import CUSTOMIZED_PRUNERS
+from niwaki.pruning._coupling import Coupling, Group, Member, couple
 from niwaki.pruning._masks import mask_weights, select_weights
 from niwaki.pruning._outcome import Outcome
 from niwaki.pruning._plan import Plan, Removal
@@ -19,6 +18,7 @@ from niwaki.pruning._saved import Saved, load
 from niwaki.pruning._sparse import PrunedWeights, WeightStep, WeightTrajectory, load_masks
 from niwaki.pruning._states import restore, tensors_of
 from niwaki.pruning._surgery import operate, replay
+from niwaki.pruning._torch_pruning import CUSTOMIZED_PRUNERS
 from niwaki.pruning._trajectory import Step, Trajectory
 from niwaki.pruning._tune import Epoch, FineTune, fine_tune
 from niwaki.pruning._weights import prune_weights
@@ -29,6 +29,7 @@ __all__ = [
     "Choice",
     "Comparison",
     "Contender",
+    "Coupling",
     "Epoch",
     "FineTune",
     "Group",

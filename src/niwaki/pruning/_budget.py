@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from niwaki.propagation import Layer
 from niwaki.pruning._coupling import Group
+from niwaki.pruning._kernels import loses_groups
 
 __all__ = ["Budget", "Of"]
 
@@ -62,20 +63,25 @@ class Budget:
     ) -> None:
         prices = prices or {}
         known = {layer.name: layer for layer in layers}
-        self._groups = groups
+        self._groups, self._of = groups, of
         self._modules: dict[str, _Module] = {}
         concerned = {member.layer for group in groups for member in group.members}
         total: float = 0
+        counted: set[int] = set()
         for name, module in model.named_modules():
             layer = known.pop(name, None)
             entry = _describe(module, layer, of)
             price = prices.get(name, 1)
+            weight = getattr(module, "weight", None)
+            if of == "params" and entry is not None and id(weight) in counted:
+                entry.pair = 0  # it is another layer's, too
             if name in concerned and entry is not None:
                 entry.price = price
                 self._modules[name] = entry
             else:
-                count = _parameters(module) if of == "params" else _constant(layer, of)
+                count = _parameters(module, counted) if of == "params" else _constant(layer, of)
                 total += count * price
+            counted |= {id(p) for p in module.parameters(recurse=False)}
         if of != "params":  # layers that are no modules: F.conv2d with a parameter
             total += sum(_constant(rest, of) * prices.get(n, 1) for n, rest in known.items())
         self._constant = total
@@ -90,7 +96,8 @@ class Budget:
         for name, (outputs, inputs) in self._touched(group, unit).items():
             module = self._modules[name]
             saved += module.cost() - module.cost(outputs, inputs)
-        return saved
+        loose = self._groups[group].loose
+        return saved + (loose[unit] if loose and self._of == "params" else 0)
 
     def remove(self, group: int, unit: int) -> float:
         """Take out a unit and return how much is saved."""
@@ -98,6 +105,9 @@ class Budget:
         for name, (outputs, inputs) in self._touched(group, unit).items():
             self._modules[name].outputs -= outputs
             self._modules[name].inputs -= inputs
+        loose = self._groups[group].loose
+        if loose and self._of == "params":
+            self._constant -= loose[unit]
         return saved
 
     def neighbours(self) -> list[list[int]]:
@@ -129,7 +139,7 @@ def _describe(module: nn.Module, layer: Layer | None, of: Of) -> _Module | None:
     """Describe how a module's cost depends on its width, for modules that can be pruned."""
     if isinstance(module, nn.modules.conv._ConvNd):
         outputs, inputs, groups = module.out_channels, module.in_channels, module.groups
-        depthwise = groups == outputs == inputs
+        depthwise = loses_groups(groups, outputs, inputs)
     elif isinstance(module, nn.Linear):
         outputs, inputs, groups, depthwise = module.out_features, module.in_features, 1, False
     else:  # norms and the like: some parameters per channel
@@ -147,8 +157,9 @@ def _describe(module: nn.Module, layer: Layer | None, of: Of) -> _Module | None:
     return _Module(outputs, inputs, weights * groups // (outputs * inputs), bias, groups)
 
 
-def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters(recurse=False))
+def _parameters(module: nn.Module, counted: Set[int] = frozenset()) -> int:
+    own = module.parameters(recurse=False)
+    return sum(p.numel() for p in own if id(p) not in counted)
 
 
 def _constant(layer: Layer | None, of: Of) -> int:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from niwaki.criteria import Scores
-from niwaki.pruning._graph import dependency_graph, is_output
+from niwaki.models.zoo import ShortcutA
+from niwaki.pruning._follow import NORM_MODULES, OUTPUTS, Followed, follow
+from niwaki.pruning._trials import try_out
+from niwaki.pruning._units import FIXED
 
-__all__ = ["Group", "Member", "couple"]
+__all__ = ["Coupling", "Group", "Member", "couple"]
+
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -36,22 +41,31 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that residual sums, depthwise convolutions and the like tie together.
+    """Units of the same kind: each takes as many channels of the same layers.
+
+    A unit is all that can only go together, through residual sums, gates, depthwise and grouped
+    convolutions, concatenations and the like, followed to the end.
 
     Attributes
     ----------
     root : str
-        Name of the layer whose output channels number the units.
+        Name of the first layer that loses output channels.
     units : tuple of tuple of int
-        Output channels of the root that make up each unit: one, or, where a grouped convolution
-        must lose one in each of its groups, several.
+        Output channels of the root that belong to each unit.
     members : tuple of Member
-        All layers that lose channels, the root among them.
+        All layers and norms that lose channels, the root among them.
+    layers : tuple of str
+        The convolutions and linear layers that lose outputs.
+    loose : tuple of int
+        For each unit, the number of parameters that go with it and are in none of the members: such
+        as a scale that a block multiplies its channels by.
     """
 
     root: str
     units: tuple[tuple[int, ...], ...]
     members: tuple[Member, ...]
+    layers: tuple[str, ...] = ()
+    loose: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.units)
@@ -70,9 +84,36 @@ class Group:
         return f"Group({len(self)} units of {self.root}: {', '.join(outputs)})"
 
 
+@dataclass(frozen=True)
+class Coupling(Sequence[Group]):
+    """The groups of a network, in the order of their roots.
+
+    Attributes
+    ----------
+    groups : tuple of Group
+        What may be removed.
+    kept : dict of str to str
+        The layers of which some units or all must stay, and why; those that are the network's
+        outputs, or are to be ignored, are not listed.
+    """
+
+    groups: tuple[Group, ...]
+    kept: dict[str, str] = field(default_factory=dict)
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Group, ...]: ...
+    def __getitem__(self, index: Any) -> Any:
+        return self.groups[index]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+
 def couple(
     model: nn.Module, example: Tensor, scored: Sequence[str], ignore: Sequence[str] = ()
-) -> list[Group]:
+) -> Coupling:
     """Find the groups of channels that may be removed.
 
     Parameters
@@ -82,83 +123,120 @@ def couple(
     example : Tensor
         Inputs to trace it with.
     scored : sequence of str
-        The layers whose units may be judged; a group whose outputs are those of another
-        convolution or linear layer (the network's output) is left out.
+        The layers whose units may be judged; units that take outputs of another convolution or
+        linear layer (the network's output) are left out.
     ignore : sequence of str
         Layers whose units must stay, and with them all that is coupled to them.
     """
-    graph = dependency_graph(model, example)
-    names = {module: name for name, module in model.named_modules()}
-    groups = []
-    for traced in graph.get_all_groups():
-        layers = [names.get(item.dep.target.module) for item in traced]
-        outputs = [
-            (name, item.dep.target.module)
-            for name, item in zip(layers, traced, strict=True)
-            if is_output(graph, item)
-        ]
-        judged = (nn.modules.conv._ConvNd, nn.Linear)
-        if any(isinstance(m, judged) and (n not in scored or n in ignore) for n, m in outputs):
+    followed = follow(model, example)
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, _LAYERS)}
+    for name, module in layers.items():
+        outputs, _ = followed.sides(name, module)
+        known = {name, followed.name_of(name, module, "weight").rpartition(".")[0]}  # tied weights
+        if outputs is not None and (not known & set(scored) or name in ignore):
+            followed.units.fix(outputs, OUTPUTS)
+    try_out(model, example, followed, _kinds(_channels(model, followed, scored)))
+    table = _channels(model, followed, scored)
+    groups = _groups(model, followed, table, scored, layers)
+    return Coupling(groups, _kept(layers, followed, scored, ignore))
+
+
+Table = dict[int, dict[tuple[str, bool], list[int]]]
+
+
+def _channels(model: nn.Module, followed: Followed, scored: Sequence[str]) -> Table:
+    """List, for each unit, what each module loses with it: (name, output) to its channels."""
+    table: Table = {}
+    seen = set()
+    for name, module in model.named_modules():
+        if not isinstance(module, (*_LAYERS, *NORM_MODULES, ShortcutA)):
             continue
-        root = layers[0]
-        assert root is not None
-        units = _units(graph, traced)
-        if not units:
-            continue
-        members = tuple(
-            Member(name, is_output(graph, item), _channels(units, item))
-            for name, item in zip(layers, traced, strict=True)
-            if name is not None and sum(1 for _ in item.dep.target.module.parameters()) > 0
-        )
-        groups.append(Group(root, units, members))
+        sides = followed.sides(name, module)
+        depthwise = sides[0] is not None and sides[0] is sides[1]
+        for side, output in zip(sides, (True, False), strict=True):
+            if side is None or (depthwise and not output):
+                continue
+            found = followed.units.find(side).tolist()
+            for channel, unit in enumerate(found):
+                if unit != FIXED:
+                    table.setdefault(unit, {}).setdefault((name, output), []).append(channel)
+            if output and name in scored and isinstance(module, _LAYERS):
+                seen.update(found)
+    return {unit: places for unit, places in table.items() if unit in seen}
+
+
+def _kinds(table: Table) -> list[list[int]]:
+    """Sort the units by what they take: as many channels of the same modules."""
+    kinds: dict[tuple[Any, ...], list[int]] = {}
+    for unit, places in table.items():
+        kind = tuple((place, len(channels)) for place, channels in places.items())
+        kinds.setdefault(kind, []).append(unit)
+    return list(kinds.values())
+
+
+def _groups(
+    model: nn.Module,
+    followed: Followed,
+    table: Table,
+    scored: Sequence[str],
+    layers: Mapping[str, nn.Module],
+) -> tuple[Group, ...]:
+    """Sort the units by what they take."""
     order = {name: i for i, name in enumerate(scored)}
-    return sorted(groups, key=lambda group: order[group.root])
+    loose = _loose(model, followed)
+    groups = []
+    for units in _kinds(table):
+        places = list(table[units[0]])
+        root = min((n for n, output in places if output and n in order), key=order.__getitem__)
+        units.sort(key=lambda unit: table[unit][root, True])
+        members = tuple(
+            Member(name, output, tuple(tuple(table[unit][name, output]) for unit in units))
+            for name, output in places
+        )
+        groups.append(
+            Group(
+                root,
+                tuple(tuple(table[unit][root, True]) for unit in units),
+                members,
+                tuple(n for n, output in places if output and n in layers),
+                tuple(loose.get(unit, 0) for unit in units),
+            )
+        )
+    return tuple(sorted(groups, key=lambda group: (order[group.root], group.units)))
 
 
-def _units(graph: Any, traced: Any) -> tuple[tuple[int, ...], ...]:
-    """Bundle the root's channels so that grouped layers lose the same place in each group.
-
-    Nothing is returned where that cannot be done, or takes channels of other layers too, as when
-    each group of a grouped convolution reads another layer.
-    """
-    channels = sorted(set(traced[0].root_idxs))
-    bundle = {channel: channel for channel in channels}
-
-    def first(channel: int) -> int:
-        while bundle[channel] != channel:
-            channel = bundle[channel]
-        return channel
-
-    for item in traced:
-        module = item.dep.target.module
-        groups = getattr(module, "groups", getattr(module, "num_groups", 1))
-        if groups == 1:
+def _loose(model: nn.Module, followed: Followed) -> dict[int, int]:
+    """Count, for each unit, the parameters that lie in no layer or norm."""
+    counts: dict[int, int] = {}
+    for prefix, module in model.named_modules():
+        if isinstance(module, (*_LAYERS, *NORM_MODULES)):
             continue
-        if isinstance(module, nn.modules.conv._ConvTransposeNd):
-            return ()  # torch-pruning looks for its outputs where a plain convolution has them
-        if groups == getattr(module, "out_channels", None):  # each output is its own group
-            if module.in_channels != groups:
-                return ()  # torch-pruning takes it for depthwise, which it is not
+        for name, parameter in module.named_parameters(recurse=False):
+            for variables in followed.tensors.get(followed.name_of(prefix, module, name), ()):
+                if variables is not None:
+                    each = parameter.numel() // len(variables)
+                    for unit in followed.units.find(variables).tolist():
+                        counts[unit] = counts.get(unit, 0) + each
+    return counts
+
+
+def _kept(
+    layers: Mapping[str, nn.Module],
+    followed: Followed,
+    scored: Sequence[str],
+    ignore: Sequence[str],
+) -> dict[str, str]:
+    """Say why layers keep units."""
+    kept = {}
+    for name in scored:
+        outputs = followed.sides(name, layers[name])[0] if name in layers else None
+        if outputs is None or name in ignore:
             continue
-        output = is_output(graph, item)
-        width = graph.get_out_channels(module) if output else graph.get_in_channels(module)
-        places: dict[int, list[int]] = {}
-        for index, channel in zip(item.idxs, item.root_idxs, strict=True):
-            places.setdefault(index % (width // groups), []).append(channel)
-        for together in places.values():
-            if len(together) != groups:
-                return ()
-            lowest = min(map(first, together))
-            for channel in together:
-                bundle[first(channel)] = lowest
-    units: dict[int, list[int]] = {}
-    for channel in channels:
-        units.setdefault(first(channel), []).append(channel)
-    return tuple(tuple(unit) for unit in units.values())
-
-
-def _channels(units: tuple[tuple[int, ...], ...], item: Any) -> tuple[tuple[int, ...], ...]:
-    of_root: dict[int, list[int]] = {}
-    for index, channel in zip(item.idxs, item.root_idxs, strict=True):
-        of_root.setdefault(channel, []).append(index)
-    return tuple(tuple(i for channel in unit for i in of_root.get(channel, [])) for unit in units)
+        stays = followed.units.find(outputs) == FIXED
+        reasons = [w for w in followed.units.why(outputs[stays]) if w != OUTPUTS]
+        if reasons:
+            share = "all" if bool(stays.all()) else f"{int(stays.sum())} of {len(stays)}"
+            kept[name] = f"{share} units stay: {reasons[0]}"
+        elif not bool(stays.any()) and len(set(followed.units.find(outputs).tolist())) == 1:
+            kept[name] = "all units stay: each can only go with all the others"
+    return kept

@@ -47,6 +47,8 @@ class Job:
         Of the cost that each step leaves.
     total : float
         The cost at the start.
+    stays : tuple of str
+        Layers of which the structure of the network lets nothing go.
     prices : mapping of str to float
         What a MAC costs in each layer, scaled so that the whole network costs its number of MACs.
     """
@@ -59,6 +61,7 @@ class Job:
     of: Of
     total: float
     limits: Limits
+    stays: tuple[str, ...] = ()
     prices: Mapping[str, float] = field(default_factory=dict)
     per_cost: float = 0.0
     recompute: bool = True
@@ -125,7 +128,8 @@ def _advance(job: Job, state: State, share: float) -> State:
     scores = state.scores
     if scores is None:
         scores = score(working, job.data, job.criterion, batch_size=job.batch_size)
-    groups = couple(working, job.example, list(scores), job.limits.ignore)
+    ignore = (*job.limits.ignore, *job.stays)
+    groups = couple(working, job.example, list(scores), ignore)
     removals = select(
         groups,
         scores,

@@ -13,12 +13,15 @@ __all__ = ["Plan", "Removal"]
 
 @dataclass(frozen=True)
 class Removal:
-    """Output channels of one layer, and all that is coupled to them.
+    """Output channels of one layer.
+
+    What `prune` plans lists all layers that lose outputs. Where fewer are listed, what is coupled
+    to them goes all the same.
 
     Attributes
     ----------
     layer : str
-        Name of the layer that numbers them.
+        Its name.
     channels : tuple of int
         Their indices in the network as it stands before this step.
     """

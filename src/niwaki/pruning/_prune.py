@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
-from torch.nn.utils.prune import BasePruningMethod
 
 from niwaki import models
 from niwaki.criteria import Criterion, create, hidden_layers
 from niwaki.data import Data, batches, check_same_classes
-from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
+from niwaki.errors import KeptWarning, NiwakiError, NothingToPruneError
 from niwaki.evaluation import cost, warn_near_chance
 from niwaki.processes import check_alone
 from niwaki.propagation import trace
@@ -26,6 +23,7 @@ from niwaki.pruning._budget import Of
 from niwaki.pruning._coupling import Group, couple
 from niwaki.pruning._limits import Limits
 from niwaki.pruning._loop import ROUNDING, Job, State, Tune, begin, run
+from niwaki.pruning._plain import plain_copy
 from niwaki.pruning._prices import relative_prices
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._repair import has_batch_norms
@@ -185,7 +183,7 @@ def prune(
     for other, what in ((test, "test"), (validation, "validation"), (training, "training")):
         check_same_classes(data, other, f"the reference and the {what} images")
     example = _example(model, data)
-    working = _copy(model)
+    working = plain_copy(model)
     total = getattr(cost(working, example), of)
     relative = {} if prices is None else relative_prices(prices, trace(working, example[:1]))
     job = Job(
@@ -210,7 +208,9 @@ def prune(
         floor=floor,
         batch_size=batch_size,
     )
-    _check_reach(job, working, keep)
+    kept_layers = _check_reach(job, working, keep)
+    stays = tuple(name for name, why in kept_layers.items() if why.startswith("all"))
+    job = replace(job, stays=stays)
     asked = {"keep": keep, "steps": steps, "per_step": per_step, "schedule": schedule}
     settings = _settings(job, asked)
     with open_run(folder, lambda: _identity(job, settings)) as kept:
@@ -220,7 +220,7 @@ def prune(
             if callback is not None and not state.done:
                 callback(state.rows[-1])
 
-        state = latest_state(kept, model, example)
+        state = latest_state(kept, working, example)
         if state is None:
             state = begin(job, working)
             _check_start(job, state.rows[0])
@@ -241,8 +241,8 @@ def prune(
         state.plan,
         Trajectory(state.rows),
         tuple(example.shape[1:]),
-        shapes(model),
-        settings,
+        shapes(working),
+        {**settings, "kept": kept_layers} if kept_layers else settings,
     )
 
 
@@ -325,35 +325,20 @@ def _example(model: nn.Module, data: Data) -> Tensor:
     return inputs[:2]
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    for name, module in model.named_modules():
-        masks = (isinstance(h, BasePruningMethod) for h in module._forward_pre_hooks.values())
-        if any(masks) or is_parametrized(module):
-            raise ModelError(
-                f"the weight of {name!r} is made anew in each pass (torch.nn.utils.prune or "
-                "parametrize), so that its channels cannot be removed. Make it permanent first: "
-                "prune.remove or parametrize.remove_parametrizations"
-            )
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied ({error}). Remove what it holds of a pass, "
-            "such as cached outputs, and pass it again"
-        ) from error
-
-
-def _check_reach(job: Job, model: nn.Module, keep: float) -> None:
-    """Refuse a target that cannot be met, before any work is done."""
+def _check_reach(job: Job, model: nn.Module, keep: float) -> dict[str, str]:
+    """Refuse a target that cannot be met, before any work is done; return which layers stay."""
     layers = [layer.name for layer in hidden_layers(model, job.example[:1])]
-    groups = couple(model, job.example, layers, job.limits.ignore)
+    coupling = couple(model, job.example, layers, job.limits.ignore)
+    if coupling.kept:
+        warnings.warn(_what_stays(coupling.kept), KeptWarning, stacklevel=4)
+    groups = coupling.groups
     lowest = job.limits.lowest(groups)
     least = job.limits.min_units
     if all(len(group) <= left for group, left in zip(groups, lowest, strict=True)):
         raise NothingToPruneError(
             f"{type(model).__name__} has nothing to prune: no hidden layer has more than "
             f"{least} unit(s) that may go. Convolutions and linear layers must be modules "
-            "(nn.Conv2d, nn.Linear) for channels to be removed"
+            "(nn.Conv2d, nn.Linear) for channels to be removed" + _because(coupling.kept)
         )
     remains = _cost_of(lowest, model, job, groups)
     # A floor stops where it stops: then the target is only the furthest that is tried.
@@ -361,7 +346,27 @@ def _check_reach(job: Job, model: nn.Module, keep: float) -> None:
         raise NiwakiError(
             f"keep = {keep:.3g} of the {job.of} cannot be reached: with {least} unit(s) left "
             f"everywhere{_more(job.limits)}, {remains / job.total:.3g} remain"
+            + _because(coupling.kept)
         )
+    return coupling.kept
+
+
+def _what_stays(kept: Mapping[str, str]) -> str:
+    """Name the layers that keep units, those with the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for layer, reason in kept.items():
+        reasons.setdefault(reason, []).append(layer)
+    rows = []
+    for reason, layers in list(reasons.items())[:8]:
+        more = f" and {len(layers) - 4} more" if len(layers) > 4 else ""
+        rows.append(f"  {', '.join(layers[:4])}{more}: {reason}")
+    if len(reasons) > 8:
+        rows.append(f"  and {len(reasons) - 8} other reasons")
+    return f"{len(kept)} layers keep units, whatever their scores:\n" + "\n".join(rows)
+
+
+def _because(kept: Mapping[str, str]) -> str:
+    return f". {_what_stays(kept)}" if kept else ""
 
 
 def _cost_of(units: Sequence[int], model: nn.Module, job: Job, groups: Sequence[Group]) -> float:

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from niwaki.accumulation import Totals
 from niwaki.data import Data, batches, count
 from niwaki.errors import DataError
-from niwaki.pruning._graph import dependency_graph, is_output, prune_outputs
+from niwaki.pruning._follow import Followed, follow
 from niwaki.pruning._plan import Removal
+from niwaki.pruning._surgery import doomed
 
 __all__ = ["compensate", "has_batch_norms", "recalibrate"]
 
@@ -166,15 +167,18 @@ def compensate(
     list of str
         Readers that cannot take over anything: neither a bias nor a batch norm behind them.
     """
-    graph = dependency_graph(model, example)
+    followed = follow(model, example)
+    units = doomed(model, followed, removals)
+    names: dict[Any, str] = {}
     lost: dict[Any, list[int]] = {}
-    for removal in removals:
-        for item in prune_outputs(graph, model.get_submodule(removal.layer), removal.channels):
-            module = item.dep.target.module
-            if isinstance(module, _READERS) and not is_output(graph, item):
-                lost.setdefault(module, []).extend(item.idxs)
-    norms = {reader: _norm_behind(graph, reader) for reader in lost}
-    names = {module: name for name, module in model.named_modules()}
+    for name, module in model.named_modules():
+        inputs = followed.sides(name, module)[1] if isinstance(module, _READERS) else None
+        if inputs is None:
+            continue
+        gone = torch.isin(followed.units.find(inputs), units).nonzero().flatten().tolist()
+        if gone:
+            names[module], lost[module] = name, gone
+    norms = {reader: _norm_behind(model, followed, names[reader]) for reader in lost}
     left_out = [r for r in lost if r.bias is None and norms[r] is None]
     means = _contributions(
         model, data, {r: c for r, c in lost.items() if r not in left_out}, batch_size
@@ -188,15 +192,12 @@ def compensate(
     return [names[reader] for reader in left_out]
 
 
-def _norm_behind(graph: Any, reader: nn.Module) -> Any:
+def _norm_behind(model: nn.Module, followed: Followed, reader: str) -> Any:
     """Return the batch norm that alone reads a layer, and reads that layer alone."""
-    behind = {node.module: node for node in graph.module2node[reader].outputs}
-    if len(behind) != 1:
+    if reader not in followed.norms:
         return None
-    ((module, node),) = behind.items()
-    alone = {before.module for before in node.inputs} == {reader}
-    found = isinstance(module, _Norm) and module.running_mean is not None and alone
-    return module if found else None
+    module = model.get_submodule(followed.norms[reader])
+    return module if isinstance(module, _Norm) and module.running_mean is not None else None
 
 
 def _contributions(

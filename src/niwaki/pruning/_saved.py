@@ -16,6 +16,7 @@ from niwaki import models
 from niwaki.data import Preprocessing
 from niwaki.errors import DataError, ModelError, WeightsError
 from niwaki.models import Origin
+from niwaki.pruning._plain import plain_copy
 from niwaki.pruning._plan import Plan
 from niwaki.pruning._surgery import replay
 from niwaki.schema import (
@@ -155,9 +156,8 @@ class Saved:
                     f"{self.folder} does not say which architecture it was pruned from; name it: "
                     "--architecture MODEL (in Python: model=...)"
                 )
-            fresh = self.origin.build(self.folder, trust=trust)
-        else:
-            fresh = copy.deepcopy(model).eval()
+            model = self.origin.build(self.folder, trust=trust)
+        fresh = plain_copy(model).eval()
         self._check_architecture(shapes(fresh))
         fresh = fresh.to(self.dtype)
         device = next(fresh.parameters()).device

@@ -46,7 +46,7 @@ def select(
     Returns
     -------
     list of Removal
-        One per group that loses units, in the order of the groups.
+        One for each layer that loses outputs, in the order of the layers.
     """
     queues = [
         _Queue(group.scores(scores).tolist(), keep, multiple // gcd(multiple, len(group.units[0])))
@@ -74,11 +74,14 @@ def select(
         queues[index].take(block)
         for other in neighbours[index] if per_cost else [index]:
             priorities[other] = priority(other)
-    return [
-        Removal(group.root, tuple(sorted(c for unit in queue.taken for c in group.units[unit])))
-        for group, queue in zip(groups, queues, strict=True)
-        if queue.taken
-    ]
+    gone: dict[str, list[int]] = {}
+    for group, queue in zip(groups, queues, strict=True):
+        for member in group.members:
+            if queue.taken and member.output and member.layer in group.layers:
+                channels = (c for unit in queue.taken for c in member.channels[unit])
+                gone.setdefault(member.layer, []).extend(channels)
+    order = dict.fromkeys([*(layer for layer in scores if layer in gone), *gone])
+    return [Removal(layer, tuple(sorted(gone[layer]))) for layer in order]
 
 
 @dataclass

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from niwaki.errors import ModelError
-from niwaki.models.zoo import ShortcutA
-from niwaki.pruning._graph import dependency_graph, is_output, prune_outputs
+from niwaki.pruning._cut import cut, cut_for_a_moment
+from niwaki.pruning._follow import Followed, Reading, follow, readings, run_silenced
 from niwaki.pruning._plan import Plan, Removal
+from niwaki.pruning._units import FIXED
 
-__all__ = ["operate", "replay"]
+__all__ = ["agrees", "doomed", "operate", "replay"]
 
-# Norms over channels give other numbers when channels are gone than when they are silent.
-_NORMS_OVER_CHANNELS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
-_READERS = (nn.modules.conv._ConvNd, nn.Linear, ShortcutA)
 TOLERANCE = 1e-3
 
 
@@ -28,105 +25,128 @@ def operate(model: nn.Module, example: Tensor, removals: Sequence[Removal]) -> N
     Parameters
     ----------
     model : nn.Module
-        Changed in place.
+        Changed in place; as it was where that fails.
     example : Tensor
-        Inputs to trace and to check with.
+        Inputs to trace and to check with, at least two.
     removals : sequence of Removal
-        What goes.
+        What goes, and with it all that is coupled to it.
 
     Raises
     ------
     ModelError
-        If the smaller network does not compute what the old one does without the units: its
-        channels are moved about in a way that cannot be followed.
+        If the channels cannot go, or the smaller network does not compute what the old one does
+        without them.
+    LookupError
+        For removals that make no sense: no such layer, no such channels, all of them.
     """
-    graph = dependency_graph(model, example)
-    groups = [prune_outputs(graph, model.get_submodule(r.layer), r.channels) for r in removals]
-    with torch.no_grad(), _bypassed(model), _silenced(graph, groups):
-        expected = model(example)
-    try:
-        _prune(graph, model, removals)
-        with torch.no_grad(), _bypassed(model):
-            found = model(example)
-    except Exception as error:
-        if type(error) is LookupError:  # removals that make no sense: not the network's fault
-            raise
-        raise _lost(removals, f"{type(error).__name__}: {error}") from error
-    if found.shape != expected.shape:
-        raise _lost(removals, f"the output became {tuple(found.shape)}")
-    difference = float((found - expected).abs().max())
-    if not difference <= TOLERANCE * max(float(expected.abs().max()), 1e-6):  # nor NaN
-        raise _lost(removals, f"an output differs by {difference:.3g}")
+    followed = follow(model, example)
+    units = doomed(model, followed, removals)
+    wrong = agrees(model, example, followed, units)
+    if wrong is not None:
+        raise _lost(removals, wrong)
+    cut(model, followed, units)
 
 
 def replay(model: nn.Module, example: Tensor, plan: Plan) -> None:
     """Do on a fresh network, in place, what a plan says; weights are not looked at."""
     for step in plan.steps:
-        _prune(dependency_graph(model, example), model, step)
+        followed = follow(model, example)
+        cut(model, followed, doomed(model, followed, step))
 
 
-def _prune(graph: Any, model: nn.Module, removals: Sequence[Removal]) -> None:
-    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+def doomed(model: nn.Module, followed: Followed, removals: Sequence[Removal]) -> Tensor:
+    """Return the units that removals take, each with all its channels.
+
+    Raises
+    ------
+    LookupError
+        See `operate`.
+    ModelError
+        If channels are among them that must stay.
+    """
+    found = [torch.zeros(0, dtype=torch.long)]
     for removal in removals:
+        outputs = _outputs(model, followed, removal)
+        units = followed.units.find(outputs[list(removal.channels)])
+        if bool((units == FIXED).any()):
+            which = outputs[list(removal.channels)][units == FIXED]
+            raise _lost([removal], "; ".join(followed.units.why(which)))
+        found.append(units)
+    units = torch.tensor(sorted(set(torch.cat(found).tolist())), dtype=torch.long)
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            side = followed.sides(name, module)[0]
+            if side is not None and bool(torch.isin(followed.units.find(side), units).all()):
+                raise LookupError(f"{name!r} would be left without a channel")
+    return units
+
+
+def agrees(model: nn.Module, example: Tensor, followed: Followed, units: Tensor) -> str | None:
+    """Say what is wrong with a network without units, beside it with the units silenced.
+
+    Every operation that adds up over channels has to read the same of those that are left, and the
+    outputs have to be the same. Norms over channels, which give other numbers by their nature, are
+    bypassed in both.
+
+    Returns
+    -------
+    str or None
+        None if nothing is.
+    """
+    expected, read_before = run_silenced(model, example, followed, units)
+    try:
+        with cut_for_a_moment(model, followed, units):
+            found, read = readings(model, example)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    for one, other in zip(_leaves(found), _leaves(expected), strict=True):
+        if one.shape != other.shape:
+            return f"the output became {tuple(one.shape)}"
+        difference = float((one - other).abs().max())
+        if not difference <= TOLERANCE * max(float(other.abs().max()), 1e-6):  # nor NaN
+            return f"an output differs by {difference:.3g}"
+    if not _same(read, read_before):
+        return "its layers read other channels"
+    return None
+
+
+def _same(found: Sequence[Reading], expected: Sequence[Reading]) -> bool:
+    return len(found) == len(expected) and all(
+        one[0] == other[0] and abs(one[1] - other[1]) <= TOLERANCE * max(other[2], 1e-6)
+        for one, other in zip(found, expected, strict=True)
+    )
+
+
+def _leaves(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        return [tensor for item in output for tensor in _leaves(item)]
+    return []
+
+
+def _outputs(model: nn.Module, followed: Followed, removal: Removal) -> Tensor:
+    """Return the variables of a layer's outputs; refuse removals that make no sense."""
+    try:
         module = model.get_submodule(removal.layer)
-        _check(graph, module, removal)
-        prune_outputs(graph, module, removal.channels).prune()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(flags[name])
-
-
-def _check(graph: Any, module: nn.Module, removal: Removal) -> None:
-    """Refuse what torch-pruning would do in silence."""
+    except AttributeError as error:
+        raise LookupError(f"there is no layer {removal.layer!r}") from error
     if not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
         raise LookupError(f"{removal.layer!r} is no convolution or linear layer")
-    width, channels = graph.get_out_channels(module), set(removal.channels)
-    if not channels <= set(range(width)) or len(channels) in (0, width):
+    outputs = followed.sides(removal.layer, module)[0]
+    width, channels = 1 if outputs is None else len(outputs), set(removal.channels)
+    if outputs is None or not channels <= set(range(width)) or len(channels) in (0, width):
         raise LookupError(
             f"{removal.layer!r} has {width} channels: {list(removal.channels)} cannot be removed"
         )
-
-
-@contextmanager
-def _bypassed(model: nn.Module) -> Iterator[None]:
-    """Let norms over channels hand on their inputs."""
-    norms = [module for module in model.modules() if isinstance(module, _NORMS_OVER_CHANNELS)]
-    handles = [norm.register_forward_hook(lambda _, args, __: args[0]) for norm in norms]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _silenced(graph: Any, groups: Sequence[Any]) -> Iterator[None]:
-    """Zero the doomed channels where they enter the layers that stay."""
-    silent: dict[nn.Module, list[int]] = {}
-    for group in groups:
-        for item in group:
-            module = item.dep.target.module
-            if isinstance(module, _READERS) and not is_output(graph, item):
-                silent.setdefault(module, []).extend(item.idxs)
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x = args[0].clone()
-        x.movedim(-1 if isinstance(module, nn.Linear) else 1, 0)[silent[module]] = 0
-        return (x, *args[1:])
-
-    handles = [module.register_forward_pre_hook(hook) for module in silent]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return outputs
 
 
 def _lost(removals: Sequence[Removal], what: str) -> ModelError:
     layers = ", ".join(repr(r.layer) for r in removals[:3])
     more = f" and {len(removals) - 3} more layers" if len(removals) > 3 else ""
     return ModelError(
-        f"removing channels of {layers}{more} does not give the network without them ({what}): it "
-        "moves channels about in a way that cannot be followed, such as padding or indexing the "
-        "channel dimension in its forward. Keep such layers with ignore=[...], or put that step "
-        "into a module of its own and register a pruner for it with torch-pruning"
+        f"channels of {layers}{more} cannot be removed: {what}. Keep such layers with ignore=[...]"
     )

@@ -1,0 +1,69 @@
+"""Variables that stand for channels: which can only go together, and which must stay, and why."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["FIXED", "Units"]
+
+FIXED = 0  # the variable of values that no unit owns, and that stay therefore
+
+
+class Units:
+    """Disjoint sets of variables; variable 0 is what stays.
+
+    Every dimension of every parameter brings a variable for each index along it. What the forward
+    pass does ties variables together: a set of them can only be removed as a whole.
+    """
+
+    def __init__(self) -> None:
+        self._parent = [FIXED]
+        self._why: dict[int, str] = {}
+        self._members: dict[int, list[int]] = {}  # of each set that is not a single variable
+
+    def new(self, count: int) -> Tensor:
+        """Return so many variables that are tied to nothing."""
+        start = len(self._parent)
+        self._parent.extend(range(start, start + count))
+        return torch.arange(start, start + count)
+
+    def find(self, variables: Tensor) -> Tensor:
+        """Return the representative of each variable's set, its lowest; 0 for what stays."""
+        found = [self._root(variable) for variable in variables.flatten().tolist()]
+        return torch.tensor(found, dtype=torch.long).view(variables.shape)
+
+    def tie(self, one: Tensor, other: Tensor, why: str) -> None:
+        """Let each variable go only with its partner; what is tied to what stays, stays."""
+        for a, b in set(zip(one.flatten().tolist(), other.flatten().tolist(), strict=True)):
+            first, second = self._root(a), self._root(b)
+            if first == second:
+                continue
+            if FIXED in (first, second):
+                stays, tied = (a, b) if first == FIXED else (b, a)
+                self.fix(torch.tensor([tied]), self._why.get(stays, why))
+            else:
+                root, lower = min(first, second), max(first, second)
+                self._parent[lower] = root
+                joining = self._members.pop(lower, [lower])
+                self._members.setdefault(root, [root]).extend(joining)
+
+    def fix(self, variables: Tensor, why: str) -> None:
+        """Let variables, and all that are tied to them, stay."""
+        roots = {self._root(v) for v in variables.flatten().tolist()} - {FIXED}
+        for root in roots:
+            self._why |= dict.fromkeys(self._members.pop(root, [root]), why)
+            self._parent[root] = FIXED
+
+    def why(self, variables: Tensor) -> list[str]:
+        """Return the reasons for which those of the variables that stay do so, each one once."""
+        return list(dict.fromkeys(self._why[v] for v in variables.tolist() if v in self._why))
+
+    def _root(self, variable: int) -> int:
+        parent = self._parent
+        root = variable
+        while parent[root] != root:
+            root = parent[root]
+        while parent[variable] != root:
+            parent[variable], variable = root, parent[variable]
+        return root
