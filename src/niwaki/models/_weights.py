@@ -92,9 +92,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None
     # Some modules (MNASNet) refuse weights that do not say which version of them wrote them: these
     # fit, so they are of the network's own.
     versioned._metadata = own._metadata  # type: ignore[attr-defined]
-    model.load_state_dict(
-        versioned, strict=False
-    )  # only counts of batches and shared tensors can be missing
+    model.load_state_dict(versioned, strict=False)  # counts and shared tensors may be missing
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
