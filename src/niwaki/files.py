@@ -28,6 +28,9 @@ __all__ = [
     "is_dead",
     "new_folder",
     "read_layers",
+    "replace_folder",
+    "seal",
+    "sibling",
     "write_atomically",
     "write_csv",
     "write_json",
@@ -56,7 +59,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(target.parent, target.name)
-    aside = _sibling(target)
+    aside = sibling(target)
     try:
         aside.touch()
         mode = aside.stat().st_mode
@@ -199,16 +202,38 @@ def new_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         )
     check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = _sibling(target)
+    aside = sibling(target)
     aside.mkdir()
     try:
         yield aside
-        _give_usual_modes(aside)
-        sign(aside)
-        check_replaceable(target)  # again: hours may have passed
-        _swap(aside, target)
+        seal(aside)
+        replace_folder(aside, target, overwrite=overwrite)  # checked again: hours may have passed
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def seal(folder: Path) -> None:
+    """Finish a folder: the usual modes, and the marker that lists what niwaki wrote."""
+    _give_usual_modes(folder)
+    sign(folder)
+
+
+def replace_folder(aside: Path, target: Path, *, overwrite: bool) -> None:
+    """Move a finished folder to its place, which may be empty or, with `overwrite`, niwaki's own.
+
+    Raises
+    ------
+    NiwakiError
+        If something stands there that may not be replaced.
+    """
+    if target.exists() and not target.is_dir():
+        raise NiwakiError(f"{target} is a file; give the path of a folder")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise NiwakiError(
+            f"the folder {target} exists and is not empty; choose another, or allow overwriting it"
+        )
+    check_replaceable(target)
+    _swap(aside, target)
 
 
 def _give_usual_modes(folder: Path) -> None:
@@ -255,7 +280,8 @@ _LEFT = re.compile(
 )
 
 
-def _sibling(target: Path, old: str = "") -> Path:
+def sibling(target: Path, old: str = "") -> Path:
+    """Return a path for something that will replace `target`, in the same folder."""
     # A sibling, because a rename is atomic only within one file system. The suffix stays,
     # because many writers choose the format by it.
     whose = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}{old}"
@@ -283,7 +309,7 @@ def _swap(aside: Path, target: Path) -> None:
     if not target.exists():
         aside.rename(target)
         return
-    old = _sibling(target, "-old")
+    old = sibling(target, "-old")
     target.rename(old)
     try:
         aside.rename(target)

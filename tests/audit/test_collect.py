@@ -84,44 +84,106 @@ def test_virelays_own_loader_opens_the_project(project, tiles):
 
 
 class Interrupted(torch.utils.data.Dataset):
-    """Fails once, in the middle."""
+    """Fails once, at an image that is read for the given time."""
 
-    def __init__(self, images, at):
-        self.images, self.at, self.read = images, at, []
+    def __init__(self, images, at, look):
+        self.images, self.at, self.look, self.read = images, at, look, []
         self.preprocessing, self.targets = images.preprocessing, images.targets
+        self.classes = images.classes
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, index):
         if index == self.at:
-            self.at = None
-            raise RuntimeError("the power went off")
+            self.look -= 1
+            if self.look == 0:
+                raise RuntimeError("the power went off")
         self.read.append(index)
         return self.images[index]
 
 
-def test_a_run_that_was_cut_off_goes_on(model, tiles, tmp_path):
+def test_a_run_that_was_cut_off_goes_on(model, tiles, tmp_path, monkeypatch):
     images = tiles.select(range(50)).images()
-    data = Interrupted(images, at=37)
+    looks = Interrupted(images, at=37, look=0)
+    collect(model, looks, tmp_path / "none", method="gradient", batch_size=10)
+    data = Interrupted(images, at=37, look=looks.read.count(37))  # when it is explained
     with pytest.raises(RuntimeError, match="power"):
         collect(model, data, tmp_path / "one", method="gradient", batch_size=10)
     assert not (tmp_path / "one" / "attribution.h5").exists()
-    data.read.clear()
+    explained = []
+    attribute = type(create("gradient", model)).attribute
+
+    def counted(self, inputs, *args):
+        explained.append(len(inputs))
+        return attribute(self, inputs, *args)
+
+    monkeypatch.setattr(type(create("gradient", model)), "attribute", counted)
     done = collect(model, data, tmp_path / "one", method="gradient", batch_size=10)
-    assert min(data.read) == 30  # the first three batches were there
+    assert explained == [10, 10]  # the first three batches were there
     whole = collect(model, images, tmp_path / "two", method="gradient")
     for name in ("attribution", "prediction", "label", "index", "data"):
         assert np.allclose(done.read(name), whole.read(name), atol=1e-6)
-    assert not list((tmp_path / "one").glob("*.part"))
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
+        "attribution.h5", "data.h5", "label-map.json", "project.yaml"
+    ]  # fmt: skip
+
+
+def unfinished(model, data, folder, **options):
+    """Collect until the last batch, which fails."""
+    looks = Interrupted(data, at=len(data) - 1, look=0)
+    collect(model, looks, folder / "all", method="gradient", batch_size=10)
+    cut = Interrupted(data, at=len(data) - 1, look=looks.read.count(len(data) - 1))
+    with pytest.raises(RuntimeError):
+        collect(model, cut, folder / "cut", method="gradient", batch_size=10, **options)
+
+
+class Changed(torch.utils.data.Dataset):
+    """The same images but for one pixel of the last."""
+
+    def __init__(self, images):
+        self.images, self.preprocessing = images, images.preprocessing
+        self.classes = images.classes
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        inputs, label = self.images[index]
+        if index == len(self) - 1:
+            inputs = inputs.clone()
+            inputs[0, 0, 0] += 1
+        return inputs, label
 
 
 def test_another_run_does_not_go_on_with_it(model, tiles, tmp_path):
-    data = Interrupted(tiles.select(range(30)).images(), at=25)
-    with pytest.raises(RuntimeError):
-        collect(model, data, tmp_path, method="gradient", batch_size=10)
-    with pytest.raises(DataError, match="another network"):
-        collect(model, data, tmp_path, method="lrp.epsilon", batch_size=10)
+    images = tiles.select(range(30)).images()
+    unfinished(model, images, tmp_path)
+    with pytest.raises(DataError, match=r"another setting:\n  method: there 'gradient'"):
+        collect(model, images, tmp_path / "cut", method="lrp.epsilon", batch_size=10)
+    with pytest.raises(DataError, match="another data"):
+        collect(model, Changed(images), tmp_path / "cut", method="gradient", batch_size=10)
+    with pytest.raises(DataError, match="class_names"):
+        collect(model, images, tmp_path / "cut", method="gradient", batch_size=10, class_names="xy")
+
+
+def test_flipped_bits_are_found(model, tiles, tmp_path):
+    images = tiles.select(range(20)).images()
+    unfinished(model, images, tmp_path)
+    [part] = (tmp_path / "cut" / "unfinished").glob("batch*")
+    content = part.read_bytes()
+    middle = len(content) // 2
+    part.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    done = collect(model, images, tmp_path / "cut", method="gradient", batch_size=10)
+    whole = Collection(tmp_path / "all")
+    assert np.array_equal(done.read("attribution"), whole.read("attribution"))
+    for name in ("attribution", "data"):
+        path = done.folder / f"{name}.h5"
+        content = path.read_bytes()
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        with pytest.raises(DataError, match="damaged"):
+            done.read(name)
 
 
 def test_a_finished_collection_stays(model, tiles, tmp_path):

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 import niwaki
 from niwaki.cli import app, main
-from niwaki.errors import NiwakiError
 from niwaki.models import zoo
 
 MODEL = "niwaki.models.zoo:vgg_digits"
@@ -124,11 +123,11 @@ def test_a_stopped_command_goes_on(weights, tmp_path, monkeypatch):
     assert f"goes on from {kept}" in prune(out, expected=130).stderr
     assert kept.exists()
     assert not out.exists()
-    with pytest.raises(NiwakiError, match="recalibrate: there False, now True"):
-        prune(out, "--recalibrate")
+    with pytest.raises(ValueError, match="nope"):  # another option is another run
+        prune(out, "--criterion", "lrp:normalise=nope")
     assert kept.exists()
     prune(out)
-    assert len(calls) == 5  # the third once more, and the fourth
+    assert len(calls) == 6  # one of the other run, the third once more, and the fourth
     assert not kept.exists()
     for name in ("plan.json", "weights.safetensors"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
@@ -151,11 +150,16 @@ def test_a_stopped_command_goes_on_with_the_seconds_it_had_measured(weights, tmp
             raise KeyboardInterrupt
         return row(step)
 
-    measured = tmp_path / "out.seconds.json"
-    measured.write_text('{"nowhere": 1.0}')  # of a run that never began
+    measure, told = niwaki.evaluation.seconds_per_mac, []
+
+    def listened(*arguments):
+        told.append(measure(*arguments))
+        return told[-1]
+
+    monkeypatch.setattr(niwaki.evaluation, "seconds_per_mac", listened)
     monkeypatch.setattr(_prune, "_row", stopped)
     prune(expected=130)
-    prices = json.loads(measured.read_text())
+    [prices] = told
     assert min(prices.values()) > 0
     monkeypatch.setattr(_prune, "_row", row)
     monkeypatch.setattr(niwaki.evaluation, "seconds_per_mac", None)  # not to be called again
@@ -163,7 +167,7 @@ def test_a_stopped_command_goes_on_with_the_seconds_it_had_measured(weights, tmp
     assert said["settings"]["of"] == "macs"
     scale = {said["settings"]["prices"][name] / price for name, price in prices.items()}
     assert max(scale) == pytest.approx(min(scale))
-    assert not measured.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_foreign_folder_is_no_demo(tmp_path, monkeypatch, capsys):

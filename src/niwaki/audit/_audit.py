@@ -29,6 +29,7 @@ from niwaki.errors import DataError, NearChanceWarning
 from niwaki.evaluation import near_chance
 from niwaki.files import write_json
 from niwaki.progress import track
+from niwaki.runs import Folder, within
 
 __all__ = ["Audit", "audit", "examine"]
 
@@ -150,6 +151,7 @@ def audit(
     groups: Sequence[Any] | NDArray[Any] | None = None,
     training: Dataset[Any] | None = None,
     training_groups: Sequence[Any] | NDArray[Any] | None = None,
+    folder: Folder = None,
     **options: Any,
 ) -> Audit:
     """Look for what a network should not be looking at, over a data set.
@@ -187,6 +189,8 @@ def audit(
         `data` are unlike any of them, a kind of image that training lacks: see `ask_training`.
     training_groups : sequence, optional
         Of each image of `training` its slide, patient or source, named as in `groups`.
+    folder : str or Path, optional
+        Keeps finished batches; the same call goes on from there.
     **options
         Of the method.
 
@@ -215,13 +219,20 @@ def audit(
         preprocessing=preprocessing,
         class_names=class_names,
         groups=groups,
+        folder=within(folder, "audited"),
         **options,
     )
     _check_classes(material.labels)
     learned = None
     if training is not None:
         learned = look_over(
-            material, training, limit=limit, seed=seed, groups=training_groups, audited=groups
+            material,
+            training,
+            limit=limit,
+            seed=seed,
+            groups=training_groups,
+            audited=groups,
+            folder=within(folder, "training"),
         )
     return examine(
         material, seed=seed, tissue=tissue, regions=regions, training=learned, started=started

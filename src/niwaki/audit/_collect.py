@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,19 @@ from niwaki.audit._material import example, tolerant
 from niwaki.audit._project import write_label_map, write_project
 from niwaki.data import Preprocessing, batches, check_labels
 from niwaki.errors import DataError
+from niwaki.files import write_atomically
 from niwaki.propagation import per_class
+from niwaki.runs import Folder, Run, Workplace, described, digest, discard, open_run
 from niwaki.schema import Anything, MapOf, parse_json
 
 __all__ = ["Collection", "collect"]
 
 Array = NDArray[Any]
-_FILES = ("attribution.h5", "data.h5")
+_ATTRIBUTION, _DATA, _UNFINISHED = "attribution.h5", "data.h5", "unfinished"
+_COLUMNS = {
+    _DATA: ("data", "label"),
+    _ATTRIBUTION: ("attribution", "prediction", "label", "index"),
+}
 
 
 _ABOUT = MapOf(Anything())
@@ -50,18 +56,18 @@ class Collection:
     @property
     def about(self) -> dict[str, Any]:
         """Which method, target, network and data."""
-        with h5py.File(self.folder / "attribution.h5") as file:
+        with _opened(self.folder / _ATTRIBUTION) as file:
             told = file.attrs.get("niwaki", "")
             found: dict[str, Any] = parse_json(told, _ABOUT, f"{self.folder} is no collection")
         return found
 
     def __len__(self) -> int:
-        with h5py.File(self.folder / "attribution.h5") as file:
+        with _opened(self.folder / _ATTRIBUTION) as file:
             return len(file["label"])
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
         """Read a part of ``attribution``, ``prediction``, ``label``, ``index`` or ``data``."""
-        with h5py.File(self.folder / ("data.h5" if name == "data" else "attribution.h5")) as file:
+        with _opened(self.folder / (_DATA if name == "data" else _ATTRIBUTION)) as file:
             if name not in file:
                 raise DataError(f"{self.folder} has no {name!r}; it has {sorted(file)}")
             part: Array = file[name][start:stop]
@@ -69,6 +75,18 @@ class Collection:
 
     def __repr__(self) -> str:
         return f"Collection({len(self)} heatmaps of {self.about['method']} in {self.folder})"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Open a file of a collection; its checksums are looked at as it is read."""
+    try:
+        with h5py.File(path) as file:
+            yield file
+    except DataError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise DataError(f"{path} is missing or damaged: {error}") from error
 
 
 def collect(
@@ -82,6 +100,7 @@ def collect(
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     overwrite: bool = False,
+    run: Folder = None,
     **options: Any,
 ) -> Collection:
     """Explain every image of a data set and write the heatmaps as they come.
@@ -109,6 +128,8 @@ def collect(
         Default: the data set's own.
     overwrite : bool
         Replace a finished collection.
+    run : str or Path, optional
+        Where finished batches are kept until all are; default: ``unfinished`` in `folder`.
     **options
         Of the method.
 
@@ -127,89 +148,95 @@ def collect(
     known = preprocessing or getattr(data, "preprocessing", None)
     if known is None:
         raise DataError("how inputs become pixels is not known of these data; pass preprocessing=")
-    if (home / _FILES[0]).exists() and not overwrite:
+    unfinished = home / _UNFINISHED if run is None else run
+    if (home / _ATTRIBUTION).exists() and not overwrite:
+        if run is None:
+            discard(home / _UNFINISHED)  # of a call that was killed when all was written
         raise DataError(f"{home} holds a collection already; choose another, or overwrite=True")
-    total = len(data)  # type: ignore[arg-type]
+    names = list(class_names or getattr(data, "classes", []))
     about = {
         "method": method,
-        "options": {name: repr(value) for name, value in options.items()},
+        "options": described(options),
         "target": target,
         "fingerprint": models.fingerprint(model),
-        "samples": total,
+        "samples": len(data),  # type: ignore[arg-type]
     }
-    home.mkdir(parents=True, exist_ok=True)
-    parts = [home / f"{name}.part" for name in _FILES]
-    done = _resume(parts, about)
+
+    def identity() -> dict[str, Any]:
+        return {
+            "model": about["fingerprint"],
+            "data": digest(data, ordered=True),
+            "preprocessing": repr(known),
+            "class_names": names,
+            "batch_size": batch_size,
+            **{name: about[name] for name in ("method", "options", "target")},
+        }
+
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    model = per_class(model, example(data, range(total), device))
-    explainer = tolerant(create(method, model, **options))
-    rest = Subset(data, range(done, total))
-    if done < total:
-        for batch, truth in batches(rest, batch_size, device, f"explaining by {method}"):
-            with torch.no_grad():
-                said = model(batch)
-            check_labels(truth, said.shape[1], data)
-            chosen: Any = {"predicted": said.argmax(1), "true": truth}.get(str(target), target)
-            heat = explainer.attribute(batch, chosen).detach()
-            pixels = (known.denormalise(batch) * 255).round().to(torch.uint8)
-            _append(parts, about, total, done, heat, said, truth, pixels)
-            done += len(batch)
-    for part, name in zip(parts, _FILES, strict=True):
-        os.replace(part, home / name)
-    names = list(class_names or getattr(data, "classes", []))
-    with h5py.File(home / _FILES[0]) as file:
-        names += [str(output) for output in range(len(names), file["prediction"].shape[1])]
-    write_label_map(home, names)
-    write_project(home, method=method, target=str(target), model=type(model).__name__)
+    judged = per_class(model, example(data, [0, 1], device))
+    explainer = tolerant(create(method, judged, **options))
+
+    def explain(batch: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            said = judged(batch)
+        check_labels(truth, said.shape[1], data)
+        chosen: Any = {"predicted": said.argmax(1), "true": truth}.get(str(target), target)
+        return {
+            "attribution": explainer.attribute(batch, chosen),
+            "prediction": said,
+            "label": truth,
+            "data": (known.denormalise(batch) * 255).round().to(torch.uint8),
+        }
+
+    with open_run(unfinished, identity) as kept:
+        parts = [f"batch-{number:05}" for number in range(-(-about["samples"] // batch_size))]
+        due = [number for number, part in enumerate(parts) if kept.read(part) is None]
+        rest = [i for n in due for i in range(about["samples"])[n * batch_size :][:batch_size]]
+        if due:
+            loop = batches(Subset(data, rest), batch_size, device, f"explaining by {method}")
+            for number, (batch, truth) in zip(due, loop, strict=True):
+                kept.write(parts[number], explain(batch, truth))
+        _write(home, about, parts, kept)
+        with h5py.File(home / _ATTRIBUTION) as file:
+            names += [str(output) for output in range(len(names), file["prediction"].shape[1])]
+        write_label_map(home, names)
+        write_project(home, method=method, target=str(target), model=type(model).__name__)
+        kept.drop(*kept.parts)
+    if not isinstance(unfinished, Workplace):
+        discard(unfinished)
     return Collection(home)
 
 
-def _resume(parts: list[Path], about: dict[str, Any]) -> int:
-    """Return how many images an unfinished run has written: those that both files have."""
-    if not all(part.exists() for part in parts):
-        for part in parts:
-            part.unlink(missing_ok=True)
-        return 0
-    try:
-        with h5py.File(parts[0]) as one, h5py.File(parts[1]) as two:
-            same = parse_json(one.attrs["niwaki"], _ABOUT, "it is damaged") == about
-            done = min(int(one.attrs["done"]), int(two.attrs["done"]))
-    except (OSError, KeyError, ValueError):  # cut off while it was written: nothing to go on with
-        for part in parts:
-            part.unlink()
-        return 0
-    if not same:
-        raise DataError(
-            f"{parts[0]} is an unfinished collection of another network, data set or method; "
-            "finish that one, or delete it"
-        )
-    return done
+def _write(home: Path, about: dict[str, Any], parts: list[str], kept: Run) -> None:
+    """Write both files, batch by batch; the heatmaps last, as they say that all is there."""
+    (home / _ATTRIBUTION).unlink(missing_ok=True)
+    for name, columns in _COLUMNS.items():
+
+        def fill(path: Path, columns: Sequence[str] = columns) -> None:
+            with h5py.File(path, "w", libver="latest") as file:
+                file.attrs["niwaki"] = json.dumps(about)
+                done = 0
+                for part in parts:
+                    done += _append(file, kept, part, columns, done, about["samples"])
+                if "index" in columns:
+                    file["index"] = range(about["samples"])
+
+        write_atomically(home / name, fill)
 
 
 def _append(
-    parts: list[Path],
-    about: dict[str, Any],
-    total: int,
-    done: int,
-    heat: Tensor,
-    said: Tensor,
-    truth: Tensor,
-    pixels: Tensor,
-) -> None:
-    """Write a batch; the count of images is written last, when all else is on disk."""
-    index = torch.arange(done, done + len(truth))
-    columns = (
-        {"attribution": heat, "prediction": said, "label": truth, "index": index},
-        {"data": pixels, "label": truth},
-    )
-    for part, values in zip(parts, columns, strict=True):
-        with h5py.File(part, "a") as file:
-            for name, value in values.items():
-                array = value.cpu().numpy()
-                if name not in file:
-                    chunk = (min(len(array), 16), *array.shape[1:])
-                    file.create_dataset(name, (total, *array.shape[1:]), array.dtype, chunks=chunk)
-                file[name][done : done + len(array)] = array
-            file.attrs["niwaki"] = json.dumps(about)
-            file.flush()
-            file.attrs["done"] = done + len(truth)
+    file: h5py.File, kept: Run, name: str, columns: Sequence[str], done: int, total: int
+) -> int:
+    part = kept.read(name)
+    if part is None:
+        raise DataError(f"a batch was damaged while it was written to {file.filename}; run again")
+    for column in columns:
+        if column == "index":
+            continue
+        array = part.tensors[column].numpy()
+        if column not in file:
+            chunks = (min(len(array), 16), *array.shape[1:])
+            shape = (total, *array.shape[1:])
+            file.create_dataset(column, shape, array.dtype, chunks=chunks, fletcher32=True)
+        file[column][done : done + len(array)] = array
+    return len(part.tensors["label"])

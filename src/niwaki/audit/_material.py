@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from niwaki.attribution import Method, Propagating, create
 from niwaki.data import Preprocessing, batches, check_labels
 from niwaki.errors import DataError
 from niwaki.propagation import per_class
+from niwaki.runs import Folder, described, digest, open_run
 
 __all__ = ["Material", "check_groups", "gather", "margins", "sample", "tolerant"]
 
@@ -144,6 +146,7 @@ def gather(
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     groups: Sequence[Any] | Array | None = None,
+    folder: Folder = None,
     **options: Any,
 ) -> Material:
     """Explain a class-balanced sample of a data set and keep all that questions need.
@@ -171,6 +174,8 @@ def gather(
     groups : sequence, optional
         Of each image of `data` the group it belongs to, such as a slide or patient: numbers or
         names. Default: each image is its own.
+    folder : str or Path, optional
+        Keeps finished batches; the same call goes on from there.
     **options
         Of the method.
 
@@ -194,20 +199,36 @@ def gather(
     numbers = np.arange(total) if groups is None else check_groups(groups, total)
     chosen = sample(data, limit, seed)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    model = per_class(model, example(data, chosen, device))
+    original, model = model, per_class(model, example(data, chosen, device))
     explainer = tolerant(create(method, model, **options))
-    inputs, labels, outputs, relevance = [], [], [], []
-    for batch, truth in batches(Subset(data, chosen), batch_size, device, "explaining"):
+    subset = Subset(data, chosen)
+
+    def identity() -> dict[str, Any]:
+        return {
+            "explained by": method,
+            "model": models.fingerprint(original),
+            "data": digest(subset, ordered=True),
+            "target": target,
+            "batch_size": batch_size,
+            "options": described(options),
+        }
+
+    def explain(batch: Tensor, truth: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
             said = model(batch)
         check_labels(truth, said.shape[1], data)
         heat = explainer.attribute(batch, truth if target == "true" else said.argmax(1))
-        inputs.append(batch.cpu())
-        labels.append(truth.cpu())
-        outputs.append(said.cpu())
-        relevance.append(heat.detach().sum(1).cpu())
-    together = torch.cat(inputs)
-    said = torch.cat(outputs)
+        return {"inputs": batch, "outputs": said, "relevance": heat.detach().sum(1)}
+
+    parts: list[dict[str, Tensor]] = []
+    labels: list[Tensor] = []
+    with open_run(folder, identity) as kept:
+        for batch, truth in batches(subset, batch_size, device, "explaining"):
+            parts.append(kept.once(f"batch-{len(parts):05}", partial(explain, batch, truth)))
+            labels.append(truth.cpu())
+    together, said, relevance = (
+        torch.cat([part[what] for part in parts]) for what in ("inputs", "outputs", "relevance")
+    )
     names = list(class_names or getattr(data, "classes", []))
     names += [str(output) for output in range(len(names), said.shape[1])]
     return Material(
@@ -216,7 +237,7 @@ def gather(
         known.denormalise(together),
         torch.cat(labels).numpy(),
         said.double().numpy(),
-        torch.cat(relevance).double().numpy(),
+        relevance.double().numpy(),
         np.asarray(chosen),
         tuple(names),
         method,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
+from niwaki import models
 from niwaki.audit._beyond import FEWEST, RARE, SMALLEST, chance_of, lean_of, share_beyond
 from niwaki.audit._causal import Cause
 from niwaki.audit._chance import Exchange, group_test
@@ -22,6 +24,7 @@ from niwaki.audit._material import Material, check_groups, sample
 from niwaki.criteria import hidden_layers
 from niwaki.data import batches, check_labels
 from niwaki.errors import DataError, NothingToPruneError
+from niwaki.runs import Folder, digest, open_run
 
 __all__ = ["Training", "ask_training", "layers_of", "look_of", "look_over"]
 
@@ -69,6 +72,7 @@ def look_over(
     seed: int = 0,
     groups: Sequence[Any] | Array | None = None,
     audited: Sequence[Any] | Array | None = None,
+    folder: Folder = None,
 ) -> Training:
     """Look at a class-balanced sample of the images that a network learned from.
 
@@ -86,6 +90,8 @@ def look_over(
         Of each image of `data` its group, such as its slide. Default: each is its own.
     audited : sequence, optional
         The same for all images of the audited data set.
+    folder : str or Path, optional
+        Keeps finished batches; the same call goes on from there.
 
     Raises
     ------
@@ -106,8 +112,17 @@ def look_over(
         together = np.unique(names, return_inverse=True)[1].reshape(-1)
     device = next((p.device for p in material.model.parameters()), torch.device("cpu"))
     layers = layers_of(material.model, material.inputs[:1].to(device))
-    looks, labels, right = [], [], []
-    for batch, truth in batches(Subset(data, chosen), material.batch_size, device, "training"):
+    subset, size = Subset(data, chosen), material.batch_size
+
+    def identity() -> dict[str, Any]:
+        return {
+            "looked over": layers,
+            "model": models.fingerprint(material.model),
+            "training": digest(subset, ordered=True),
+            "batch_size": size,
+        }
+
+    def look(batch: Tensor, truth: Tensor) -> dict[str, Tensor]:
         if batch.shape[1:] != material.inputs.shape[1:]:
             raise DataError(
                 f"training images have the shape {tuple(batch.shape[1:])}, those audited "
@@ -115,14 +130,20 @@ def look_over(
             )
         check_labels(truth, material.outputs.shape[1], data)
         found, outputs = look_of(material.model, batch, layers)
-        looks.append(found)
-        labels.append(truth.cpu().numpy())
-        right.append(outputs.argmax(1) == labels[-1])
+        return {"looks": torch.from_numpy(found), "said": torch.from_numpy(outputs.argmax(1))}
+
+    parts: list[dict[str, Tensor]] = []
+    labels: list[Tensor] = []
+    with open_run(folder, identity) as kept:
+        for batch, truth in batches(subset, size, device, "training"):
+            parts.append(kept.once(f"batch-{len(parts):05}", partial(look, batch, truth)))
+            labels.append(truth.cpu())
+    known = torch.cat(labels)
     count = len(chosen)
     return Training(
-        np.concatenate(looks),
-        np.concatenate(labels),
-        np.concatenate(right),
+        torch.cat([part["looks"] for part in parts]).numpy(),
+        known.numpy(),
+        (torch.cat([part["said"] for part in parts]) == known).numpy(),
         layers,
         together[:count],
         together[count:],

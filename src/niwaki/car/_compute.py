@@ -105,7 +105,7 @@ def index(
                     rows = slice(rows.stop - fresh, rows.stop)
                     sums = measure(evaluator, inputs[rows], labels[rows])
                     totals = totals.update(sums, fresh)
-                    kept.write(_SUMS, totals.state_dict())
+                    kept.write_rarely(_SUMS, totals.state_dict)
     paths = dict(zip(map(name_of, groups), evaluator.paths, strict=True))
     return index_of(totals, groups, paths, fingerprint)
 

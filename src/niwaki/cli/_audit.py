@@ -15,6 +15,7 @@ from niwaki.errors import NiwakiError
 if TYPE_CHECKING:
     from niwaki.audit import Audit, Collection
     from niwaki.data import Images
+    from niwaki.runs import Workplace
 
 __all__ = ["audit_command"]
 
@@ -96,7 +97,6 @@ def audit_command(
     from niwaki.audit import audit
     from niwaki.cli._audit_demo import run_demo
     from niwaki.data import Masks, groups_by_name
-    from niwaki.files import new_folder
     from niwaki.report import write_audit
 
     masks = _regions(region or [])
@@ -111,10 +111,11 @@ def audit_command(
         return
     if not model or not data:
         raise NiwakiError("give MODEL and DATA, or --demo")
+    work = common.workplace(out)
     loaded = common.load(model)
     loaded, images, learned = _open(loaded, data, training, common)
     names = loaded.class_names
-    with new_folder(out, overwrite=common.force) as folder:
+    with work.result() as folder:
         found = audit(
             loaded.model,
             images,
@@ -128,10 +129,11 @@ def audit_command(
             groups=groups_by_name(images, slides) if slides else None,
             training=learned,
             training_groups=groups_by_name(learned, slides) if learned and slides else None,
-            regions={name: Masks(images, folder) for name, folder in masks},
+            regions={name: Masks(images, place) for name, place in masks},
+            folder=work,
         )
         if heatmaps:
-            _collect(folder / "virelay", loaded, images, found, target, names)
+            _collect(folder / "virelay", work, loaded, images, found, target, names)
         heading = f"Audit of {Path(model).name} on {data}"
         remarks = [_remark(images, found)]
         remarks += [f"The network learned from {training}."] if training else []
@@ -161,6 +163,7 @@ def _open(
 
 def _collect(
     folder: Path,
+    work: Workplace,
     loaded: o.Loaded,
     images: Images,
     found: Audit,
@@ -171,7 +174,7 @@ def _collect(
 
     method = found.material.method
     collection = collect(
-        loaded.model, images, folder, method=method, target=target, class_names=names
+        loaded.model, images, folder, method=method, target=target, class_names=names, run=work
     )
     write_analysis(folder, found.material, found.strategies)
     write_project(folder, method=method, target=target, model=type(loaded.model).__name__)

@@ -71,11 +71,12 @@ def car(
     from niwaki import car as room
     from niwaki import pruning
     from niwaki.data import in_memory, references
-    from niwaki.files import new_folder, write_json
+    from niwaki.files import write_json
 
     common.check_output(out, model, data)
     if floor is not None and greedy is None:
         raise NiwakiError("--floor says when --greedy stops; give both")
+    work = common.workplace(out)
     loaded = common.load(model)
     images = common.images(data, loaded)
     loaded = loaded.named_by(images)
@@ -91,10 +92,11 @@ def car(
         "layers": layer or None,
         "batch_size": common.batch_size,
         "max_memory": max_memory,
+        "folder": work,
     }
     if greedy is None:
         index = room.index(loaded.model, chosen, description="judging filters", **shared)
-        with new_folder(out, overwrite=common.force) as folder:
+        with work.result() as folder:
             index.save(folder / "index.safetensors")
             write_json(folder / "index.json", _told(index, loaded))
         _report(index, loaded, top, out, common.as_json)
@@ -118,7 +120,8 @@ def car(
         plan=pruning.Plan((*loaded.plan.steps, *pruned.plan.steps)),
         architecture=loaded.architecture or pruned.architecture,
     )
-    whole.save(out, about=loaded.about, overwrite=common.force)
+    with work.result() as folder:
+        whole.save(folder, about=loaded.about)
     if common.as_json:
         told = {
             "folder": str(out),

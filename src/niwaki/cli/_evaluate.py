@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from math import ceil, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +17,10 @@ from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, by_default, pick, table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from niwaki.evaluation import Estimate, PerturbationCurves, Randomisation
+    from niwaki.runs import Run
 
 __all__ = ["evaluate"]
 
@@ -73,9 +79,11 @@ def evaluate(
     behind them (perturbation.json, randomisation.json).
     """
     from niwaki.evaluation import perturbation_curves, randomisation_test
-    from niwaki.files import new_folder
+    from niwaki.models import fingerprint
+    from niwaki.runs import digest, open_run
 
     common.check_output(out, model, data)
+    work = common.workplace(out)
     chosen = list(dict.fromkeys(method or by_default()))
     loaded = common.load(model)
     picked = pick(common.images(data, loaded), limit, common.seed, data)
@@ -87,31 +95,42 @@ def evaluate(
     }
     side = region or min(9, max(1, picked.data.preprocessing.size // 8))
     per_step, steps = _schedule(ceil(picked.data.preprocessing.size / side) ** 2, share, steps)
-    curves = perturbation_curves(
+    perturb = partial(
+        perturbation_curves,
         loaded.model,
         picked.subset,
-        chosen,
         regions=(side, side),
         steps=steps,
         regions_per_step=per_step,
         replacement=replacement,
-        description="perturbing",
         **options,
     )
+    randomise = partial(
+        randomisation_test,
+        loaded.model,
+        picked.subset,
+        layers=layers,
+        absolute=True,  # negative outputs turn the signs of some methods' heatmaps
+        **options,
+    )
+    about = {**options, "side": side, "steps": steps, "per_step": per_step, "layers": layers}
+
+    def identity() -> dict[str, Any]:
+        known = {"model": fingerprint(loaded.model), "data": digest(picked.subset, ordered=True)}
+        return {"evaluated": replacement, **known, **about}
+
+    curves: dict[str, PerturbationCurves] = {}
     randomised: dict[str, Randomisation] = {}
-    if layers:
-        randomised = randomisation_test(
-            loaded.model,
-            picked.subset,
-            chosen,
-            layers=layers,
-            absolute=True,  # negative outputs turn the signs of some methods' heatmaps
-            description="randomising",
-            **options,
-        )
+    with open_run(work, identity) as kept:
+        for name in chosen:
+            # The random order is the same for all methods.
+            shared = next((c.scores["random"] for c in curves.values()), None)
+            curves[name] = _perturbed(kept, name, shared, perturb)
+            if layers:
+                randomised[name] = _randomised(kept, name, randomise)
     rows = _rows(curves, randomised, _milliseconds(loaded, picked, chosen, common.batch_size))
     heading = f"{Path(model).name}, {len(picked.indices)} images of {Path(data).name}"
-    with new_folder(out, overwrite=common.force) as folder:
+    with work.result() as folder:
         _write(folder, curves, randomised, rows, heading)
     if common.as_json:
         typer.echo(json.dumps({"folder": str(out), "methods": rows}, indent=2))
@@ -120,6 +139,44 @@ def evaluate(
     show(table([_readable(row) for row in rows]))
     show(_EXPLANATION)
     show(f"wrote {out}")
+
+
+def _perturbed(
+    kept: Run, name: str, random: Tensor | None, perturb: Callable[..., Any]
+) -> PerturbationCurves:
+    """Measure a method's curves, or read them where that is done."""
+    from niwaki.evaluation import PerturbationCurves
+
+    part = kept.read(f"curves of {name}")
+    if part is not None:
+        share = part.tensors.pop("share")
+        return PerturbationCurves(name, share, part.tensors, part.about["settings"])
+    orders = ("most", "least", *(("random",) if random is None else ()))
+    found: PerturbationCurves = perturb([name], orders=orders, description=f"perturbing {name}")[
+        name
+    ]
+    if random is not None:
+        found = replace(found, scores={**found.scores, "random": random})
+    tensors = {**found.scores, "share": found.share}
+    kept.write(f"curves of {name}", tensors, settings=dict(found.settings))
+    return found
+
+
+def _randomised(kept: Run, name: str, randomise: Callable[..., Any]) -> Randomisation:
+    """Compare a method's heatmaps with those of randomised networks, or read how alike they are."""
+    from niwaki.evaluation import Randomisation
+
+    part = kept.read(f"randomised {name}")
+    if part is not None:
+        alike, ssim = part.tensors["spearman"], part.tensors.get("ssim")
+        layers = tuple(part.about["layers"])
+        return Randomisation(name, layers, alike, ssim, part.about["settings"])
+    found: Randomisation = randomise([name], description=f"randomising {name}")[name]
+    tensors = {"spearman": found.spearman}
+    tensors |= {} if found.ssim is None else {"ssim": found.ssim}
+    settings = dict(found.settings)
+    kept.write(f"randomised {name}", tensors, layers=list(found.layers), settings=settings)
+    return found
 
 
 def _schedule(regions: int, share: float, steps: int) -> tuple[int, int]:

@@ -38,20 +38,22 @@ def explain(
     Writes a contact sheet of all images and methods (sheet.png), the heatmaps as arrays, and what
     the network says (images.json).
     """
-    from niwaki.files import new_folder, write_json
-    from niwaki.report import contact_sheet, save_hdf5, save_npy
+    from niwaki.files import write_json
+    from niwaki.report import contact_sheet, is_diverging, save_hdf5, save_npy
 
     common.check_output(out, model, images)
+    is_diverging(colours)  # or it is refused: before the work, not after it
+    work = common.workplace(out)
     chosen = list(dict.fromkeys(method or ["lrp.epsilon_plus"]))
     loaded = common.load(model)
     found_images = common.images(images, loaded)
     loaded = loaded.named_by(found_images)
     picked = pick(found_images, limit, common.seed, images)
-    found = explain_images(loaded, picked, chosen, target, common.batch_size)
+    found = explain_images(loaded, picked, chosen, target, common.batch_size, folder=work)
     heading = f"{Path(model).name}: prediction and heatmaps"
     if target is not None:
         heading += f" for output {loaded.class_name(target)}"
-    with new_folder(out, overwrite=common.force) as folder:
+    with work.result() as folder:
         if format == "npy":
             save_npy(folder, found.heatmaps)
         else:

@@ -78,10 +78,11 @@ def filters(
     from niwaki import car
     from niwaki import filters as rooms
     from niwaki.data import in_memory
-    from niwaki.files import new_folder
     from niwaki.report import filter_gallery, save_filters
+    from niwaki.runs import digest, open_run
 
     common.check_output(out, model, data, files=[pruned] if pruned else [])
+    work = common.workplace(out)
     loaded = common.load(model)
     every = common.images(data, loaded)
     loaded = loaded.named_by(every)
@@ -94,6 +95,7 @@ def filters(
             loaded.model,
             images,
             layers=layer,
+            folder=work,
             batch_size=common.batch_size,
             description="removing each filter",
         )
@@ -105,31 +107,41 @@ def filters(
         method=method,
         index=index,
         preprocessing=preprocessing,
+        folder=work,
         batch_size=common.batch_size,
         description="profiling",
     )
     names = _names(loaded, profile)
     compared = _Compared.to(pruned, profile, images, first, common) if pruned else _Compared()
-    show = partial(
+    asked: dict[str, Any] = {
+        "count": patches,
+        "heatmaps": heatmaps,
+        "steps": steps,
+        "method": method,
+        "seed": common.seed,
+    }
+    paint = partial(
         rooms.pictures,
         loaded.model,
         images,
-        count=patches,
-        heatmaps=heatmaps,
-        steps=steps,
-        method=method,
         preprocessing=preprocessing,
-        seed=common.seed,
         description="painting",
+        **asked,
     )
+
+    def identity() -> dict[str, Any]:
+        known = {"model": profile.fingerprint, "data": digest(images, ordered=True)}
+        return {"painted": layer, **known, **asked}
+
     told: dict[str, Any] = {
         "names": names,
         "after": compared.after,
         "pruned_first": compared.first,
         "order": compared.order,
     }
-    with new_folder(out, overwrite=common.force) as folder:
+    with open_run(work, identity) as kept, work.result() as folder:
         save_filters(folder, profile, **told)
+        show = partial(rooms.kept_pictures, kept, make=paint)
         heading = f"The filters of {Path(model).name.rpartition(':')[2]}"
         filter_gallery(folder / "index.html", profile, show, heading=heading, **told)
     _report(profile, compared, out, common.as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from niwaki.cli._options import Loaded
     from niwaki.data import Images
+    from niwaki.runs import Folder
 
 __all__ = ["Explained", "Picked", "by_default", "explain_images", "pick", "table"]
 
@@ -119,16 +121,20 @@ def explain_images(
     batch_size: int,
     *,
     strict: bool = True,
+    folder: Folder = None,
 ) -> Explained:
     """Compute the heatmaps of some images under some methods.
 
-    Unless `strict`, a method is shown also where relevance gets lost on its way.
+    Unless `strict`, a method is shown also where relevance gets lost on its way. A folder keeps
+    finished batches.
     """
     import torch
 
     from niwaki import attribution
     from niwaki.data import batches, check_labels
+    from niwaki.models import fingerprint
     from niwaki.propagation import per_class
+    from niwaki.runs import digest, open_run
 
     device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
     judged = per_class(loaded.model, torch.stack([picked.subset[0][0]]).to(device))
@@ -136,24 +142,35 @@ def explain_images(
     for explainer in made.values() if not strict else ():
         if isinstance(explainer, attribution.Propagating):
             explainer.max_loss = None
-    inputs: list[Tensor] = []
-    outputs: list[Tensor] = []
-    labels: list[Tensor] = []
-    heatmaps: dict[str, list[Tensor]] = {name: [] for name in methods}
-    for batch, truth in batches(picked.subset, batch_size, device, "explaining"):
+
+    def explain(batch: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
             output = judged(batch)
         if target is not None:
             check_labels(torch.tensor([target]), output.shape[1])
-        for name, explainer in made.items():
-            heatmaps[name].append(explainer.attribute(batch, target).detach().cpu())
-        inputs.append(batch.cpu())
-        outputs.append(output.cpu())
-        labels.append(truth.cpu())
-    said = torch.cat(outputs)
+        heatmaps = {f"by {name}": how.attribute(batch, target) for name, how in made.items()}
+        return {"inputs": batch, "outputs": output, **heatmaps}
+
+    def identity() -> dict[str, Any]:
+        return {
+            "explained": list(methods),
+            "model": fingerprint(loaded.model),
+            "data": digest(picked.subset, ordered=True),
+            "target": target,
+            "strict": strict,
+            "batch_size": batch_size,
+        }
+
+    parts: list[dict[str, Tensor]] = []
+    labels: list[Tensor] = []
+    with open_run(folder, identity) as kept:
+        for batch, truth in batches(picked.subset, batch_size, device, "explaining"):
+            parts.append(kept.once(f"batch-{len(parts):05}", partial(explain, batch)))
+            labels.append(truth.cpu())
+    said = torch.cat([part["outputs"] for part in parts])
     return Explained(
-        picked.data.preprocessing.denormalise(torch.cat(inputs)),
-        {name: torch.cat(parts) for name, parts in heatmaps.items()},
+        picked.data.preprocessing.denormalise(torch.cat([part["inputs"] for part in parts])),
+        {name: torch.cat([part[f"by {name}"] for part in parts]) for name in methods},
         said,
         torch.cat(labels),
         _rows(loaded, picked, said),

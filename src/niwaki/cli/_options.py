@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from niwaki.data import Images, Preprocessing
     from niwaki.pruning import Plan
+    from niwaki.runs import Workplace
 
 __all__ = [
     "Common",
@@ -202,7 +204,8 @@ class Machine:
 class Common:
     """The options that say what network and images are meant, and where and how to compute.
 
-    A command takes them as one parameter ``common`` and is decorated with `spread`.
+    A command takes them as one parameter ``common`` and is decorated with `spread`, which closes
+    what it has opened.
     """
 
     _: KW_ONLY
@@ -221,6 +224,7 @@ class Common:
     seed: Seed = 0
     force: Force = False
     as_json: AsJson = False
+    opened: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
 
     def load(self, model: str) -> Loaded:
         """Prepare the machine and build the model, in evaluation mode."""
@@ -254,6 +258,12 @@ class Common:
             files=[*files, self.weights],
             goes_on=goes_on,
         )
+
+    def workplace(self, out: Path) -> Workplace:
+        """Begin to work on an output, alone, until the command ends."""
+        from niwaki.runs import workplace
+
+        return self.opened.enter_context(workplace(out, overwrite=self.force))
 
     def images(self, spec: str, loaded: Loaded, split: str = "test") -> Images:
         """Open the images that a spec names, prepared for the model."""

@@ -39,12 +39,15 @@ def check_output(
     goes_on
         Whether it is known to be unfinished and ours, to be gone on with.
     """
+    from niwaki.runs import clear_beside, is_finished
+
     named = [Path(path).expanduser() for path in files if path is not None]
     check_apart(out, [*_model(model), *named], [path for spec in data for path in _data(spec)])
     if goes_on:
         return
+    clear_beside(out)
     taken = any(out.iterdir()) if out.is_dir() else out.exists()
-    if taken and not force:
+    if taken and not force and not is_finished(out):
         raise NiwakiError(f"{out} exists; choose another with --out, or replace it: --force")
     if out.is_dir() or not out.suffix:
         check_replaceable(out.resolve())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from niwaki.data import Images
     from niwaki.pruning import Pruned, Step
+    from niwaki.runs import Workplace
 
 __all__ = ["hold_out", "prune"]
 
@@ -63,14 +64,10 @@ def prune(
     """
     from niwaki import criteria, pruning
     from niwaki.data import batches, in_memory, references
-    from niwaki.files import new_folder
     from niwaki.report import plot_trajectories
-    from niwaki.runs import discard
 
     common.check_output(out, model, data, files=named_files(criterion))
-    kept = out.with_name(f"{out.name}.run")
-    if common.force and kept.exists():
-        discard(kept)
+    work = common.workplace(out)
     seed = common.seed
     name, chosen = parse_criterion(criterion)
     made = criteria.create(name, **{**({"seed": seed} if name == "random" else {}), **chosen})
@@ -89,10 +86,7 @@ def prune(
     example = next(iter(batches(test, common.batch_size, next(loaded.model.parameters()).device)))[
         0
     ]
-    timed = out.with_name(f"{out.name}.seconds.json")
-    prices = None
-    if scheduling.of == "seconds":
-        prices = _prices(loaded, example, timed, going_on=kept.exists())
+    prices = _prices(loaded, example, work) if scheduling.of == "seconds" else None
     shown.print(_HEAD)
     try:
         pruned = pruning.prune(
@@ -104,7 +98,7 @@ def prune(
             tune=tune,
             tune_each=tuning.tune == "each",
             training=None if tune is None else rest,
-            folder=kept,
+            folder=work,
             batch_size=common.batch_size,
             callback=lambda step: shown.print(_row(step)),
             prices=prices,
@@ -112,8 +106,8 @@ def prune(
             **limits,
         )
     except KeyboardInterrupt:
-        if kept.exists():
-            print(f"stopped; the same command goes on from {kept}", file=sys.stderr)
+        if any(work.path.glob("*/*.safetensors")):
+            print(f"stopped; the same command goes on from {work.path}", file=sys.stderr)
         raise typer.Exit(130) from None
     before, after = _seconds(loaded, pruned, example)
     settings = {**pruned.settings, "data": data, "references": per_class, "seed": seed}
@@ -123,30 +117,30 @@ def prune(
         architecture=loaded.architecture or pruned.architecture,
         settings=settings,
     )
-    with new_folder(out, overwrite=common.force) as finished:
+    with work.result() as finished:
         whole.save(finished, about=loaded.about)
         curves = {criterion: pruned.trajectory}
         plot_trajectories(finished / "trajectory.png", curves, heading=model)
-    discard(kept)
-    timed.unlink(missing_ok=True)
     _report(whole, before, after, len(example), out, common.as_json)
 
 
-def _prices(loaded: o.Loaded, example: Tensor, file: Path, going_on: bool) -> dict[str, float]:
-    """Measure what a MAC costs in each layer; a run that goes on takes what it had measured.
-
-    A file without a run is left over from one that never began, perhaps of another network.
-    """
+def _prices(loaded: o.Loaded, example: Tensor, work: Workplace) -> dict[str, float]:
+    """Measure what a MAC costs in each layer; a run that goes on takes what it had measured."""
     from niwaki.evaluation import seconds_per_mac
-    from niwaki.files import write_json
-    from niwaki.schema import MapOf, Number, read_json
+    from niwaki.models import fingerprint
+    from niwaki.runs import open_run
 
-    if not (going_on and file.exists()):
-        write_json(file, seconds_per_mac(loaded.model, example))
-    prices: dict[str, float] = read_json(
-        file, MapOf(Number(0)), f"{file} holds no measured seconds; delete it"
-    )
-    return prices
+    def identity() -> dict[str, Any]:
+        shape = [list(example.shape), str(example.dtype), str(example.device)]
+        return {"measured": "seconds per MAC", "model": fingerprint(loaded.model), "data": shape}
+
+    with open_run(work, identity) as kept:
+        found = kept.read("seconds")
+        if found is not None:
+            return {str(name): float(value) for name, value in found.about["seconds"].items()}
+        measured = seconds_per_mac(loaded.model, example)
+        kept.write("seconds", seconds=measured)
+        return measured
 
 
 def hold_out(training: Images, per_class: int, seed: int) -> tuple[Subset[Any], Subset[Any]]:

@@ -62,6 +62,7 @@ def prune_weights(
     from niwaki.data import in_memory, references
 
     common.check_output(out, model, data)
+    work = common.workplace(out)
     seed = common.seed
     options = {"seed": seed} if criterion == "random" else {}
     made = criteria.create_weight_criterion(criterion, **options)
@@ -85,6 +86,7 @@ def prune_weights(
         test=in_memory(test, description="reading test images"),
         ignore=ignore or [],
         min_weights=min_weights,
+        folder=work,
         batch_size=common.batch_size,
         callback=lambda step: shown.print(_row(step)),
     )
@@ -94,7 +96,8 @@ def prune_weights(
         architecture=loaded.architecture or pruned.architecture,
         settings={**pruned.settings, "data": data, "references": per_class, "seed": seed},
     )
-    whole.save(out, about=loaded.about, overwrite=common.force)
+    with work.result() as folder:
+        whole.save(folder, about=loaded.about)
     _report(whole, out, common.as_json)
 
 

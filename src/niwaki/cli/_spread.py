@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -97,6 +98,7 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
         parameters += [
             inspect.Parameter(f.name, keyword, default=f.default, annotation=types[f.name])
             for f in fields(own[name])
+            if f.init
         ]
     parameters = [p.replace(annotation=_with_range(p.annotation)) for p in parameters]
 
@@ -105,10 +107,13 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
         for parameter in parameters:
             check(parameter.annotation, flag_of(parameter), given[parameter.name])
         made = {
-            name: bundle(**{f.name: given.pop(f.name) for f in fields(bundle)})
+            name: bundle(**{f.name: given.pop(f.name) for f in fields(bundle) if f.init})
             for name, bundle in bundles.items()
         }
-        command(**made, **given)
+        with ExitStack() as stack:
+            for bundle in made.values():
+                stack.enter_context(getattr(bundle, "opened", nullcontext()))
+            command(**made, **given)
 
     spread_out.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     spread_out.__annotations__ = {p.name: p.annotation for p in parameters}

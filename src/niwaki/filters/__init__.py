@@ -10,6 +10,7 @@ from niwaki.filters._diversity import Diversity, diversity, twins
 from niwaki.filters._enrichment import Enrichment, combined, enrichment, removal_order
 from niwaki.filters._fields import Field, receptive_fields
 from niwaki.filters._gather import profile
+from niwaki.filters._kept import kept_pictures
 from niwaki.filters._maximise import maximise
 from niwaki.filters._pictures import FilterPictures, Patches, pictures
 from niwaki.filters._profile import LayerProfile, Profile
@@ -31,6 +32,7 @@ __all__ = [
     "combined",
     "diversity",
     "enrichment",
+    "kept_pictures",
     "layer_diversity",
     "maximise",
     "orientation",

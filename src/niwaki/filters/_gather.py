@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ from niwaki.filters._selectivity import class_selectivity, grey, orientation
 from niwaki.filters._served import Served, served
 from niwaki.filters._strongest import Strongest
 from niwaki.progress import track
-from niwaki.propagation import Layer, per_class, propagate
+from niwaki.propagation import Layer, propagate
+from niwaki.runs import Folder, Part, described, digest, open_run
 
 __all__ = ["chosen_layers", "profile", "relevance_method"]
 
@@ -39,6 +41,7 @@ def profile(
     method: str | Propagating = "lrp.epsilon_plus",
     index: CarIndex | None = None,
     preprocessing: Preprocessing | None = None,
+    folder: Folder = None,
     batch_size: int = 32,
     description: str | None = None,
 ) -> Profile:
@@ -63,6 +66,8 @@ def profile(
         From `niwaki.car.index`: adds which classes each filter serves.
     preprocessing : Preprocessing, optional
         How pixels became inputs, for colour selectivity; default: what the data know of it.
+    folder : str or Path, optional
+        Keeps what has been learned so far; the same call goes on from there.
     batch_size : int
         For a data set or tensors; a loader has its own.
     description : str, optional
@@ -90,11 +95,30 @@ def profile(
     explainer = relevance_method(model, method)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     state: _State | None = None
-    for inputs, labels in batches(data, batch_size, device, description):
-        if state is None:
-            model = per_class(model, inputs)
-            state = _State.begin(model, inputs, layers, patches)
-        state = state.update(*_read(model, explainer, state.names, inputs, labels))
+
+    def identity() -> dict[str, Any]:
+        return {
+            "profiled": described(method),
+            "model": fingerprint,
+            "data": digest(data, ordered=True),
+            "layers": None if layers is None else list(layers),
+            "patches": patches,
+        }
+
+    seen = 0
+    with open_run(folder, identity) as kept:
+        for inputs, labels in batches(data, batch_size, device, description):
+            if state is None:
+                state = _State.begin(model, inputs, layers, patches)
+                state = state.restored(kept.read(_STATE))
+            fresh = min(seen + len(inputs) - state.totals.samples, len(inputs))
+            seen += len(inputs)
+            if fresh > 0:  # else the state has these images
+                read = _read(model, explainer, state.names, inputs[-fresh:], labels[-fresh:])
+                state = state.update(*read)
+                kept.write_rarely(_STATE, state.tensors)
+        if state is not None:
+            kept.write(_STATE, state.tensors())
     assert state is not None  # `batches` refuses empty data
     pixels = preprocessing or known_preprocessing(data)
     colours = _colours(model, data, state, pixels, batch_size, description)
@@ -151,6 +175,10 @@ def relevance_method(model: nn.Module, method: str | Propagating) -> Propagating
     return made
 
 
+_STATE = "what filters respond to"
+_PLACES = ("values", "images", "positions")
+
+
 @dataclass(frozen=True)
 class _State:
     """What has been learned so far."""
@@ -181,6 +209,26 @@ class _State:
                 for kind in ("answers", "relevances")
             },
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that has been learned."""
+        best = {
+            f"{what}/{kind}/{name}": getattr(found, what)
+            for (kind, name), found in self.strongest.items()
+            for what in _PLACES
+        }
+        return {**self.totals.state_dict(), **best}
+
+    def restored(self, part: Part | None) -> _State:
+        """Return the state with what `tensors` gave."""
+        if part is None:
+            return self
+        held = dict(part.tensors)
+        strongest = {
+            (kind, name): Strongest(*(held.pop(f"{what}/{kind}/{name}") for what in _PLACES))
+            for kind, name in self.strongest
+        }
+        return replace(self, totals=Totals.from_state_dict(held), strongest=strongest)
 
     @property
     def names(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from niwaki.propagation import trace
 from niwaki.pruning._masks import Over, check_options, mask_weights, place, select_weights
 from niwaki.pruning._saved import shapes
 from niwaki.pruning._sparse import PrunedWeights, WeightStep, WeightTrajectory
+from niwaki.runs import Folder, described, digest, open_run
 
 __all__ = ["prune_weights"]
 
+_LAST = "last"
 MOST_STEPS = 255  # the step in which a weight went is kept in a byte
 
 
@@ -35,6 +38,7 @@ def prune_weights(
     test: Data | None = None,
     ignore: Sequence[str] = (),
     min_weights: int = 1,
+    folder: Folder = None,
     batch_size: int = 32,
     callback: Callable[[WeightStep], None] | None = None,
     **options: Any,
@@ -66,10 +70,12 @@ def prune_weights(
         Layers whose weights stay; the name of a module stands for all layers in it.
     min_weights : int
         Weights that each layer keeps at the least, so that no layer is cut through.
+    folder : str or Path, optional
+        Keeps each finished step; the same call goes on from there.
     batch_size : int
         For data sets and tensors; a loader has its own.
     callback : callable, optional
-        Told about each step.
+        Told about each step, also about those that were found in the folder.
     **options
         The criterion's own.
 
@@ -102,33 +108,58 @@ def prune_weights(
     gone = _nothing_gone(model, example, ignore)
     rows: list[WeightStep] = []
 
-    def look(step: int, since: float) -> None:
-        right = None if test is None else accuracy(working, test, batch_size=batch_size)
-        weights = {layer: at.numel() for layer, at in gone.items()}
-        left = {layer: int((at == 0).sum()) for layer, at in gone.items()}
-        rows.append(WeightStep(step, weights, left, right, time.perf_counter() - since))
-        if callback is not None:
-            callback(rows[-1])
+    def identity() -> dict[str, Any]:
+        return {
+            "model": models.fingerprint(model),
+            "data": digest(data),
+            "test": None if test is None else digest(test),
+            "criterion": described(made),
+            "keep": keep,
+            "over": over,
+            "steps": steps,
+            "ignore": [ignore] if isinstance(ignore, str) else list(ignore),
+            "min_weights": min_weights,
+            "batch_size": batch_size,
+        }
 
-    since = time.perf_counter()
-    working = mask_weights(model, {layer: at == 0 for layer, at in gone.items()})
-    look(0, since)
-    warn_near_chance(model, test, rows[0].accuracy, "before pruning")
-    for step in range(1, steps + 1):
+    with open_run(folder, identity) as kept:
+
+        def look(step: int, since: float) -> None:
+            right = None if test is None else accuracy(working, test, batch_size=batch_size)
+            weights = {layer: at.numel() for layer, at in gone.items()}
+            left = {layer: int((at == 0).sum()) for layer, at in gone.items()}
+            rows.append(WeightStep(step, weights, left, right, time.perf_counter() - since))
+            kept.write(_LAST, gone, rows=[asdict(row) for row in rows])
+            if callback is not None:
+                callback(rows[-1])
+
         since = time.perf_counter()
-        scores = score_weights(working, data, made, batch_size=batch_size)
-        there = {layer: at == 0 for layer, at in gone.items()}
-        masks = select_weights(
-            Scores({layer: scores[layer] for layer in gone}),
-            keep ** (step / steps),
-            over=over,
-            min_weights=min_weights,
-            among=there,
-        )
-        for layer, mask in masks.items():
-            gone[layer][there[layer] & ~mask] = step
-        working = mask_weights(working, masks)
-        look(step, since)
+        part = kept.read(_LAST)
+        if part is not None:
+            gone = part.tensors
+            rows += [WeightStep(**row) for row in part.about["rows"]]
+        working = mask_weights(model, {layer: at == 0 for layer, at in gone.items()})
+        if part is None:
+            look(0, since)
+            warn_near_chance(model, test, rows[0].accuracy, "before pruning")
+        elif callback is not None:
+            for row in rows:
+                callback(row)
+        for step in range(len(rows), steps + 1):
+            since = time.perf_counter()
+            scores = score_weights(working, data, made, batch_size=batch_size)
+            there = {layer: at == 0 for layer, at in gone.items()}
+            masks = select_weights(
+                Scores({layer: scores[layer] for layer in gone}),
+                keep ** (step / steps),
+                over=over,
+                min_weights=min_weights,
+                among=there,
+            )
+            for layer, mask in masks.items():
+                gone[layer][there[layer] & ~mask] = step
+            working = mask_weights(working, masks)
+            look(step, since)
     return PrunedWeights(
         working,
         gone,

@@ -8,7 +8,7 @@ from niwaki.report._audit_pictures import (
     plot_stains,
     plot_strategies,
 )
-from niwaki.report._colours import colour, colour_range, overlay
+from niwaki.report._colours import colour, colour_range, is_diverging, overlay
 from niwaki.report._comparison import plot_agreement, plot_comparison, plot_removed
 from niwaki.report._curves import plot_trajectories
 from niwaki.report._gallery import filter_gallery, save_filters
@@ -20,6 +20,7 @@ __all__ = [
     "colour_range",
     "contact_sheet",
     "filter_gallery",
+    "is_diverging",
     "overlay",
     "plot_agreement",
     "plot_comparison",

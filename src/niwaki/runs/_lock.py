@@ -49,7 +49,8 @@ def locked(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         # Gone before it is released: whoever gets hold of the old file sees that it is none.
-        path.unlink(missing_ok=True)
+        if _is_still(handle, path):
+            path.unlink(missing_ok=True)
         os.close(handle)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,16 +19,18 @@ from niwaki.errors import DataError
 from niwaki.files import clear_leftovers, read_layers, write_layers, write_text
 from niwaki.hashing import sha256_of
 from niwaki.runs._lock import LOCK, locked
+from niwaki.runs._workplace import Workplace
 from niwaki.schema import Anything, MapOf, Record, Text, Whole, parse_json
 
-__all__ = ["Folder", "Part", "Run", "discard", "open_run"]
+__all__ = ["Folder", "Part", "Run", "discard", "open_run", "within"]
 
 FORMAT = 1
 RECORD = "niwaki-run.json"
+_SHARE = 0.05  # of the time, for parts that are written again and again as they grow
 _PART = re.compile(r"[A-Za-z0-9_+~.-]*\.[0-9a-f]{8}\.safetensors")
 
-#: Where a run is kept; None keeps nothing.
-Folder: TypeAlias = str | Path | None
+#: Where a run is kept; a workplace has a folder for each identity, None keeps nothing.
+Folder: TypeAlias = str | Path | Workplace | None
 Identity: TypeAlias = Mapping[str, Any]
 
 
@@ -61,6 +64,7 @@ class Run:
         self._path = path
         self._identity = json.loads(json.dumps(identity))
         self._files: dict[str, dict[str, str]] = {}
+        self._begun, self._spent = time.monotonic(), 0.0
         if path is not None:
             self._files = self._known(path)
 
@@ -83,6 +87,14 @@ class Run:
         self.drop(name)
         return None
 
+    def once(self, name: str, compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the tensors of a part; compute and keep them where it is not finished."""
+        part = self.read(name)
+        if part is None:
+            part = Part({k: value.detach().cpu() for k, value in compute().items()})
+            self.write(name, part.tensors)
+        return part.tensors
+
     def write(self, name: str, tensors: Mapping[str, Tensor] | None = None, **about: Any) -> None:
         """Keep a finished part; an earlier one of this name is replaced."""
         if self._path is None:
@@ -94,6 +106,18 @@ class Run:
         self._record({**self._files, name: {"file": file.name, "sha256": sha256_of(file)}})
         if before is not None:
             (self._path / before["file"]).unlink(missing_ok=True)
+
+    def write_rarely(
+        self, name: str, tensors: Callable[[], Mapping[str, Tensor]], **about: Any
+    ) -> None:
+        """Keep a part as it grows, as often as this takes no more than a small share of the time.
+
+        `tensors` is only called where they are written.
+        """
+        began = time.monotonic()
+        if self._path is not None and self._spent <= _SHARE * (began - self._begun):
+            self.write(name, tensors(), **about)
+            self._spent += time.monotonic() - began
 
     def drop(self, *names: str) -> None:
         """Forget parts that are no longer needed."""
@@ -131,9 +155,9 @@ def open_run(folder: Folder, identity: Callable[[], Identity]) -> Iterator[Run]:
 
     Parameters
     ----------
-    folder : str, Path or None
-        It may be missing or empty, or that of a run. None: nothing is kept. A folder in which
-        nothing was finished is gone in the end.
+    folder : str, Path, Workplace or None
+        It may be missing or empty, or that of a run; a workplace chooses one by the identity.
+        None: nothing is kept. A folder in which nothing was finished is gone in the end.
     identity : callable
         Gives what the run is recognised by, as plain data by name: the model, the data, the
         settings. Only called where there is a folder.
@@ -153,16 +177,22 @@ def open_run(folder: Folder, identity: Callable[[], Identity]) -> Iterator[Run]:
     if folder is None:
         yield Run(None, {})
         return
-    path = Path(folder)
+    known = identity() if isinstance(folder, Workplace) else None
+    path = folder.run(known) if isinstance(folder, Workplace) else Path(folder)
     check_ours(path)
     made = [place for place in (path, *path.parents) if not place.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:
         with locked(path):
             clear_leftovers(path)
-            yield Run(path, identity())
+            yield Run(path, identity() if known is None else known)
     finally:
         _take_back(made)
+
+
+def within(folder: Folder, name: str) -> Folder:
+    """Return the folder of one of several runs; a workplace has room for all."""
+    return folder if folder is None or isinstance(folder, Workplace) else Path(folder) / name
 
 
 def check_ours(path: Path) -> None:
