@@ -48,9 +48,9 @@ def not_a_number():
         (nn.Identity, "training mode"),
         (training_inside, "'1' is in training mode"),
         (not_a_number, "bias has NaN"),
-        (lambda: Pair().eval(), r"returns tuple; accuracy needs shape \(N, classes\)"),
-        (lambda: nn.Unflatten(1, (3, 1)).eval(), r"returns \(2, 3, 1\)"),
-        (lambda: nn.Flatten(0).eval(), r"returns \(6,\)"),
+        (lambda: Pair().eval(), "returns a tuple of 2"),
+        (lambda: nn.Unflatten(1, (3, 1)).eval(), r"returns shape \(2, 3, 1\); accuracy needs"),
+        (lambda: nn.Flatten(0).eval(), r"returns shape \(6,\) for 2 samples"),
     ],
     ids=["training", "training inside", "NaN", "pair", "map", "vector"],
 )

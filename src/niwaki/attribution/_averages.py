@@ -14,6 +14,7 @@ from niwaki.attribution._method import Method
 from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
+from niwaki.models import respond
 from niwaki.propagation import check_inputs, gradient, propagate
 
 __all__ = ["Average", "ExpectedGradients", "SmoothGrad", "chosen", "exactly"]
@@ -45,8 +46,7 @@ class Average(Method):
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
         inputs = self._checked(inputs)
-        with torch.no_grad():
-            weights = select(self.model(inputs), target)
+        weights = select(respond(self.model, inputs), target)
         total = torch.zeros_like(exactly(inputs))
         for part in self.parts(inputs, weights):
             total += part
@@ -54,8 +54,7 @@ class Average(Method):
 
     def _checked(self, inputs: Tensor) -> Tensor:
         # Before the first forward pass, which in training mode would change batch statistics.
-        check_inputs(self.model, inputs)
-        return inputs.detach()
+        return check_inputs(self.model, inputs).detach()
 
     def parts(self, inputs: Tensor, weights: Tensor) -> Iterator[Tensor]:
         """Yield the gradient of the weighted outputs at each point, times its factor."""

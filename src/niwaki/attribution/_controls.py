@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from niwaki.attribution._method import Method
 from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target
+from niwaki.propagation import check_inputs
 
 __all__ = ["Input", "Random"]
 
@@ -18,7 +19,7 @@ class Input(Method):
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
-        return inputs.detach().clone()
+        return check_inputs(self.model, inputs).detach().clone()
 
 
 @register("random")
@@ -42,6 +43,7 @@ class Random(Method):
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
+        inputs = check_inputs(self.model, inputs)
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(inputs.shape[1:], generator=generator, dtype=torch.float64)
         return (self.sigma * noise).to(inputs).expand_as(inputs).clone()

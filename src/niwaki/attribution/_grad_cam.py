@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,7 +12,8 @@ from niwaki.attribution._method import Method, Propagating
 from niwaki.attribution._registry import create, register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError, ModelError
-from niwaki.propagation import Operation, gradient, propagate
+from niwaki.models import respond
+from niwaki.propagation import Operation, check_inputs, gradient, propagate
 
 __all__ = ["GradCam", "GuidedGradCam"]
 
@@ -92,8 +92,12 @@ class GradCam(Method):
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
+        inputs = check_inputs(self.model, inputs)
         if inputs.dim() != 4:
-            raise DataError(f"Grad-CAM needs images (N, C, H, W), not {tuple(inputs.shape)}")
+            raise DataError(
+                f"Grad-CAM needs images (N, C, H, W), not {tuple(inputs.shape)}: a single image is "
+                "passed as image[None]"
+            )
         cam = self.map(inputs, target)
         corners = False if self.interpolation == "bilinear" else None
         cam = F.interpolate(cam, inputs.shape[2:], mode=self.interpolation, align_corners=corners)
@@ -127,9 +131,8 @@ class GuidedGradCam(Method):
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
+        inputs = check_inputs(self.model, inputs)
         if target is None:  # both must explain the same class
-            with torch.no_grad():
-                output = self.model(inputs)
-            target = select(output, None)
+            target = select(respond(self.model, inputs), None)
         channels = inputs.shape[1]
         return self.guided.attribute(inputs, target) * self.cam.attribute(inputs, target) * channels

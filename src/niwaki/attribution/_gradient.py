@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from niwaki.attribution._method import Method, Propagating, Start
 from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target
-from niwaki.propagation import gradient
+from niwaki.propagation import check_inputs, gradient
 
 __all__ = ["GradientMethod", "InputTimesGradient"]
 
@@ -43,4 +43,5 @@ class InputTimesGradient(Method):
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
+        inputs = check_inputs(self.model, inputs)
         return inputs.detach() * self.gradient.attribute(inputs, target)

@@ -14,6 +14,7 @@ from niwaki.attribution._path import Ends, Looks, Point, gauss, integrate
 from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import CompletenessWarning, DataError
+from niwaki.models import respond
 
 __all__ = ["IntegratedGradients"]
 
@@ -88,10 +89,9 @@ class IntegratedGradients(Average):
         if self.quadrature != "adaptive":
             return super().attribute(inputs, target)
         inputs = self._checked(inputs)
-        with torch.no_grad():
-            end = self.model(inputs)
-            weights = select(end, target)
-            start = self.model(_baseline(self.baseline, inputs).contiguous())
+        end = respond(self.model, inputs)
+        weights = select(end, target)
+        start = respond(self.model, _baseline(self.baseline, inputs).contiguous())
         ends = torch.stack([chosen(output, weights) for output in (start, end)], dim=1)
         sizes = end.abs().maximum(start.abs()).flatten(1).amax(1).tolist()
         precision = torch.finfo(end.dtype).eps

@@ -11,6 +11,7 @@ from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
 from niwaki.propagation import (
     beta_smooth,
+    check_inputs,
     deconvnet,
     guided_backprop,
     propagate,
@@ -61,7 +62,7 @@ class DeepLift(Method):
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
-        inputs = inputs.detach()
+        inputs = check_inputs(self.model, inputs).detach()
         try:
             reference = torch.as_tensor(self.baseline).to(inputs).expand_as(inputs)
         except RuntimeError:

@@ -12,6 +12,7 @@ from niwaki.attribution._method import Method
 from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
+from niwaki.models import respond
 from niwaki.propagation import check_inputs
 
 __all__ = ["Occlusion"]
@@ -54,11 +55,10 @@ class Occlusion(Method):
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
-        check_inputs(self.model, inputs)
-        inputs = inputs.detach()
+        inputs = check_inputs(self.model, inputs).detach()
         windows = list(self._windows(inputs))
         with torch.no_grad():
-            output = self.model(inputs)
+            output = respond(self.model, inputs)
             weights = select(output, target)
             whole = _chosen(output, weights)
             drops, counts = torch.zeros_like(inputs), torch.zeros_like(inputs[0])
@@ -69,7 +69,7 @@ class Occlusion(Method):
                 for k, window in enumerate(some):
                     covered[k * len(inputs) : (k + 1) * len(inputs)][_last(window)] = self.value
                 repeated = weights.repeat(len(some), *[1] * (weights.dim() - 1))
-                now = _chosen(self.model(covered), repeated).view(len(some), len(inputs))
+                now = _chosen(respond(self.model, covered), repeated).view(len(some), len(inputs))
                 for k, window in enumerate(some):
                     drop = (whole - now[k]).view(-1, *[1] * (inputs.dim() - 1))
                     drops[_last(window)] += drop

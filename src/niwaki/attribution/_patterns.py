@@ -21,7 +21,7 @@ from niwaki.attribution._pattern_statistics import (
 from niwaki.data import Data, batches
 from niwaki.errors import ModelError, PatternWarning
 from niwaki.files import read_layers, write_layers
-from niwaki.models import fingerprint
+from niwaki.models import fingerprint, home
 from niwaki.schema import Form, Text, Whole
 
 __all__ = ["Patterns", "fit_patterns"]
@@ -178,9 +178,8 @@ def fit_patterns(
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator {estimator!r} is not one of {', '.join(ESTIMATORS)}")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     totals, weights, met = Totals(), dict[str, Tensor](), list[str]()
-    for inputs, _ in batches(data, batch_size, device, "fitting patterns"):
+    for inputs, _ in batches(data, batch_size, home(model), "fitting patterns"):
         sums = PatternSums(layers, estimator=estimator)
         run(model, inputs, sums)
         totals = totals.update(sums.sums, len(inputs))

@@ -13,6 +13,7 @@ from niwaki.accumulation import Totals
 from niwaki.attribution._pattern_statistics import CHUNK, LayerInputs, run
 from niwaki.data import Data, batches
 from niwaki.errors import ModelError
+from niwaki.models import home
 from niwaki.propagation import Operation
 
 __all__ = ["signal_quality"]
@@ -94,10 +95,9 @@ def signal_quality(
     parts: Sequence[Mapping[str, Tensor]] = () if isinstance(estimator, str) else _pair(estimator)
     if layers is None and parts:
         layers = list(parts[0])
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)
     totals, weights = Totals(), dict[str, Tensor]()
-    for inputs, _ in batches(data, batch_size, device, "measuring signal estimators"):
+    for inputs, _ in batches(data, batch_size, home(model), "measuring signal estimators"):
         moments = _Moments(layers, patches=patches, generator=generator, before=totals.samples)
         run(model, inputs, moments)
         totals = totals.update(moments.sums, len(inputs))

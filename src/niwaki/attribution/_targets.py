@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from niwaki.data import as_tensor
 from niwaki.errors import DataError
 
 __all__ = ["Target", "select"]
 
-Target: TypeAlias = "int | Sequence[int] | Tensor | None"
+Target: TypeAlias = "int | Sequence[int] | np.ndarray[Any, Any] | Tensor | None"
 
 
 def select(output: Tensor, target: Target) -> Tensor:
@@ -22,7 +24,7 @@ def select(output: Tensor, target: Target) -> Tensor:
     ----------
     output : Tensor
         Shape (N, classes) or (N, classes, ...); or (N,), for networks with one output.
-    target : None, int, sequence of int, or Tensor
+    target : None, int, sequence of int, array, or Tensor
         None: each sample's largest output; an int: that class for all; integers, one per sample;
         a floating-point tensor that broadcasts to the output's shape: the weights themselves.
 
@@ -40,6 +42,8 @@ def select(output: Tensor, target: Target) -> Tensor:
         raise DataError("the output is a single number; expected (N, classes), (N, 1) or (N,)")
     if output.dim() == 1:  # one output per sample, as a regression gives or a binary classifier
         return select(output[:, None], _with_column(target, output))[:, 0]
+    if isinstance(target, np.ndarray):
+        target = as_tensor(target, "the targets")
     if isinstance(target, Tensor) and target.is_floating_point():
         return _weights(output, target)
     weights = torch.zeros_like(output)
@@ -48,7 +52,7 @@ def select(output: Tensor, target: Target) -> Tensor:
         return flat.scatter_(1, output.reshape(len(output), -1).argmax(1, keepdim=True), 1).view(
             output.shape
         )
-    index = torch.as_tensor(target, device=output.device)
+    index = _numbers(target).to(output.device)
     if index.is_floating_point() or index.dtype == torch.bool:
         raise DataError(f"a target must be integer class numbers, not {index.dtype}")
     index = index.expand(len(output)) if index.dim() == 0 else index
@@ -63,6 +67,16 @@ def select(output: Tensor, target: Target) -> Tensor:
         raise DataError(f"class {int(wrong[0])} does not exist: {_known(classes)}")
     weights[torch.arange(len(output), device=output.device), index.long()] = 1
     return weights
+
+
+def _numbers(target: object) -> Tensor:
+    try:
+        return torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(
+            f"the target {target!r} is no number of a class: a network has no names for its "
+            "outputs. Look the number up, such as by classes.index('cat') in the list of them"
+        ) from None
 
 
 def _known(classes: int) -> str:

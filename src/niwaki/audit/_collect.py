@@ -172,13 +172,12 @@ def collect(
             **{name: about[name] for name in ("method", "options", "target")},
         }
 
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    judged = per_class(model, example(data, [0, 1], device))
+    place = models.home(model)
+    judged = per_class(model, example(data, [0, 1], place))
     explainer = tolerant(create(method, judged, **options))
 
     def explain(batch: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            said = judged(batch)
+        said = models.class_outputs(judged, batch, "an audit")
         check_labels(truth, said.shape[1], data)
         chosen: Any = {"predicted": said.argmax(1), "true": truth}.get(str(target), target)
         return {
@@ -193,7 +192,7 @@ def collect(
         due = [number for number, part in enumerate(parts) if kept.read(part) is None]
         rest = [i for n in due for i in range(about["samples"])[n * batch_size :][:batch_size]]
         if due:
-            loop = batches(Subset(data, rest), batch_size, device, f"explaining by {method}")
+            loop = batches(Subset(data, rest), batch_size, place, f"explaining by {method}")
             for number, (batch, truth) in zip(due, loop, strict=True):
                 kept.write(parts[number], explain(batch, truth))
         _write(home, about, parts, kept)

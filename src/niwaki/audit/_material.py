@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Subset
 
 from niwaki import models
 from niwaki.attribution import Method, Propagating, create
-from niwaki.data import Preprocessing, batches, check_labels
+from niwaki.data import Place, Preprocessing, batches, check_labels
 from niwaki.errors import DataError
 from niwaki.propagation import per_class
 from niwaki.runs import Folder, described, digest, open_run
@@ -198,8 +198,8 @@ def gather(
     total = len(data)  # type: ignore[arg-type]
     numbers = np.arange(total) if groups is None else check_groups(groups, total)
     chosen = sample(data, limit, seed)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    original, model = model, per_class(model, example(data, chosen, device))
+    place = models.home(model)
+    original, model = model, per_class(model, example(data, chosen, place))
     explainer = tolerant(create(method, model, **options))
     subset = Subset(data, chosen)
 
@@ -214,8 +214,7 @@ def gather(
         }
 
     def explain(batch: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            said = model(batch)
+        said = models.class_outputs(model, batch, "an audit")
         check_labels(truth, said.shape[1], data)
         heat = explainer.attribute(batch, truth if target == "true" else said.argmax(1))
         return {"inputs": batch, "outputs": said, "relevance": heat.detach().sum(1)}
@@ -223,7 +222,7 @@ def gather(
     parts: list[dict[str, Tensor]] = []
     labels: list[Tensor] = []
     with open_run(folder, identity) as kept:
-        for batch, truth in batches(subset, batch_size, device, "explaining"):
+        for batch, truth in batches(subset, batch_size, place, "explaining"):
             parts.append(kept.once(f"batch-{len(parts):05}", partial(explain, batch, truth)))
             labels.append(truth.cpu())
     together, said, relevance = (
@@ -247,10 +246,9 @@ def gather(
     )
 
 
-def example(data: Any, chosen: Sequence[int], device: torch.device) -> Tensor:
+def example(data: Any, chosen: Sequence[int], place: Place) -> Tensor:
     """Return the inputs of the first two images of a choice, to see what a network says of them."""
-    first = [torch.as_tensor(data[position][0]) for position in chosen[:2]]
-    return torch.stack(first).to(device)
+    return next(batches(Subset(data, chosen[:2]), 2, place))[0]
 
 
 def check_groups(groups: Sequence[Any] | Array, count: int) -> Array:

@@ -135,7 +135,7 @@ def look_over(
     parts: list[dict[str, Tensor]] = []
     labels: list[Tensor] = []
     with open_run(folder, identity) as kept:
-        for batch, truth in batches(subset, size, device, "training"):
+        for batch, truth in batches(subset, size, models.home(material.model), "training"):
             parts.append(kept.once(f"batch-{len(parts):05}", partial(look, batch, truth)))
             labels.append(truth.cpu())
     known = torch.cat(labels)

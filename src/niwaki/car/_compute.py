@@ -10,7 +10,7 @@ from torch import nn
 from niwaki import models
 from niwaki.accumulation import Totals
 from niwaki.car._evaluator import Evaluator
-from niwaki.car._groups import copy_of, device_of, examples, judged
+from niwaki.car._groups import copy_of, examples, judged
 from niwaki.car._index import CarIndex
 from niwaki.car._measure import index_of, measure
 from niwaki.car._units import name_of
@@ -96,7 +96,7 @@ def index(
     with open_run(folder, identity) as kept:
         part, seen = kept.read(_SUMS), 0
         totals = Totals() if part is None else Totals.from_state_dict(part.tensors)
-        for inputs, labels in batches(data, size, device_of(model), description):
+        for inputs, labels in batches(data, size, models.home(model), description):
             for start in range(0, len(inputs), size):
                 rows = slice(start, min(start + size, len(inputs)))
                 seen += rows.stop - rows.start

@@ -19,6 +19,7 @@ from niwaki.car._splice import Splice
 from niwaki.car._units import outputs, single, uncovered
 from niwaki.car._whole import Masked, Removed
 from niwaki.errors import ModelError, NothingToPruneError
+from niwaki.models import respond
 from niwaki.pruning import Group, Removal, operate
 
 __all__ = ["Evaluator"]
@@ -128,7 +129,7 @@ class Evaluator:
         sizes = [len(group) for group in self.groups]
         reach: list[dict[fx.Node, Tensor]] = [{} for _ in self.groups]
         if self._network is None or not self._needs:
-            return Look(inputs, self._model(inputs), {}, reach, sizes)
+            return Look(inputs, respond(self._model, inputs), {}, reach, sizes)
         read = _read_by(self._ways)
 
         def note(node: fx.Node, value: Any) -> None:

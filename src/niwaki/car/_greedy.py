@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from niwaki import models
 from niwaki.car._descent import Descent, Removed
 from niwaki.car._goal import Goal
-from niwaki.car._groups import copy_of, device_of, judged
+from niwaki.car._groups import copy_of, judged
 from niwaki.car._outcome import judge
 from niwaki.car._pool import Pool
 from niwaki.car._race import race
@@ -129,7 +129,7 @@ def greedy(
     choice = _Choice(batch_size, parse_bytes(max_memory), confidence, tolerance, seed)
     own = copy_of(model)
     check_same_classes(data, test, "the searched and the test images")
-    pool = Pool(data, choice.memory // 4, device_of(model))
+    pool = Pool(data, choice.memory // 4, models.home(model))
     example = pool.read(torch.arange(8).remainder(len(pool)))
     found = judged(own, example, layers)
     choice.numbers = numbers(found.coupled, found.widths)
@@ -329,5 +329,4 @@ def _available(groups: Sequence[Group], counts: Mapping[str, int], min_units: in
 
 
 def _outputs(model: nn.Module, example: Tensor) -> int:
-    with torch.no_grad():
-        return models.class_logits(model(example)).shape[1]
+    return models.class_outputs(model, example, "the search").shape[1]

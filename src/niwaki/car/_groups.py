@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from niwaki import models
@@ -17,17 +16,12 @@ from niwaki.errors import ModelError, NothingToPruneError
 from niwaki.propagation import check_logit
 from niwaki.pruning import Group, couple
 
-__all__ = ["Judged", "copy_of", "device_of", "examples", "judged", "within"]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return where a network's parameters are."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+__all__ = ["Judged", "copy_of", "examples", "judged", "within"]
 
 
 def examples(model: nn.Module, data: Data, count: int = 8) -> Tensor:
     """Return the first few inputs, at least two rows."""
-    inputs, _ = next(iter(batches(data, count, device_of(model))))
+    inputs, _ = next(iter(batches(data, count, models.home(model))))
     return inputs[:count] if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.dim() - 1))
 
 
@@ -107,9 +101,7 @@ def judged(model: nn.Module, example: Tensor, layers: Sequence[str] | None = Non
     NothingToPruneError
         If there is none.
     """
-    with torch.no_grad():
-        output = model(example)
-    models.class_logits(output, "the classification accuracy reduction")
+    models.class_outputs(model, example, "the classification accuracy reduction")
     check_logit(model, example)
     widths = {layer.name: layer.units for layer in hidden_layers(model, example[:1])}
     try:

@@ -92,6 +92,7 @@ class Network:
         with torch.no_grad():
             try:
                 values, others = self.run(few, self.nodes), self.run(rows[order], self.nodes)
+                alone = self.run(rows[:1], self.nodes)
                 expected = model(few)
             except Exception as error:
                 raise UntraceableError(f"{type(error).__name__}: {error}") from error
@@ -103,6 +104,8 @@ class Network:
             other = others[node]
             if value.dim() == 0 or len(value) != _FEW or len(other) != len(rows):
                 raise UntraceableError(f"{node.name} has no row for each image")
+            if alone[node].shape != value[:1].shape:
+                raise UntraceableError(f"{node.name} makes another shape of a single image")
             if not _close(value[order[:_FEW]], other[:_FEW]):
                 raise UntraceableError(f"{node.name} brings images of a batch together")
             self.shapes[node] = tuple(value.shape[1:])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from niwaki.data import Data, batches, in_memory
+from niwaki.data import Data, Place, batches, in_memory
 from niwaki.errors import DataError
 
 __all__ = ["Pool"]
@@ -24,8 +24,8 @@ class Pool:
         A loader is read once, as its order may be random.
     memory : int
         Bytes that the inputs may take.
-    device : torch.device
-        Where batches go.
+    place : torch.device or Tensor, optional
+        Where batches go, see `niwaki.data.batches`.
 
     Attributes
     ----------
@@ -38,8 +38,9 @@ class Pool:
         For a loader whose inputs do not fit.
     """
 
-    def __init__(self, data: Data, memory: int, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, data: Data, memory: int, place: Place = None) -> None:
+        self._place = place
+        device = place.device if isinstance(place, Tensor) else place
         self._inputs: Tensor | None = None
         self._dataset: Dataset[Any] | None = None
         if isinstance(data, DataLoader):
@@ -48,10 +49,10 @@ class Pool:
             data = in_memory(data, limit=memory)
         if isinstance(data, Dataset):
             self._dataset = data
-            self.labels = torch.cat([labels for _, labels in batches(data, 64)]).to(device)
+            self.labels = torch.cat([labels for _, labels in batches(data, 64, device)])
         else:
-            parts = list(batches(data, len(data[0]) or 1))  # checked
-            self._inputs, self.labels = parts[0][0], parts[0][1].to(device)
+            self._inputs, self.labels = next(iter(batches(data, len(data[0]) or 1)))  # checked
+            self.labels = self.labels.to(device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,10 +60,11 @@ class Pool:
     def read(self, images: Tensor) -> Tensor:
         """Return some inputs; shape (len(images), ...)."""
         if self._inputs is not None:
-            return self._inputs[images.to(self._inputs.device)].to(self._device)
+            some = self._inputs[images.to(self._inputs.device)]
+            return some if self._place is None else some.to(self._place)
         assert self._dataset is not None
         chosen = Subset(self._dataset, images.tolist())
-        return next(iter(batches(chosen, len(images), self._device)))[0]
+        return next(iter(batches(chosen, len(images), self._place)))[0]
 
 
 def _read(loader: DataLoader[Any], memory: int) -> tuple[Tensor, Tensor]:

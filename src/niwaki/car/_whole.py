@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from niwaki.car._channels import CHANNELWISE_NAMES
+from niwaki.models import respond
 from niwaki.pruning import Group, Removal, operate
 
 __all__ = ["Masked", "Removed"]
@@ -43,7 +44,7 @@ class Removed:
 
     def without(self, inputs: Tensor, unit: int) -> Tensor:
         """Compute the outputs without a unit; shape (N, classes)."""
-        return self.remove(unit)(inputs)  # type: ignore[no-any-return]
+        return respond(self.remove(unit), inputs)
 
     def remove(self, unit: int) -> nn.Module:
         """Return the network from which a unit is physically gone.
@@ -98,7 +99,7 @@ class Masked:
     def _masked(self, inputs: Tensor, unit: int) -> tuple[Tensor, _Mask]:
         mask = _Mask(self._layer.weight, self._channels[unit], self._axis)  # type: ignore[arg-type]
         with mask.hooked(self._layer), mask:
-            return self._model(inputs), mask
+            return respond(self._model, inputs), mask
 
 
 class _Mask(TorchFunctionMode):

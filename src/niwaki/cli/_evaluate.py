@@ -189,13 +189,11 @@ def _schedule(regions: int, share: float, steps: int) -> tuple[int, int]:
 def _milliseconds(
     loaded: o.Loaded, picked: Picked, methods: list[str], batch_size: int
 ) -> dict[str, float]:
-    import torch
-
+    from niwaki import models
     from niwaki.data import batches
     from niwaki.evaluation import seconds_per_image
 
-    device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
-    inputs, _ = next(iter(batches(picked.subset, batch_size, device)))
+    inputs, _ = next(iter(batches(picked.subset, batch_size, models.home(loaded.model))))
     seconds = seconds_per_image(loaded.model, inputs, methods)
     return {name: 1000 * value for name, value in seconds.items()}
 

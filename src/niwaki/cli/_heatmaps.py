@@ -130,22 +130,22 @@ def explain_images(
     """
     import torch
 
-    from niwaki import attribution
+    from niwaki import attribution, models
     from niwaki.data import batches, check_labels
     from niwaki.models import fingerprint
     from niwaki.propagation import per_class
     from niwaki.runs import digest, open_run
 
-    device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
-    judged = per_class(loaded.model, torch.stack([picked.subset[0][0]]).to(device))
+    place = models.home(loaded.model)
+    example, _ = next(iter(batches(picked.subset, 1, place)))
+    judged = per_class(loaded.model, example)
     made = {name: attribution.create(name, judged) for name in methods}
     for explainer in made.values() if not strict else ():
         if isinstance(explainer, attribution.Propagating):
             explainer.max_loss = None
 
     def explain(batch: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            output = judged(batch)
+        output = models.respond(judged, batch)
         if target is not None:
             check_labels(torch.tensor([target]), output.shape[1])
         heatmaps = {f"by {name}": how.attribute(batch, target) for name, how in made.items()}
@@ -164,7 +164,7 @@ def explain_images(
     parts: list[dict[str, Tensor]] = []
     labels: list[Tensor] = []
     with open_run(folder, identity) as kept:
-        for batch, truth in batches(picked.subset, batch_size, device, "explaining"):
+        for batch, truth in batches(picked.subset, batch_size, place, "explaining"):
             parts.append(kept.once(f"batch-{len(parts):05}", partial(explain, batch)))
             labels.append(truth.cpu())
     said = torch.cat([part["outputs"] for part in parts])

@@ -62,7 +62,7 @@ def prune(
     images. Writes the weights, the plan, the trajectory and its plot; the folder is a MODEL again.
     Finished steps are kept in OUT.run until then: the same command goes on from there.
     """
-    from niwaki import criteria, pruning
+    from niwaki import criteria, models, pruning
     from niwaki.data import batches, in_memory, references
     from niwaki.report import plot_trajectories
 
@@ -83,9 +83,7 @@ def prune(
     few = references(rest, per_class, seed)
     shown = o.console(common.as_json)
     shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {made}")
-    example = next(iter(batches(test, common.batch_size, next(loaded.model.parameters()).device)))[
-        0
-    ]
+    example, _ = next(iter(batches(test, common.batch_size, models.home(loaded.model))))
     prices = _prices(loaded, example, work) if scheduling.of == "seconds" else None
     shown.print(_HEAD)
     try:

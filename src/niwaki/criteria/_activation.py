@@ -96,4 +96,5 @@ class Apoz(Activation):
     @staticmethod
     def _measure(operation: Operation, output: Tensor) -> Tensor:
         units = unit_dimension(operation) % output.dim()
-        return torch.count_nonzero(output, [d for d in range(output.dim()) if d != units])
+        others = [d for d in range(output.dim()) if d != units]
+        return torch.count_nonzero(output, others) if others else output.ne(0).long()

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -15,6 +14,7 @@ from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._registry import register
 from niwaki.data import Data, batches
 from niwaki.errors import ModelError
+from niwaki.models import home, respond
 from niwaki.propagation import Layer, check_inputs
 
 __all__ = ["BatchNormScale"]
@@ -47,12 +47,11 @@ class BatchNormScale(Criterion):
 
     def prepared(self, model: nn.Module, data: Data, batch_size: int) -> Criterion:
         """Return the criterion with the scales that a forward pass meets."""
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        sample = next(iter(batches(data, 1, device)))[0][:1].clone()
-        check_inputs(model, sample)
+        sample = next(iter(batches(data, 2, home(model))))[0][:2].clone()
+        sample = check_inputs(model, sample)
         ready = copy.copy(self)
-        with torch.no_grad(), _NormsBehindLayers() as found:
-            model(sample)
+        with _NormsBehindLayers() as found:
+            respond(model, sample)
         ready._scales = found.scales
         return ready
 

@@ -111,12 +111,14 @@ def sums_of(totals: Totals, layer: Layer) -> Tensor:
 
 def per_unit(operation: Operation, values: Tensor) -> Tensor:
     """Sum a layer's values over everything but its units; shape (units,)."""
-    return values.sum(_others(operation, values))
+    others = _others(operation, values)
+    return values.sum(others) if others else values  # no dimensions would mean all
 
 
 def per_unit_size(operation: Operation, values: Tensor) -> Tensor:
     """Sum absolute values likewise, without a copy of them: copies are what it would cost."""
-    found: Tensor = torch.linalg.vector_norm(values, 1, dim=_others(operation, values))
+    others = _others(operation, values)
+    found: Tensor = torch.linalg.vector_norm(values, 1, dim=others) if others else values.abs()
     return found
 
 
@@ -128,7 +130,9 @@ def per_sample(operation: Operation, values: Tensor) -> Tensor:
     ModelError
         If the network has folded other dimensions into that of the samples.
     """
-    if len(values) != operation.samples:
+    if operation.samples == 1:
+        return per_unit(operation, values)[None]
+    if len(values) != operation.samples or unit_dimension(operation) == -values.dim():
         raise ModelError(
             f"{operation}: its output has shape {tuple(values.shape)} for {operation.samples} "
             "samples, so that a criterion of values per sample cannot tell them apart. Use one of "

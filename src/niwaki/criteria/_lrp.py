@@ -47,7 +47,8 @@ class _RelevanceSums(UnitSums):
         else:  # summed over space in each sample, then the absolute values over samples
             dimension = unit_dimension(operation) % relevance.dim()
             space = [d for d in range(1, relevance.dim()) if d != dimension]
-            self.add(operation, (relevance.sum(space) if space else relevance).abs().sum(0))
+            size = (relevance.sum(space) if space else relevance).abs()
+            self.add(operation, size.sum(0) if dimension else size)  # 0: a single sample
 
 
 @register("lrp")

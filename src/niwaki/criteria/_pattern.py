@@ -13,6 +13,7 @@ from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._lrp import Reduce, Relevance
 from niwaki.criteria._registry import register
 from niwaki.data import Data, batches
+from niwaki.models import home
 from niwaki.propagation import pattern_attribution
 
 __all__ = ["PatternRelevance"]
@@ -57,7 +58,7 @@ class PatternRelevance(Relevance):
     def prepared(self, model: nn.Module, data: Data, batch_size: int) -> Criterion:
         """Return the criterion with patterns fitted on the reference samples."""
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        example, _ = next(iter(batches(data, batch_size, device)))
+        example, _ = next(iter(batches(data, batch_size, home(model))))
         judged = self.network(model, example)
         patterns = fit_patterns(judged, data, estimator=self.estimator, batch_size=batch_size)
         ready = copy.copy(self)

@@ -14,7 +14,7 @@ from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._scores import Scores
 from niwaki.data import Data, batches, check_labels
 from niwaki.errors import ModelError, NothingToPruneError
-from niwaki.models import class_logits, fingerprint
+from niwaki.models import class_outputs, fingerprint, home
 from niwaki.propagation import Layer, trace
 
 __all__ = ["fingerprint", "hidden_layers", "score", "scored"]
@@ -72,16 +72,16 @@ def scored(
     what: str = "scoring",
 ) -> tuple[Scores, list[Layer]]:
     """Take the sums over all batches; return the scores as they are, and the layers."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    totals, layers, judged = Totals(), None, model
-    for inputs, labels in batches(data, batch_size, device, f"{what} by {criterion.name}"):
+    totals, layers, judged, outputs = Totals(), None, model, 0
+    for inputs, labels in batches(data, batch_size, home(model), f"{what} by {criterion.name}"):
         if layers is None:
             layers = list_layers(model, inputs[:1])
         if not criterion.needs_data:
             break
         if totals.samples == 0:
+            outputs = class_outputs(model, inputs[:2], "a criterion").shape[1]
             judged = criterion.network(model, inputs)
-        check_labels(labels, _classes(model, inputs), data)
+        check_labels(labels, outputs, data)
         totals = totals.update(criterion.batch(judged, inputs, labels), len(inputs))
     assert layers is not None  # `batches` refuses empty data
     values = criterion.scores(totals, layers, model)
@@ -105,11 +105,6 @@ def hidden_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
             "to score or prune"
         )
     return layers
-
-
-def _classes(model: nn.Module, inputs: Tensor) -> int:
-    with torch.no_grad():
-        return class_logits(model(inputs[:1]), "a criterion").shape[1]
 
 
 def _check_finite(values: dict[str, Tensor], criterion: Criterion) -> None:

@@ -6,7 +6,7 @@ class-balanced samples that criteria are computed on. Nothing here knows about m
 """
 
 from niwaki.data._artefacts import ARTEFACTS, Planted, plant
-from niwaki.data._batches import Data, batches, check_labels, count
+from niwaki.data._batches import Data, Place, batches, check_labels, count
 from niwaki.data._beside import Masks, groups_by_name
 from niwaki.data._classes import check_same_classes, match_classes, number_classes
 from niwaki.data._digits import DIGITS
@@ -19,6 +19,7 @@ from niwaki.data._preprocessing import Preprocessing
 from niwaki.data._references import references
 from niwaki.data._registry import names, register
 from niwaki.data._shapes import SHAPES
+from niwaki.data._tensors import as_tensor
 from niwaki.data._tissue import NUCLEI, TISSUE, Tissue, draw_tissue
 
 __all__ = [
@@ -30,10 +31,12 @@ __all__ = [
     "Masks",
     "NUCLEI",
     "Patches",
+    "Place",
     "Planted",
     "Preprocessing",
     "TISSUE",
     "Tissue",
+    "as_tensor",
     "batches",
     "check_labels",
     "check_same_classes",

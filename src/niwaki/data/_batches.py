@@ -9,18 +9,20 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from niwaki.data._classes import named_data, number_classes
 from niwaki.data._images import Images
+from niwaki.data._tensors import as_tensor
 from niwaki.errors import DataError
 from niwaki.progress import track
 
-__all__ = ["Data", "as_dataset", "batches", "check_labels", "count"]
+__all__ = ["Data", "Place", "as_dataset", "batches", "check_labels", "count"]
 
 Data: TypeAlias = DataLoader[Any] | Dataset[Any] | tuple[Tensor, Tensor]
+Place: TypeAlias = torch.device | str | Tensor | None
 
 
 def batches(
     data: Data,
     batch_size: int = 32,
-    device: torch.device | str | None = None,
+    place: Place = None,
     description: str | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Go once through data, in its own order, batch by batch.
@@ -29,11 +31,13 @@ def batches(
     ----------
     data
         A DataLoader, which is iterated as it is; a Dataset of pairs (input, label); or a pair of
-        tensors, inputs of shape (N, ...) and labels of shape (N,).
+        tensors, inputs of shape (N, ...) and labels of shape (N,). NumPy arrays, and lists of
+        tensors of one shape, will do for tensors.
     batch_size
         Samples in a batch; a DataLoader has its own.
-    device
-        Where the batches go; None leaves them where they are.
+    place
+        Where the batches go: a device; or a tensor whose device and type of number the inputs get,
+        such as `niwaki.models.home` of a network. None leaves them as they are.
     description
         Title of a progress bar; None shows none.
 
@@ -62,7 +66,7 @@ def batches(
             raise DataError("there are no data: the length is 0")
         # Its own generator: a loader draws a seed for its workers from the global one otherwise.
         loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator())
-    return _checked(_shown(loader, description), device)
+    return _checked(_shown(loader, description), place)
 
 
 def count(data: Data) -> int | None:
@@ -123,12 +127,12 @@ def as_dataset(data: Dataset[Any] | tuple[Tensor, Tensor]) -> Dataset[Any]:
     """Return a Dataset for a Dataset or a pair of tensors (inputs, labels)."""
     if isinstance(data, Dataset):
         return data
-    if not _is_pair(data) or not all(isinstance(part, Tensor) for part in data):
+    if not _is_pair(data):
         raise DataError(
-            f"{type(data).__name__} is no data; pass a DataLoader, a Dataset, or a pair of tensors "
+            f"{_describe(data)} is no data; pass a DataLoader, a Dataset, or a pair of tensors "
             "(inputs, labels)"
         )
-    inputs, labels = data
+    inputs, labels = as_tensor(data[0]), as_tensor(data[1], "the labels")
     labels = _class_numbers(labels)
     _check_pair(inputs, labels)
     return TensorDataset(inputs, labels)
@@ -144,20 +148,21 @@ def _shown(loader: DataLoader[Any], description: str | None) -> Iterable[Any]:
     return track(loader, description, total)
 
 
-def _checked(
-    loader: Iterable[Any], device: torch.device | str | None
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _checked(loader: Iterable[Any], place: Place) -> Iterator[tuple[Tensor, Tensor]]:
     seen = 0
+    device = place.device if isinstance(place, Tensor) else place
     for batch in loader:
-        if not _is_pair(batch) or not isinstance(batch[0], Tensor):
+        if not _is_pair(batch):
             raise DataError(
                 f"a batch is {_describe(batch)}; it must be a pair of tensors (inputs, labels)"
             )
-        inputs, labels = batch[0], _class_numbers(torch.as_tensor(batch[1]))
+        inputs = as_tensor(batch[0])
+        labels = _class_numbers(as_tensor(batch[1], "the labels"))
         _check_pair(inputs, labels)
         _check_inputs(inputs, seen)
         seen += len(inputs)
-        yield inputs.to(device), labels.to(device=device, dtype=torch.int64)
+        moved = inputs if place is None else inputs.to(place)
+        yield moved, labels.to(device=device, dtype=torch.int64)
     if seen == 0:
         raise DataError("there are no data: not one batch came")
 

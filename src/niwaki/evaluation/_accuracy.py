@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from niwaki import models
@@ -42,14 +41,12 @@ def accuracy(
         For data that cannot be read, or labels that are not among the outputs.
     """
     models.check(model)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     right = seen = 0
-    with torch.no_grad():
-        for inputs, labels in batches(data, batch_size, device, description):
-            if seen == 0:
-                check_logit(model, inputs)
-            output = models.class_logits(model(inputs), "accuracy")
-            check_labels(labels, output.shape[1], data)
-            right += int((output.argmax(1) == labels).sum())
-            seen += len(labels)
+    for inputs, labels in batches(data, batch_size, models.home(model), description):
+        if seen == 0:
+            check_logit(model, inputs)
+        output = models.class_outputs(model, inputs, "accuracy")
+        check_labels(labels, output.shape[1], data)
+        right += int((output.argmax(1) == labels).sum())
+        seen += len(labels)
     return right / seen

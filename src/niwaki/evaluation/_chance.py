@@ -67,12 +67,10 @@ def warn_near_chance(model: nn.Module, data: Data | None, found: float | None, w
     """
     if data is None or found is None or found > _CLEAR:
         return
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        pairs = [
-            (models.class_logits(model(x)).argmax(1).cpu(), y.cpu())
-            for x, y in batches(data, device=device)
-        ]
+    pairs = [
+        (models.class_outputs(model, x, "accuracy").argmax(1).cpu(), y.cpu())
+        for x, y in batches(data, place=models.home(model))
+    ]
     predicted, labels = (torch.cat(parts).numpy() for parts in zip(*pairs, strict=True))
     if said := near_chance(predicted, labels):
         warnings.warn(f"{what}, {said}", NearChanceWarning, stacklevel=3)

@@ -76,14 +76,14 @@ def with_classes(
     What is explained is the model itself, or for one that ends in a single column its twin with an
     output per class, see `niwaki.propagation.per_class`.
     """
-    found = batches(data, batch_size, device_of(model))
+    models.check(model)
+    found = batches(data, batch_size, models.home(model))
     first = next(found)  # `batches` refuses empty data
     judged = per_class(model, first[0])
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         for inputs, labels in chain([first], found):
-            with torch.no_grad():
-                output = judged(inputs)
+            output = models.class_outputs(judged, inputs, "an evaluation of heatmaps")
             yield inputs, chosen_classes(output, labels, target)
 
     return judged, pairs()
@@ -103,8 +103,6 @@ def chosen_classes(output: Tensor, labels: Tensor, target: Choice) -> Tensor:
 
     Raises
     ------
-    ModelError
-        For an output of another shape.
     DataError
         For a class that is no output.
     """

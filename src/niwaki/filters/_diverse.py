@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from niwaki import models
@@ -47,9 +46,8 @@ def layer_diversity(
         By layer; what `Profile` has in each layer's `diversity`.
     """
     models.check(model)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     totals, names = Totals(), list[str]()
-    for inputs, _ in batches(data, batch_size, device, description):
+    for inputs, _ in batches(data, batch_size, models.home(model), description):
         names = names or [layer.name for layer in chosen_layers(model, inputs, layers)]
         responses = Responses(names)
         reach(model, inputs.requires_grad_(), names, [responses])

@@ -93,7 +93,6 @@ def profile(
     if index is not None and index.fingerprint not in ("", fingerprint):
         raise ModelError("the index is that of another network, or of other weights")
     explainer = relevance_method(model, method)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     state: _State | None = None
 
     def identity() -> dict[str, Any]:
@@ -107,7 +106,7 @@ def profile(
 
     seen = 0
     with open_run(folder, identity) as kept:
-        for inputs, labels in batches(data, batch_size, device, description):
+        for inputs, labels in batches(data, batch_size, models.home(model), description):
             if state is None:
                 state = _State.begin(model, inputs, layers, patches)
                 state = state.restored(kept.read(_STATE))
@@ -195,14 +194,13 @@ class _State:
         cls, model: nn.Module, inputs: Tensor, names: Sequence[str] | None, patches: int
     ) -> _State:
         layers = chosen_layers(model, inputs, names)
-        with torch.no_grad():
-            output = model(inputs[:1])
+        output = models.class_outputs(model, inputs[:2], "a profile of filters")
         fields = receptive_fields(model, inputs.shape[1:], [layer.name for layer in layers])
         return cls(
             tuple(layers),
             fields,
             {name: seen.inside(*inputs.shape[2:]) for name, seen in fields.items()},
-            models.class_logits(output, "a profile of filters").shape[1],
+            output.shape[1],
             strongest={
                 (kind, layer.name): Strongest.empty(layer.units, patches)
                 for layer in layers

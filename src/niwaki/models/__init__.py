@@ -2,8 +2,10 @@
 
 `build` turns a name into a plain module in eval mode, `load_weights` fills one from a file,
 `preprocessing` and `class_names` tell what is known of a name's inputs and outputs, `check`
-refuses a model that cannot be judged as it is, and `fingerprint` tells two apart. `export` writes
-a network as ONNX or as a program of torch. `zoo` holds small networks of the literature.
+refuses a model that cannot be judged as it is, `respond` runs one on a batch and says plainly where
+the two do not fit, and `fingerprint` tells two apart. `Part` is one of a network's several outputs.
+`export` writes a network as ONNX or as a program of torch. `zoo` holds small networks of the
+literature.
 """
 
 from niwaki.models import zoo
@@ -12,22 +14,32 @@ from niwaki.models._build import build, class_names, is_saved, preprocessing
 from niwaki.models._check import check
 from niwaki.models._export import Format, export
 from niwaki.models._fingerprint import fingerprint
+from niwaki.models._home import home
 from niwaki.models._origin import Origin
+from niwaki.models._part import Part
 from niwaki.models._recognise import recognise
+from niwaki.models._respond import attended, class_outputs, fitted, one_tensor, respond
 from niwaki.models._weights import load_weights
 
 __all__ = [
     "Format",
     "Origin",
+    "Part",
+    "attended",
     "build",
     "check",
     "class_logits",
     "class_names",
+    "class_outputs",
     "export",
     "fingerprint",
+    "fitted",
+    "home",
     "is_saved",
     "load_weights",
+    "one_tensor",
     "preprocessing",
     "recognise",
+    "respond",
     "zoo",
 ]

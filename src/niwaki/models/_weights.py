@@ -83,6 +83,12 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None
             "Build the network these weights were saved from, with the same number of classes"
         )
     for name, tensor in state.items():
+        if _kind(tensor) != _kind(own[name]):
+            raise WeightsError(
+                f"{name} in {path} is {tensor.dtype}, the network's {own[name].dtype}: these are "
+                "no weights of it as it is. Quantised or complex weights must be turned back into "
+                "those of the network first"
+            )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise WeightsError(
                 f"{name} in {path} has NaN or infinite values; the training that wrote it has "
@@ -97,6 +103,13 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
     return tensor.device, tensor.data_ptr() or id(tensor), tensor.shape
+
+
+def _kind(tensor: Tensor) -> str:
+    """Within a kind, another precision loses nothing but digits."""
+    if tensor.is_complex() or tensor.is_floating_point():
+        return "complex" if tensor.is_complex() else "real"
+    return "whole"
 
 
 def _torch_load(path: Path) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.errors import ModelError, SoftmaxOutputWarning
+from niwaki.models import respond
 from niwaki.propagation.trace import trace
 
 __all__ = ["check_logit", "per_class"]
@@ -47,8 +48,7 @@ def per_class(model: nn.Module, inputs: Tensor) -> nn.Module:
         If the single column does not come from one linear layer or convolution with one unit, or
         is changed behind it in a way that two columns cannot take.
     """
-    with torch.no_grad():
-        output = model(inputs)
+    output = respond(model, inputs)
     if not _single_column(output, len(inputs)):
         return model
     last = [layer for layer in trace(model, inputs) if layer.last]
@@ -74,8 +74,7 @@ def check_logit(model: nn.Module, inputs: Tensor) -> None:
     ModelError
         If all outputs lie between 0 and 1 and do not come straight from a layer.
     """
-    with torch.no_grad():
-        output = model(inputs)
+    output = respond(model, inputs)
     if _single_column(output, len(inputs)) and bool(((output >= 0) & (output <= 1)).all()):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SoftmaxOutputWarning)  # the error says it, too

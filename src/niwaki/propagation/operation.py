@@ -111,7 +111,7 @@ class Operation:
         """Sum over everything but the samples; where those are not known, shared out equally."""
         if values.dim() and len(values) == self.samples:
             return values.flatten(1).sum(1) if values.dim() > 1 else values.clone()
-        return (values.sum() / self.samples).expand(self.samples)
+        return (values.sum() / self.samples).repeat(self.samples)
 
     def note_weights(self, relevance: Tensor) -> None:
         """Add to the relevance of the layer's weights."""

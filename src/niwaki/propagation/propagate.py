@@ -17,6 +17,7 @@ from niwaki.errors import (
     SoftmaxOutputError,
     SoftmaxOutputWarning,
 )
+from niwaki.models import attended, fitted, one_tensor
 from niwaki.propagation.composites import Composite
 from niwaki.propagation.observers import Observer
 from niwaki.propagation.operation import Operation
@@ -144,12 +145,14 @@ def forward(model: nn.Module, inputs: Tensor, watch: Watch) -> tuple[Tensor, Ten
     ModelError, DataError, PropagationError
         See `propagate`.
     """
-    check_inputs(model, inputs)
+    inputs = check_inputs(model, inputs)
     with torch.inference_mode(False), torch.enable_grad():
         leaf = inputs.detach().clone().requires_grad_()
         signal = watch.begin(leaf.clone())  # a copy, so that the model may overwrite its input
         with watch:
-            output = model(signal)
+            with attended(model, inputs):
+                output = model(signal)
+            output = one_tensor(model, output, inputs)
         check_output(model, output, watch)
     return leaf, output
 
@@ -173,27 +176,19 @@ def _check_conditions(watch: Watch) -> None:
         watch.conditions[name] = torch.zeros(count).index_fill_(0, units, 1.0)
 
 
-def check_inputs(model: nn.Module, inputs: Tensor) -> None:
-    """Refuse a network in training mode, and inputs that are not finite floating-point numbers."""
+def check_inputs(model: nn.Module, inputs: Any) -> Tensor:
+    """Refuse a network in training mode; return the inputs as `niwaki.models.fitted` does."""
     training = next((name for name, m in model.named_modules() if m.training), None)
     if training is not None:
         raise ModelError(
             f"the network is in training mode (module {training or 'itself'!r}): its outputs "
             "depend on chance and on the batch. Call model.eval() first"
         )
-    if not inputs.is_floating_point():
-        raise DataError(f"inputs must be floating point, not {inputs.dtype}")
-    if not torch.isfinite(inputs).all():
-        raise DataError("the inputs hold NaN or infinite values")
+    return fitted(model, inputs)
 
 
-def check_output(model: nn.Module, output: object, watch: Watch) -> None:
-    """Refuse an output that is no single tensor, not finite, cut off, or behind a softmax."""
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"the network returns a {type(output).__name__}, not one tensor; wrap it in a module "
-            "whose forward returns the tensor to explain"
-        )
+def check_output(model: nn.Module, output: Tensor, watch: Watch) -> None:
+    """Refuse an output that is not finite, cut off, or behind a softmax."""
     if not torch.isfinite(output).all():
         bad = next((n for n, p in model.state_dict().items() if not _finite(p)), None)
         where = f"its weights hold NaN or infinite values, first in {bad!r}" if bad else "overflow"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 from niwaki.propagation.composites import Composite
@@ -55,7 +56,7 @@ class Layer:
 
 
 class _Positions:
-    """Observer of how many positions each layer's output has for one sample."""
+    """Observer of how many positions each layer's output has, for all samples together."""
 
     def __init__(self) -> None:
         self.seen: dict[Operation, tuple[int, int]] = {}
@@ -63,9 +64,10 @@ class _Positions:
     def output(self, operation: Operation, output: Tensor) -> None:
         if operation not in self.seen:  # a norm may follow
             units = output.shape[unit_dimension(operation)]
-            positions = prod(output.shape[1:]) // units
+            positions = output.numel() // units
             if operation.name.startswith("conv_transpose"):  # there, inputs meet the weights
-                positions = prod(operation.input_shape[2:])
+                assert operation.weight is not None
+                positions = prod(operation.input_shape) // operation.weight.shape[0]
             self.seen[operation] = units, positions
 
     def activation(self, operation: Operation, output: Tensor) -> None:
@@ -76,8 +78,14 @@ class _Positions:
 
 
 def unit_dimension(operation: Operation) -> int:
-    """Dimension of a layer's output in which its units lie."""
-    return -1 if operation.kind == "linear" else 1
+    """Dimension of a layer's output in which its units lie, counted from the last.
+
+    A convolution inside a network may be given single images, without a dimension of samples.
+    """
+    if operation.kind == "linear":
+        return -1
+    assert operation.weight is not None
+    return 1 - operation.weight.dim()
 
 
 def observe(model: nn.Module, inputs: Tensor, observers: Sequence[Observer]) -> None:
@@ -113,16 +121,18 @@ def trace(model: nn.Module, inputs: Tensor) -> list[Layer]:
         Batch of shape (N, ...); one sample is enough.
     """
     positions = _Positions()
-    observe(model, inputs, [positions])
+    observe(model, _two(inputs), [positions])
     layers: dict[str, Layer] = {}
+    together: dict[str, int] = {}
     for operation, (units, count) in positions.seen.items():
         name = operation.layer
         before = layers.get(name)
+        together[name] = count + together.get(name, 0)
         layers[name] = Layer(
             name,
             operation.kind,
             units,
-            count + (before.positions if before else 0),
+            together[name] // operation.samples,
             operation.last or bool(before and before.last),
             operation,
         )
@@ -153,11 +163,16 @@ def resolve(model: nn.Module, inputs: Tensor, composite: Composite) -> str:
         As `propagate` does: an operation without a rule shows here already.
     """
     watch = Watch(model, composite)
-    forward(model, inputs[:1], watch)
+    forward(model, _two(inputs), watch)
     rows = [("layer", "operation", "rule")]
     rows += [(op.layer, op.name, _shown(op)) for op in watch.operations]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in rows)
+
+
+def _two(inputs: Tensor) -> Tensor:
+    """Return two samples: of one, a network that calls ``squeeze()`` makes another shape."""
+    return inputs[:2] if len(inputs) > 1 else torch.cat([inputs, inputs])
 
 
 def _shown(operation: Operation) -> str:

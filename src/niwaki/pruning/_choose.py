@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from niwaki import models
@@ -103,8 +102,7 @@ def choose_rules(
         raise ValueError(f"trials = {trials}: at least one is needed")
     check_optuna()
     models.check(model)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    example = next(iter(batches(data, 1, device)))[0][:1]
+    example = next(iter(batches(data, 1, models.home(model))))[0][:1]
     groups = depth_groups(trace(model, example))
     options = {"keep": keep, "of": of, "steps": steps, **prune_options}
     span = _span(per_cost)

@@ -184,8 +184,7 @@ class _Match:
 
     def play(self, entry: Contender, run: Outcome, few: Data, seed: int) -> Outcome:
         """Fill a run."""
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        example = next(iter(batches(few, 2, device)))[0]
+        example = next(iter(batches(few, 2, models.home(self.model))))[0]
         ranks = None
         result: Iterable[nn.Module] | Trajectory | Pruned
         if isinstance(entry.criterion, (str, Criterion)):

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from types import FunctionType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from niwaki import models
@@ -320,8 +319,7 @@ def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _example(model: nn.Module, data: Data) -> Tensor:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    inputs, _ = next(iter(batches(data, 2, device)))
+    inputs, _ = next(iter(batches(data, 2, models.home(model))))
     return inputs[:2]
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from niwaki.accumulation import Totals
 from niwaki.data import Data, batches, count
 from niwaki.errors import DataError
+from niwaki.models import home
 from niwaki.pruning._follow import Followed, follow
 from niwaki.pruning._plan import Removal
 from niwaki.pruning._surgery import doomed
@@ -73,11 +74,10 @@ def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 128) -> None:
         return hook
 
     totals = Totals()
-    device = next(model.parameters()).device
     with torch.no_grad(), _normalising_by_batch(norms):
         handles = [norm.register_forward_pre_hook(watch(i)) for i, norm in enumerate(norms)]
         try:
-            for inputs, _ in batches(_dealt(data, batch_size), batch_size, device):
+            for inputs, _ in batches(_dealt(data, batch_size), batch_size, home(model)):
                 sums.clear()
                 model(inputs)
                 totals = totals.update(sums, len(inputs))
@@ -221,11 +221,10 @@ def _contributions(
 
     if not lost:
         return {}
-    device = next(model.parameters()).device
     handles = [reader.register_forward_pre_hook(hook) for reader in lost]
     try:
         with torch.no_grad():
-            for inputs, _ in batches(data, batch_size, device):
+            for inputs, _ in batches(data, batch_size, home(model)):
                 model(inputs)
     finally:
         for handle in handles:

@@ -194,7 +194,7 @@ def _train(
         for epoch in track(range(1, settings.epochs + 1), "fine-tuning"):
             model.train()
             total = seen = 0.0
-            for inputs, labels in batches(loader, device=device):
+            for inputs, labels in batches(loader, place=models.home(model)):
                 if progress.done == 0:
                     check_logit(model.eval(), inputs)
                     model.train()

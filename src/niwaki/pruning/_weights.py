@@ -102,9 +102,8 @@ def prune_weights(
         raise ValueError(f"steps = {steps}: must lie between 1 and {MOST_STEPS}")
     made = create_weight_criterion(criterion, **options)
     models.check(model)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     check_same_classes(data, test, "the reference and the test images")
-    example = next(iter(batches(data, 1, device)))[0][:1]
+    example = next(iter(batches(data, 1, models.home(model))))[0][:1]
     gone = _nothing_gone(model, example, ignore)
     rows: list[WeightStep] = []
 

@@ -1,0 +1,218 @@
+"""One batch through a network, and a plain word where the two do not fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from niwaki.data import as_tensor
+from niwaki.errors import DataError, ModelError, NiwakiError
+from niwaki.models._binary import class_logits
+from niwaki.models._home import home
+
+__all__ = ["attended", "class_outputs", "fitted", "one_tensor", "respond"]
+
+
+def fitted(model: nn.Module, inputs: Any) -> Tensor:
+    """Return inputs as a tensor of the device and the type of number that the network has.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    inputs : Tensor, NumPy array, or list of these
+        Shape (N, ...), floating point; the items of a list are samples.
+
+    Raises
+    ------
+    DataError
+        For inputs that are no numbers, integers, empty, or not finite.
+    """
+    tensor = as_tensor(inputs)
+    if not tensor.is_floating_point():
+        raise DataError(
+            f"inputs must be floating point, not {tensor.dtype}: scale and normalise them as the "
+            "network was trained"
+        )
+    if tensor.dim() == 0 or len(tensor) == 0:
+        raise DataError(f"inputs of shape {tuple(tensor.shape)} hold no sample")
+    if not torch.isfinite(tensor).all():
+        raise DataError("the inputs hold NaN or infinite values")
+    place = home(model)
+    moved = tensor if place is None else tensor.to(place)
+    if moved is not tensor and not torch.isfinite(moved).all():
+        raise DataError(f"the inputs hold values beyond {moved.dtype}, the network's type")
+    return moved
+
+
+@contextmanager
+def attended(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+    """Run a forward pass in this context: where it fails, the error says on what.
+
+    Raises
+    ------
+    DataError
+        If the network fails on inputs of this shape, or takes a single image for a batch.
+    """
+    # A convolution also takes an image without a batch, which makes its channels the samples.
+    unbatched = any(p.dim() == inputs.dim() + 1 for p in model.parameters())
+    guard = _Batched(inputs.dim()) if unbatched else nullcontext()
+    try:
+        with guard:
+            yield
+    except Exception as error:
+        if isinstance(error, (NiwakiError, MemoryError)) or "memory" in str(error):
+            raise
+        raise DataError(
+            f"{type(model).__name__} fails on inputs of shape {tuple(inputs.shape)}: "
+            f"{type(error).__name__}: {_short(error)}. {_advice(inputs)}"
+        ) from error
+
+
+def one_tensor(model: nn.Module, output: Any, inputs: Tensor) -> Tensor:
+    """Return an output that is one tensor with a row for each sample.
+
+    A network that calls ``squeeze()`` gives a batch of one without its dimension, which is put
+    back.
+
+    Raises
+    ------
+    ModelError
+        For an output of another form.
+    """
+    if not isinstance(output, Tensor):
+        raise ModelError(f"{type(model).__name__} returns {_form(output)}")
+    found: Tensor = output
+    if len(inputs) == 1 and (found.dim() == 0 or (found.dim() == 1 and len(found) > 1)):
+        found = found.unsqueeze(0)
+    if not found.is_floating_point():
+        raise ModelError(f"{type(model).__name__} returns {found.dtype}, no floating-point scores")
+    if found.dim() == 0 or len(found) != len(inputs):
+        raise ModelError(
+            f"{type(model).__name__} returns shape {tuple(found.shape)} for {len(inputs)} samples "
+            f"of shape {tuple(inputs.shape[1:])}; there must be one row for each sample. If its "
+            "forward folds frames or patches into the batch, let it bring them together again, "
+            f"such as by a mean. {_advice(inputs)}"
+        )
+    return found
+
+
+def respond(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return what a network says of a batch, without gradients; one row for each sample.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode; not changed.
+    inputs : Tensor
+        Shape (N, ...), as `fitted` or `niwaki.data.batches` gives it.
+
+    Raises
+    ------
+    ModelError, DataError
+        If the two do not fit each other.
+    """
+    with torch.no_grad():
+        try:
+            with attended(model, inputs):
+                output = model(inputs)
+        except DataError as error:
+            if len(inputs) != 1:
+                raise
+            try:  # What a forward with squeeze() does to a batch of one may fail further on.
+                return respond(model, torch.cat([inputs, inputs]))[:1]
+            except DataError:
+                raise error from None
+    return one_tensor(model, output, inputs)
+
+
+def class_outputs(model: nn.Module, inputs: Tensor, what: str) -> Tensor:
+    """Return what a classifier says of a batch, one logit per class; else see `respond`.
+
+    A single column is the logit of the second of two classes, see `class_logits`.
+
+    Raises
+    ------
+    ModelError
+        For an output of another shape; `what` says what needs classes.
+    """
+    output = respond(model, inputs)
+    if output.dim() > 2:
+        raise ModelError(
+            f"{type(model).__name__} returns shape {tuple(output.shape)}; {what} needs one value "
+            "per class, (N, classes). Of a network with a map of outputs, pass one that ends in "
+            "their mean: torch.nn.Sequential(model, torch.nn.AdaptiveAvgPool2d(1), "
+            "torch.nn.Flatten())"
+        )
+    return class_logits(output, what)
+
+
+class _Batched(TorchFunctionMode):
+    """Context in which a convolution refuses the network's input as an image without a batch."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        self.dimensions = dimensions
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Look at convolutions; run the call."""
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "").startswith("conv"):
+            x = args[0] if args else kwargs.get("input")
+            weight = args[1] if len(args) > 1 else kwargs.get("weight")
+            if isinstance(x, Tensor) and isinstance(weight, Tensor):
+                self._check(x, weight)
+        return func(*args, **kwargs)
+
+    def _check(self, x: Tensor, weight: Tensor) -> None:
+        if x.dim() == self.dimensions == weight.dim() - 1:
+            raise DataError(
+                f"the network's first convolution gets shape {tuple(x.shape)}, which has no "
+                "dimension of samples. For a single image pass image[None], of shape (1, C, H, W)"
+            )
+
+
+def _form(output: Any) -> str:
+    if isinstance(output, dict):
+        keys = list(output)
+        return (
+            f"a dict with {', '.join(map(repr, keys[:5]))}, not one tensor; choose what is to be "
+            f"looked at: niwaki.models.Part(model, {keys[0]!r})"
+            if keys
+            else "an empty dict, not one tensor"
+        )
+    if isinstance(output, (tuple, list)):
+        return (
+            f"a {type(output).__name__} of {len(output)}, not one tensor; choose what is to be "
+            "looked at: niwaki.models.Part(model, 0)"
+        )
+    return (
+        f"a {type(output).__name__}, not one tensor; wrap it in a module whose forward returns the "
+        "tensor to look at"
+    )
+
+
+def _advice(inputs: Tensor) -> str:
+    if inputs.dim() == 3:
+        return (
+            "Inputs are batches (N, ...): a single image is passed as image[None]. Else see "
+            "whether channels and size are those that the network was built for"
+        )
+    if len(inputs) == 1:
+        return (
+            "See whether channels and size are those that the network was built for; if its "
+            "forward calls squeeze(), a batch of one loses its dimension: use flatten(1) there"
+        )
+    return "See whether channels and size are those that the network was built for"
+
+
+def _short(error: Exception, most: int = 300) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else text[: most - 3] + "..."
