@@ -225,7 +225,7 @@ class Evaluator:
 
     def _splice_of(self, group: Group) -> Splice | None:
         if self._network is not None:
-            with suppress(NotFollowedError):
+            with suppress(NotFollowedError, IndexError):
                 return Splice(self._network, group)
         return None
 

@@ -106,7 +106,7 @@ def judged(model: nn.Module, example: Tensor, layers: Sequence[str] | None = Non
     widths = {layer.name: layer.units for layer in hidden_layers(model, example[:1])}
     try:
         coupled = list(couple(model, example, list(widths)))
-    except ModelError:
+    except (ModelError, IndexError):
         coupled = []  # no layer can lose a unit, and all can be masked
     counts = units_of(coupled, widths)
     several = {layer: width for layer, width in widths.items() if counts[layer] > 1}
