@@ -31,6 +31,7 @@ __all__ = [
     "replace_folder",
     "seal",
     "sibling",
+    "told_plainly",
     "write_atomically",
     "write_csv",
     "write_json",
@@ -61,9 +62,10 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     clear_leftovers(target.parent, target.name)
     aside = sibling(target)
     try:
-        aside.touch()
-        mode = aside.stat().st_mode
-        write(aside)
+        with told_plainly(target):
+            aside.touch()
+            mode = aside.stat().st_mode
+            write(aside)
         aside.chmod(mode)  # some writers, such as safetensors', leave files that none but we read
         os.replace(aside, target)
     finally:
@@ -127,13 +129,7 @@ def write_layers(path: str | Path, by_layer: Mapping[str, Tensor], **about: Any)
     text = json.dumps({**about, "layers": list(by_layer)})
     metadata = {"niwaki": text, "sha256": _checksum(text, values)}
 
-    def write(file: Path) -> None:
-        try:
-            save_file(values, file, metadata=metadata)
-        except SafetensorError as error:
-            raise OSError(f"{path} cannot be written: {error}") from error
-
-    write_atomically(path, write)
+    write_atomically(path, lambda file: save_file(values, file, metadata=metadata))
 
 
 def read_layers(
@@ -203,13 +199,59 @@ def new_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = sibling(target)
-    aside.mkdir()
     try:
-        yield aside
-        seal(aside)
+        with told_plainly(target):
+            aside.mkdir()
+            yield aside
+            seal(aside)
         replace_folder(aside, target, overwrite=overwrite)  # checked again: hours may have passed
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def told_plainly(target: Path) -> Iterator[None]:
+    """Let what writers raise on a full disk, each in its own way, be one error that says so.
+
+    Raises
+    ------
+    OSError
+        In place of any error of a disk that is full or cannot be written.
+    """
+    try:
+        yield
+    except NiwakiError:
+        raise
+    except Exception as error:
+        reason = _reason(error, target)
+        if reason is None:
+            raise
+        raise OSError(f"{target} cannot be written: {reason}") from error
+
+
+_REASONS = {
+    "no space left": "no space is left on the disk",
+    "no space is left": "no space is left on the disk",
+    "os error 28": "no space is left on the disk",
+    "disk quota": "the quota of the disk is used up",
+    "file too large": "a file would be larger than is allowed",
+}
+_FULL = 2**12  # bytes that are free on a full disk, at the most
+
+
+def _reason(error: Exception, target: Path) -> str | None:
+    """Say what is wrong with the disk, if that is what is wrong."""
+    text = str(error).lower()
+    for words, reason in _REASONS.items():
+        if words in text:
+            return reason
+    # Some writers say nothing of the reason.
+    silent = isinstance(error, SafetensorError) or "unexpected pos" in text
+    silent |= isinstance(error, (OSError, RuntimeError)) and "unable to" in text  # HDF5
+    there = next(place for place in target.parents if place.exists())
+    if silent and shutil.disk_usage(there).free <= _FULL:
+        return "no space is left on the disk"
+    return None
 
 
 def seal(folder: Path) -> None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -82,7 +83,10 @@ def export(
 
     def write(aside: Path) -> None:
         if format == "program":
-            torch.export.save(program, aside)
+            # In memory first: on a full disk, torch's own writer ends the whole process.
+            buffer = BytesIO()
+            torch.export.save(program, buffer)
+            aside.write_bytes(buffer.getvalue())
             loaded = torch.export.load(aside).module()
             with torch.no_grad():
                 found = [loaded(batch) for batch in batches]
@@ -134,11 +138,12 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
                 verbose=False,
             )
             assert written is not None
-            written.save(path, external_data=False)
+            content = written.model_proto.SerializeToString()
     except Exception as error:
         raise ModelError(
             f"the network cannot be written as ONNX ({type(error).__name__}: {_first_line(error)})"
         ) from error
+    path.write_bytes(content)
 
 
 def _run_onnx(path: Path, batches: Sequence[Tensor]) -> list[Tensor]:

@@ -60,7 +60,7 @@ def _take(path: Path) -> int:
         try:
             if _lock(handle):
                 if _is_still(handle, path):
-                    _sign(handle)
+                    _sign(handle, path)
                     return handle
             else:
                 owner = _read(handle)
@@ -95,10 +95,14 @@ def _is_still(handle: int, path: Path) -> bool:
         return False
 
 
-def _sign(handle: int) -> None:
+def _sign(handle: int, path: Path) -> None:
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(owner).encode(), 0)
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(owner).encode(), 0)
+    except OSError:  # the disk is full
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _read(handle: int) -> dict[str, Any]:

@@ -101,9 +101,13 @@ class Run:
             return
         self._path.mkdir(parents=True, exist_ok=True)
         file = self._path / f"{_file_name(name)}.{secrets.token_hex(4)}.safetensors"
-        write_layers(file, tensors or {}, **about)
         before = self._files.get(name)
-        self._record({**self._files, name: {"file": file.name, "sha256": sha256_of(file)}})
+        try:
+            write_layers(file, tensors or {}, **about)
+            self._record({**self._files, name: {"file": file.name, "sha256": sha256_of(file)}})
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
         if before is not None:
             (self._path / before["file"]).unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from niwaki.errors import DataError, NiwakiError
-from niwaki.files import clear_leftovers, replace_folder, seal, sibling
+from niwaki.files import clear_leftovers, replace_folder, seal, sibling, told_plainly
 from niwaki.runs._lock import LOCK, locked
 
 __all__ = ["Workplace", "clear_beside", "is_finished", "workplace"]
@@ -59,11 +59,12 @@ class Workplace:
         """
         aside = self.path / _RESULT
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
         try:
-            yield aside
-            seal(aside)
-            (self.path / _MOVING).touch()
+            with told_plainly(self.out):
+                aside.mkdir()
+                yield aside
+                seal(aside)
+                (self.path / _MOVING).touch()
             replace_folder(aside, self.out, overwrite=self._overwrite)
         except BaseException:
             (self.path / _MOVING).unlink(missing_ok=True)
