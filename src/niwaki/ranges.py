@@ -7,12 +7,15 @@ a function or the fields of a class; the command line puts the same ranges on it
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import wraps
+from difflib import get_close_matches
+from functools import cache, wraps
 from math import inf, isfinite
 from numbers import Integral, Real
-from typing import Any, TypeVar, cast
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from niwaki.errors import RangeError
 
@@ -20,7 +23,9 @@ __all__ = [
     "BATCH",
     "BELOW_ONE",
     "CORRELATION",
+    "CLASSES",
     "COUNT",
+    "DECAY",
     "EXPONENT",
     "EPOCHS",
     "FACTOR",
@@ -31,7 +36,10 @@ __all__ = [
     "INSIDE",
     "LEARNING_RATE",
     "NATURAL",
+    "LENGTH",
     "PATCHES",
+    "PIXELS",
+    "PRICE",
     "PERCENT",
     "PER_STEP",
     "POSITIVE",
@@ -39,8 +47,8 @@ __all__ = [
     "SEED",
     "SHARE",
     "SIDE",
+    "SMALL",
     "SOME",
-    "STABILIZER",
     "STEPS",
     "TEMPERATURE",
     "THREADS",
@@ -133,7 +141,7 @@ class Range:
         values: Sequence[object] = [value]
         if isinstance(value, Mapping):
             values = list(value.values())
-        elif isinstance(value, (list, tuple, set, frozenset)):
+        elif isinstance(value, (Sequence, Set)) and not isinstance(value, (str, bytes)):
             values = list(value)
         for one in values:
             if one is not None and one not in self:
@@ -144,7 +152,8 @@ class Range:
 def checked(**ranges: Range) -> Callable[[Target], Target]:
     """Check the arguments of a function, or of a class when it is made, against their ranges.
 
-    The check comes before the function's first line. A parameter that may be None, or be given as
+    The check comes before the function's first line. Where an annotation is a ``Literal``, its
+    values are checked, too. A parameter that may be None, or be given as
     text (``max_memory="2GB"``, names of layers), is checked where it is a number.
 
     Parameters
@@ -167,7 +176,9 @@ def checked(**ranges: Range) -> Callable[[Target], Target]:
         if unknown := ranges.keys() - signature.parameters.keys():
             raise TypeError(f"{target.__qualname__} has no parameters {sorted(unknown)}")
         kinds = {name: str(signature.parameters[name].annotation) for name in ranges}
-        textual = {name for name, kind in kinds.items() if "str" in kind}
+        # Keys of a mapping are text, its values are not.
+        textual = {n for n, kind in kinds.items() if "str" in re.sub(r"\w+\[str, ", "", kind)}
+        choices = cache(lambda: _choices(target))
 
         @wraps(target)
         def call(*args: Any, **options: Any) -> Any:
@@ -182,12 +193,43 @@ def checked(**ranges: Range) -> Callable[[Target], Target]:
                 if value is None and "None" not in kinds[name]:
                     raise RangeError(f"{name} = None: must be {ranges[name]}")
                 ranges[name].check(f"{name} =", value)
+            for name, known in choices().items():
+                if name in given:
+                    _check_choice(name, given[name], known)
             return target(*args, **options)
 
         call.__niwaki_ranges__ = ranges  # type: ignore[attr-defined]
         return cast(Target, call)
 
     return decorate
+
+
+def _choices(target: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
+    """Return the values that each parameter annotated with a Literal, or None, may have."""
+    try:
+        hints = get_type_hints(target)
+    except NameError:  # names that only type checkers import
+        return {}
+    found = {}
+    for name, hint in hints.items():
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if all(get_origin(part) is Literal or part is type(None) for part in parts):
+            values = [value for part in parts for value in get_args(part)]
+            if values and name != "return":
+                found[name] = (*values, None) if type(None) in parts else tuple(values)
+    return found
+
+
+def _check_choice(name: str, value: object, known: tuple[Any, ...]) -> None:
+    if any(value is one or (type(value) is type(one) and value == one) for one in known):
+        return
+    valid = [repr(one) for one in known if one is not None]
+    text = f"not one of {', '.join(valid)}"
+    if len(valid) == 2:
+        text = f"neither {valid[0]} nor {valid[1]}"
+    close = get_close_matches(str(value), [str(one) for one in known], n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise RangeError(f"{name} = {value!r} is {text}{hint}")
 
 
 def _is_text(value: object) -> bool:
@@ -222,15 +264,20 @@ FRACTION = Range(0, 1)
 CORRELATION = Range(-1, 1)
 PERCENT = Range(0, 100, open_low=True)
 FACTOR = Range(0, 1e6, why="larger ones leave nothing but rounding")
-STABILIZER = Range(0, 1e6, why="it only keeps denominators away from 0")
+SMALL = Range(0, 1e6, why="it only keeps denominators away from 0")
 TOLERANCE = Range(0, 1e6)
 EXPONENT = Range(0, 10, why="by a larger exponent nothing but the cost decides")
 SEED = Range(0, 2**32 - 1, whole=True, why="the generators of NumPy take no other")
 SIDE = Range(1, 16_384, whole=True, why="a colour image of that side alone takes 3 GB")
 BATCH = Range(1, 2**20, whole=True, why="a batch is held in memory as a whole")
+PIXELS = Range(-1e6, 1e6, why="pixels are numbers about 1, or up to 255")
+PRICE = Range(0, 1e9)
+CLASSES = Range(1, 100_000, whole=True, why="the last layer alone would not fit into memory")
+LENGTH = Range(1, 2**24, whole=True)
 STEPS = Range(1, 10_000, whole=True, why=_TOO_MANY)
 PER_STEP = INSIDE.but(low=1e-4, open_low=False, why="smaller steps would not end")
 WEIGHT_STEPS = STEPS.but(high=255, why="the step in which a weight went is kept in a byte")
+DECAY = Range(0, 100, why="by a larger one weights vanish")
 EPOCHS = Range(1, 100_000, whole=True, why=_TOO_MANY)
 LEARNING_RATE = Range(0, 1_000, open_low=True, why="by such steps training diverges")
 TEMPERATURE = Range(0, 1_000, open_low=True, why="outputs are divided by it")

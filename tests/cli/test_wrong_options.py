@@ -6,12 +6,16 @@ from inspect import signature
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
+import torch
 import typer
 from typer.main import get_command
 
 from niwaki.cli import _app, app, main
+from niwaki.cli._fits import check_fits
 from niwaki.cli._spread import Bytes, Listed, Written, flag_of
+from niwaki.errors import DataError
 from niwaki.ranges import Range
 
 MODEL = "niwaki.models.zoo:vgg_digits"
@@ -199,3 +203,101 @@ def test_a_file_in_the_way_and_a_place_that_cannot_be_written(monkeypatch, capsy
 def test_typer_has_what_the_program_catches():
     names = [kind.__name__ for kind in typer.BadParameter.__mro__[:3]]
     assert names == ["BadParameter", "UsageError", "ClickException"]
+
+
+DIGITS = [MODEL, "digits"]
+GREY = ["--mean", "0.5", "--std", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["explain", *DIGITS, "--device", "meta"], "--device meta"),
+        (["explain", *DIGITS, "--size", "16000", *GREY], "8 images of 1 x 16000 x 16000"),
+        (["explain", *DIGITS, "--size", "8", "--mean", "0,0,0", "--std", "1,1,1"], "3 x 8 x 8"),
+        (["explain", *DIGITS, "--size", "32", *GREY], "1 x 32 x 32"),
+        (["explain", *DIGITS, "--target", "10"], "--target 10: the network has 10 outputs"),
+        (["explain", *DIGITS, "--outputs", "0,1,2,3,4,5,6,7,8,10"], "has 10 outputs"),
+        (["explain", *DIGITS, "--colours", "nope"], "no colour map 'nope'"),
+        (["explain", *DIGITS, "--method", "gradint"], "did you mean gradient"),
+        (["compare", *DIGITS, "--colours", "nope", "--out", "a.png"], "no colour map 'nope'"),
+        (["evaluate", *DIGITS, "--region", "9", "--method", "gradient"], "--region 9"),
+        (["prune", *DIGITS, "--of", "seconds", "--ignore", "nope"], "'nope'"),
+        (["prune", *DIGITS, "--criterion", "lrp:normalise=nope"], "normalise = 'nope'"),
+        (["prune", *DIGITS, "--criterion", "lrp:max_loss=nan"], "max_loss = "),
+        (["prune", *DIGITS, "--precision", "fp16", "--epochs", "1"], "'fp16' needs a GPU"),
+        (["prune", *DIGITS, "--ceiling", "nan"], "--ceiling nan"),
+        (["prune", *DIGITS, "--ceiling", "0.5", "--ceiling", "0.6"], "there is one already"),
+        (["prune", *DIGITS, "--round-to", "1000000"], "multiples of 1000000"),
+        (["prune", *DIGITS, "--keep", "1e-300", "--per-step", "0.0001", "--schedule", "geometric"],
+         "make steps ="),
+        (["prune-weights", *DIGITS, "--min-weights", "100000000"], "min_weights = 100000000"),
+        (["compare-criteria", *DIGITS, "--keep", "0.0001", "--criterion", "weight"], "reached"),
+        (["compare-criteria", *DIGITS, "--count", "193", "--criterion", "weight"], "--count 193"),
+        (["compare-criteria", *DIGITS, "--criterion", "weight:p=3"], "p = 3"),
+        (["choose-rules", *DIGITS, "--per-cost", "1,0"], "the smaller one comes first"),
+        (["car", *DIGITS, "--greedy", "1000000"], "remove = 1000000"),
+        (["filters", *DIGITS, "--pruned", "nope"], "--pruned nope"),
+        (["filters", *DIGITS, "--method", "nope"], "no method 'nope'"),
+        (["export", MODEL, "--input-shape", "3,8,8", "--out", "a.onnx"], "3 x 8 x 8"),
+        (["export", MODEL, "--input-shape", "1,32,32", "--out", "a.onnx"], "1 x 32 x 32"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)  # fmt: skip
+def test_what_only_the_network_and_the_data_tell_is_found_before_the_work(
+    arguments, says, tmp_path, monkeypatch, capsys
+):
+    out = [] if "--out" in arguments else ["--out", "out"]
+    said = failing(monkeypatch, capsys, *arguments, *out, "--threads", "1")
+    assert says in said.err
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_random_weights_follow_from_the_seed(tmp_path, monkeypatch):
+    def heatmaps(name, *options):
+        arguments = [
+            "explain",
+            *DIGITS,
+            "--weights",
+            "random",
+            "--method",
+            "gradient",
+            "--limit",
+            "2",
+        ]
+        monkeypatch.setattr(sys, "argv", ["niwaki", *arguments, "--out", name, *options])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 0
+        return np.load(tmp_path / name / "gradient.npy")
+
+    before = torch.get_rng_state()
+    first = heatmaps("first", "--seed", "1")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert np.array_equal(first, heatmaps("again", "--seed", "1"))
+    assert not np.array_equal(first, heatmaps("other", "--seed", "2"))
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "says"),
+    [
+        (torch.nn.Conv2d(3, 4, 3), (3, 20_000, 20_000), "choose a smaller"),
+        (torch.nn.Conv2d(1, 4096, 3), (1, 2_100, 2_100), "choose a smaller"),
+        (torch.nn.Conv2d(3, 4, 3), (1, 8, 8), "does not take images of 1 x 8 x 8"),
+        (torch.nn.Linear(5, 2), (1, 8, 8), "does not take images of 1 x 8 x 8"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused_without_computing_it(module, shape, says):
+    with pytest.raises(DataError, match=says):
+        check_fits(module, shape, 4)
+
+
+def test_a_network_that_fits_is_left_as_it_is_and_its_outputs_are_counted():
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(64, 7))
+    state = {name: value.clone() for name, value in model.eval().state_dict().items()}
+    assert check_fits(model, (1, 8, 8), 4) == 7
+    assert check_fits(torch.nn.Conv2d(1, 2, 3), (1, 8, 8), 4) is None
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

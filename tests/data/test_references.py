@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils.data import Subset, TensorDataset
 
 from niwaki.data import open_data, references
-from niwaki.errors import DataError
+from niwaki.errors import DataError, RangeError
 
 
 def pair(labels):
@@ -78,5 +78,5 @@ def test_errors_name_the_class():
         references(data, 60, 0)
     with pytest.raises(DataError, match="no labels"):
         references(pair([-1, -1]), 1, 0)
-    with pytest.raises(DataError, match="per_class=0"):
+    with pytest.raises(RangeError, match="per_class = 0"):
         references(data, 0, 0)

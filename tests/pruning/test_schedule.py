@@ -124,14 +124,14 @@ def test_ceilings_of_coupled_layers():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"ceilings": 1.5}, ValueError, "must lie from 0 to 1"),
+        ({"ceilings": 1.5}, ValueError, "a number from 0 to 1"),
         ({"ceilings": {"conv7": 0.5}}, ValueError, "ceilings: there is no"),
         ({"ceilings": 0.3}, NiwakiError, "the ceilings respected"),
         ({"ceilings": 0.0}, NothingToPruneError, "nothing to prune"),
         ({"round_to": 0}, ValueError, "round_to = 0"),
         ({"round_to": 8}, NiwakiError, "multiples of 8"),
         ({"floor": 0.5}, ValueError, "needs validation data"),
-        ({"floor": 85.0}, ValueError, "between 0 and 1"),
+        ({"floor": 85.0}, ValueError, "above 0 and up to 1"),
         ({"schedule": "cubic"}, ValueError, "cubic"),
         ({"per_cost": -1.0}, ValueError, "per_cost = -1.0"),
         ({"tune": 3}, ValueError, "neither a FineTune nor a function"),

@@ -9,6 +9,7 @@ from niwaki.attribution._method import Method
 from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target
 from niwaki.propagation import check_inputs
+from niwaki.ranges import FACTOR, SEED, checked
 
 __all__ = ["Input", "Random"]
 
@@ -22,6 +23,7 @@ class Input(Method):
         return check_inputs(self.model, inputs).detach().clone()
 
 
+@checked(sigma=FACTOR, seed=SEED)
 @register("random")
 class Random(Method):
     """Normal noise, as a control.

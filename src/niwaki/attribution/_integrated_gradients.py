@@ -15,6 +15,7 @@ from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import CompletenessWarning, DataError
 from niwaki.models import respond
+from niwaki.ranges import BATCH, PIXELS, STEPS, checked
 
 __all__ = ["IntegratedGradients"]
 
@@ -26,6 +27,7 @@ TOLERANCE = 1e-3
 KEPT = 2**26
 
 
+@checked(baseline=PIXELS, steps=STEPS, refinements=STEPS.but(low=0), internal_batch_size=BATCH)
 @register("integrated_gradients")
 class IntegratedGradients(Average):
     """Difference to a baseline times the mean gradient on the way (Sundararajan et al. 2017).

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
 from niwaki.propagation import Composite, Maps, Propagated, propagate
+from niwaki.ranges import TOLERANCE, checked
 
 __all__ = ["Method", "Propagating", "Start"]
 
@@ -52,6 +53,7 @@ class Method(ABC):
         return f"{type(self).__name__}({type(self.model).__name__})"
 
 
+@checked(max_loss=TOLERANCE)
 class Propagating(Method):
     """A method that is one pass through the network and back under a composite.
 

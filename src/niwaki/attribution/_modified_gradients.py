@@ -17,6 +17,7 @@ from niwaki.propagation import (
     propagate,
     rescale,
 )
+from niwaki.ranges import PIXELS, checked
 
 __all__ = ["DeepLift"]
 
@@ -41,6 +42,7 @@ def beta_smooth_method(
     return Propagating(model, beta_smooth(beta), start=start, max_loss=None)
 
 
+@checked(baseline=PIXELS)
 @register("deep_lift.wrapper")
 @register("deep_lift")
 class DeepLift(Method):

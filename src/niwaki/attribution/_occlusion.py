@@ -14,10 +14,12 @@ from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
 from niwaki.models import respond
 from niwaki.propagation import check_inputs
+from niwaki.ranges import BATCH, PIXELS, SIDE, checked
 
 __all__ = ["Occlusion"]
 
 
+@checked(window=SIDE, stride=SIDE, value=PIXELS, internal_batch_size=BATCH)
 @register("occlusion")
 class Occlusion(Method):
     """Drop of the output when a window is covered (Zeiler and Fergus 2014).

@@ -22,6 +22,7 @@ from niwaki.data import Data, batches
 from niwaki.errors import ModelError, PatternWarning
 from niwaki.files import read_layers, write_layers
 from niwaki.models import fingerprint, home
+from niwaki.ranges import BATCH, checked
 from niwaki.schema import Form, Text, Whole
 
 __all__ = ["Patterns", "fit_patterns"]
@@ -128,6 +129,7 @@ class Patterns(Mapping[str, Tensor]):
         )
 
 
+@checked(batch_size=BATCH)
 def fit_patterns(
     model: nn.Module,
     data: Data,

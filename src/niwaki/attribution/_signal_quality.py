@@ -15,6 +15,7 @@ from niwaki.data import Data, batches
 from niwaki.errors import ModelError
 from niwaki.models import home
 from niwaki.propagation import Operation
+from niwaki.ranges import BATCH, FACTOR, ROUNDS, SEED, checked
 
 __all__ = ["signal_quality"]
 
@@ -26,6 +27,7 @@ Estimates = (
 SPLITS = ("fit", "held out")
 
 
+@checked(patches=ROUNDS, seed=SEED, ridge=FACTOR, batch_size=BATCH)
 def signal_quality(
     model: nn.Module,
     data: Data,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from niwaki.audit._chance import Interval, bootstrap
+from niwaki.ranges import POSITIVE, ROUNDS, SEED, SIDE, checked
 
 __all__ = ["CellScores", "cell_scores", "discs", "mass_accuracy", "rank_accuracy"]
 
@@ -33,6 +34,7 @@ class CellScores:
     positive: Array
     image: Array
 
+    @checked(seed=SEED, draws=ROUNDS)
     def pooled(self, seed: int = 0, draws: int = 1000) -> Interval:
         """Return the ROC-AUC over all cells together; the interval resamples images."""
         rng = np.random.default_rng(seed)
@@ -47,6 +49,7 @@ class CellScores:
         mean = _auc(self.relevance, self.positive)
         return Interval(mean, float(low), float(high), len(groups))
 
+    @checked(seed=SEED)
     def per_image(self, seed: int = 0) -> Interval:
         """Return the mean ROC-AUC of the images that have cells of both kinds."""
         return bootstrap(
@@ -101,6 +104,7 @@ def cell_scores(
     )
 
 
+@checked(height=SIDE, width=SIDE, radius=POSITIVE)
 def discs(points: list[Array], height: int, width: int, radius: float) -> Array:
     """Draw annotated points as discs: instances of shape (N, height, width) for `cell_scores`.
 
@@ -126,6 +130,7 @@ def discs(points: list[Array], height: int, width: int, radius: float) -> Array:
     return instances
 
 
+@checked(seed=SEED)
 def mass_accuracy(relevance: Array, masks: Array, seed: int = 0) -> Interval:
     """Share of the positive relevance that lies inside masks (Arras et al. 2022).
 
@@ -144,6 +149,7 @@ def mass_accuracy(relevance: Array, masks: Array, seed: int = 0) -> Interval:
     return bootstrap(np.where(masks.any((1, 2)), share, np.nan), seed)
 
 
+@checked(seed=SEED)
 def rank_accuracy(relevance: Array, masks: Array, seed: int = 0) -> Interval:
     """Share of the K most relevant pixels that lie inside masks of K pixels (Arras et al. 2022).
 

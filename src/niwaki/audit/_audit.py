@@ -29,6 +29,7 @@ from niwaki.errors import DataError, NearChanceWarning
 from niwaki.evaluation import near_chance
 from niwaki.files import write_json
 from niwaki.progress import track
+from niwaki.ranges import BATCH, SEED, SOME, checked
 from niwaki.runs import Folder, within
 
 __all__ = ["Audit", "audit", "examine"]
@@ -135,6 +136,7 @@ class Audit:
         return f"Audit({len(self.flagged)} of {len(self.findings)} questions flagged)"
 
 
+@checked(limit=SOME, batch_size=BATCH, seed=SEED)
 def audit(
     model: nn.Module,
     data: Dataset[Any],
@@ -259,6 +261,7 @@ def _check_alike(training: Dataset[Any], data: Dataset[Any]) -> None:
         )
 
 
+@checked(seed=SEED)
 def examine(
     material: Material,
     *,

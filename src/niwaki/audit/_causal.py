@@ -13,6 +13,7 @@ from torch import Tensor
 
 from niwaki.audit._chance import sign_test
 from niwaki.audit._material import Material, margins
+from niwaki.ranges import FEW, checked
 
 __all__ = ["Cause", "blurred", "compare_regions", "filled", "rolled", "transplanted"]
 
@@ -52,6 +53,7 @@ class Cause:
         return min(self.drop / max(self.control, 1e-9), 99.0)
 
 
+@checked(controls=FEW)
 def compare_regions(
     material: Material,
     positions: Array,

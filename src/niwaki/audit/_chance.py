@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from niwaki.ranges import FRACTION, ROUNDS, SEED, checked
+
 __all__ = [
     "DRAWS",
     "Exchange",
@@ -83,6 +85,7 @@ class Exchange:
         return found
 
 
+@checked(draws=ROUNDS)
 def shift_test(
     maps: Array, zone: Array, rng: np.random.Generator, draws: int = DRAWS
 ) -> tuple[float, float, float]:
@@ -163,6 +166,7 @@ def group_test(
     return (1 + int((random >= observed - 1e-12).sum())) / (1 + draws)
 
 
+@checked(ps=FRACTION)
 def holm(ps: Sequence[float]) -> list[float]:
     """Correct p-values for their number (Holm 1979): the chance of one false alarm stays below.
 
@@ -184,6 +188,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
+@checked(seed=SEED, draws=ROUNDS)
 def bootstrap(values: Array, seed: int = 0, draws: int = 2000) -> Interval:
     """Give the mean over images and its 95 % interval; NaN values are left out.
 

@@ -23,6 +23,7 @@ from niwaki.data import Preprocessing, batches, check_labels
 from niwaki.errors import DataError
 from niwaki.files import write_atomically
 from niwaki.propagation import per_class
+from niwaki.ranges import BATCH, checked
 from niwaki.runs import Folder, Run, Workplace, described, digest, discard, open_run
 from niwaki.schema import Anything, MapOf, parse_json
 
@@ -89,6 +90,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise DataError(f"{path} is missing or damaged: {error}") from error
 
 
+@checked(batch_size=BATCH)
 def collect(
     model: nn.Module,
     data: Dataset[Any],

@@ -16,6 +16,7 @@ from niwaki.audit._causal import Cause, compare_regions
 from niwaki.audit._chance import shift_test
 from niwaki.audit._finding import Finding
 from niwaki.audit._material import Material
+from niwaki.ranges import INDEX, checked
 
 __all__ = ["ask_colours", "by_stain", "foreign", "stains"]
 
@@ -79,6 +80,7 @@ def ask_colours(material: Material, rng: np.random.Generator) -> list[Finding]:
     return found
 
 
+@checked(label=INDEX)
 def foreign(pixels: Tensor, labels: Array, label: int) -> Array:
     """Find the pixels of a class's images whose colour the other classes hardly ever have.
 

@@ -17,6 +17,7 @@ from niwaki.criteria import Scores, hidden_layers
 from niwaki.errors import DataError, NothingToPruneError
 from niwaki.propagation import Maps, epsilon_plus, per_class, propagate, unit_dimension
 from niwaki.pruning import Removal
+from niwaki.ranges import FRACTION, checked
 
 __all__ = ["Excised", "Trial", "excise", "specificity"]
 
@@ -98,6 +99,7 @@ def specificity(
     )
 
 
+@checked(tolerance=FRACTION)
 def excise(
     model: nn.Module,
     artefact: tuple[Tensor, Tensor, Array],

@@ -18,6 +18,7 @@ from niwaki.attribution import Method, Propagating, create
 from niwaki.data import Place, Preprocessing, batches, check_labels
 from niwaki.errors import DataError
 from niwaki.propagation import per_class
+from niwaki.ranges import BATCH, SEED, SOME, checked
 from niwaki.runs import Folder, described, digest, open_run
 
 __all__ = ["Material", "check_groups", "gather", "margins", "sample", "tolerant"]
@@ -134,6 +135,7 @@ def margins(outputs: Array, labels: Array | int) -> Array:
     return found
 
 
+@checked(limit=SOME, batch_size=BATCH, seed=SEED)
 def gather(
     model: nn.Module,
     data: Dataset[Any],

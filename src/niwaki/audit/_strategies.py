@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from niwaki.audit._material import Material
+from niwaki.ranges import FEW, SEED, checked
 
 __all__ = ["Cluster", "Strategies", "find_strategies", "heatmap_features", "spectral"]
 
@@ -125,6 +126,7 @@ def heatmap_features(strength: Array, kind: str, size: int = 16) -> Array:
     return unit
 
 
+@checked(neighbours=FEW)
 def spectral(features: Array, neighbours: int = NEIGHBOURS) -> tuple[Array, Array]:
     """Embed vectors by the symmetric normalised Laplacian of their nearest-neighbour graph.
 
@@ -155,6 +157,7 @@ def spectral(features: Array, neighbours: int = NEIGHBOURS) -> tuple[Array, Arra
     return values[:kept].clip(0), vectors[:, :kept]
 
 
+@checked(seed=SEED)
 def find_strategies(
     material: Material, kinds: tuple[str, ...] = ("place", "pattern"), seed: int = 0
 ) -> list[Strategies]:

@@ -24,6 +24,7 @@ from niwaki.audit._material import Material, check_groups, sample
 from niwaki.criteria import hidden_layers
 from niwaki.data import batches, check_labels
 from niwaki.errors import DataError, NothingToPruneError
+from niwaki.ranges import SEED, SOME, checked
 from niwaki.runs import Folder, digest, open_run
 
 __all__ = ["Training", "ask_training", "layers_of", "look_of", "look_over"]
@@ -64,6 +65,7 @@ class Training:
     audited: Array
 
 
+@checked(limit=SOME, seed=SEED)
 def look_over(
     material: Material,
     data: Dataset[Any],

@@ -12,6 +12,7 @@ from niwaki.audit._causal import Cause, compare_regions
 from niwaki.audit._chance import shift_test
 from niwaki.audit._finding import Finding
 from niwaki.audit._material import Material
+from niwaki.ranges import SIDE, checked
 
 __all__ = ["ask_where", "mean_maps", "zones"]
 
@@ -26,6 +27,7 @@ _ADVICE = {
 }
 
 
+@checked(height=SIDE, width=SIDE)
 def zones(height: int, width: int) -> dict[str, Array]:
     """Return the places that are asked about, as masks of shape (height, width).
 

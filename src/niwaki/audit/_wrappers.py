@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, WeightedRandomSampler
 
 from niwaki.audit._causal import filled
 from niwaki.errors import DataError
+from niwaki.ranges import FRACTION, SEED, SIDE, SOME, checked
 
 __all__ = ["Inpainted", "Relabelled", "Shifted", "Spread", "balanced"]
 
@@ -34,6 +35,7 @@ class _Around(Dataset[Pair]):
         return len(self.data)  # type: ignore[arg-type]
 
 
+@checked(most=SIDE.but(low=0), seed=SEED)
 class Shifted(_Around):
     """Each image at a random place, against labels that belong to the centre.
 
@@ -90,6 +92,7 @@ class Inpainted(_Around):
         return (filled(image[None], mask[None])[0] if mask.any() else image), label
 
 
+@checked(share=FRACTION, seed=SEED)
 class Spread(_Around):
     """An artefact put on images of all classes alike, so that it tells nothing.
 
@@ -147,6 +150,7 @@ class Relabelled(_Around):
         return self.data[index][0], self.targets[index]
 
 
+@checked(seed=SEED, count=SOME)
 def balanced(
     labels: Sequence[int], groups: Sequence[int], seed: int = 0, count: int | None = None
 ) -> WeightedRandomSampler:

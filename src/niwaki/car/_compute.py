@@ -16,11 +16,13 @@ from niwaki.car._measure import index_of, measure
 from niwaki.car._units import name_of
 from niwaki.data import Data, batches
 from niwaki.memory import parse_bytes
+from niwaki.ranges import BATCH, checked
 from niwaki.runs import Folder, digest, open_run
 
 __all__ = ["index"]
 
 
+@checked(batch_size=BATCH)
 def index(
     model: nn.Module,
     data: Data,

@@ -29,14 +29,8 @@ class Goal:
     def __post_init__(self) -> None:
         if self.remove is None and self.keep is None and self.floor is None:
             raise ValueError("say when to stop: remove=number of units, keep=share, or floor=...")
-        if self.remove is not None and self.remove < 1:
-            raise ValueError(f"remove = {self.remove}: must be at least 1")
-        if self.keep is not None and not 0 < self.keep < 1:
-            raise ValueError(f"keep = {self.keep}: the share to keep must lie between 0 and 1")
         if self.of not in ("units", "params", "macs"):
             raise ValueError(f"of = {self.of!r} is not one of 'units', 'params', 'macs'")
-        if self.floor is not None and not 0 <= self.floor <= 1:
-            raise ValueError(f"floor = {self.floor}: an accuracy lies between 0 and 1")
 
     def check(self, available: int) -> None:
         """Refuse to remove more units than there are.

@@ -26,6 +26,7 @@ from niwaki.errors import NothingToPruneError
 from niwaki.evaluation import accuracy, cost
 from niwaki.memory import parse_bytes
 from niwaki.pruning import Group, Pruned, Removal, Step, operate
+from niwaki.ranges import BATCH, FRACTION, INSIDE, SEED, SOME, UNITS, checked
 from niwaki.runs import Folder, described, digest, open_run
 
 __all__ = ["greedy"]
@@ -33,6 +34,16 @@ __all__ = ["greedy"]
 _PER_PAIR = 32  # bytes that the search takes for each pair of a candidate and an image
 
 
+@checked(
+    remove=SOME,
+    keep=INSIDE,
+    floor=FRACTION,
+    min_units=UNITS,
+    batch_size=BATCH,
+    confidence=INSIDE,
+    tolerance=FRACTION,
+    seed=SEED,
+)
 def greedy(
     model: nn.Module,
     data: Data,
@@ -198,10 +209,6 @@ class _Choice:
     def __init__(
         self, size: int, memory: int, confidence: float | None, tolerance: float, seed: int
     ) -> None:
-        if confidence is not None and not 0 < confidence < 1:
-            raise ValueError(f"confidence = {confidence}: must lie between 0 and 1")
-        if tolerance < 0:
-            raise ValueError(f"tolerance = {tolerance}: must not be negative")
         self.memory = memory
         self._size = size
         self._confidence = confidence

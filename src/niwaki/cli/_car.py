@@ -46,7 +46,7 @@ def car(
     ] = None,
     floor: Annotated[
         float | None,
-        r.SHARE,
+        r.FRACTION,
         typer.Option(
             help="With --greedy: stop before the accuracy on the images of the search falls below "
             "this.",

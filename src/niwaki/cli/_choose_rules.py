@@ -10,11 +10,12 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._outputs import signed
 from niwaki.cli._prune import hold_out
 from niwaki.cli._prune_options import Common
 from niwaki.cli._spread import Listed, numbers
 from niwaki.errors import NiwakiError
-from niwaki.ownership import MARKER, sign
+from niwaki.ownership import MARKER
 
 if TYPE_CHECKING:
     from niwaki.pruning import Choice
@@ -76,20 +77,21 @@ def choose_rules(
     shown = o.console(common.as_json)
     shown.print(f"{len(few)} reference images, {len(held)} validation images")
     shown.print(f"{'trial':>5} {'area':>7} {'seconds':>8}  settings")
-    found = choose(
-        loaded.model,
-        in_memory(few),
-        validation=in_memory(held),
-        trials=trials,
-        keep=keep,
-        of=of,
-        steps=steps,
-        per_cost=span,
-        seed=common.seed,
-        folder=out,
-        batch_size=common.batch_size,
-        callback=lambda trial: shown.print(str(trial)),
-    )
+    with signed(out, _FILES):
+        found = choose(
+            loaded.model,
+            in_memory(few),
+            validation=in_memory(held),
+            trials=trials,
+            keep=keep,
+            of=of,
+            steps=steps,
+            per_cost=span,
+            seed=common.seed,
+            folder=out,
+            batch_size=common.batch_size,
+            callback=lambda trial: shown.print(str(trial)),
+        )
     if common.as_json:
         best = {"folder": str(out), "criterion": _text(found, out), "best": found.best.number}
         typer.echo(json.dumps({**best, **found.to_json()}, indent=2))
@@ -121,5 +123,3 @@ def _prepare(out: Path, model: str, data: str, common: o.Common) -> None:
     if common.force:
         (out / "choice.json").unlink(missing_ok=True)
         discard(out / "trials")
-    out.mkdir(parents=True, exist_ok=True)
-    sign(out, _FILES)

@@ -46,13 +46,14 @@ def compare(
 
     The titles say what the network predicts, how sure it is, and what the image shows.
     """
-    from niwaki.report import contact_sheet
+    from niwaki.report import contact_sheet, is_diverging
 
     if out.suffix.lower() != ".png":
         raise NiwakiError(f"{out}: the picture is a PNG; give --out a name that ends in .png")
     if out.is_dir():
         raise NiwakiError(f"--out {out} is a folder; give the path of a PNG file")
     common.check_output(out, model, images)
+    is_diverging(colours)  # is known, or says so
     chosen = list(dict.fromkeys(method or by_default()))
     loaded = common.load(model)
     found_images = common.images(images, loaded)

@@ -14,10 +14,12 @@ from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._heatmaps import pick
+from niwaki.cli._outputs import signed
 from niwaki.errors import NiwakiError
-from niwaki.ownership import MARKER, foreign, sign
+from niwaki.ownership import MARKER, foreign
 
 if TYPE_CHECKING:
+    from niwaki.data import Images
     from niwaki.pruning import Comparison, Contender, Outcome
 
 __all__ = ["compare_criteria"]
@@ -113,31 +115,49 @@ def compare_criteria(
     )
     if not test.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
+    _check_count(count, loaded, test)
     judged = test if limit is None else pick(test, limit, common.seed, data).subset
     shown = o.console(common.as_json)
     sizes = sorted(set(per_class or [10]))
     shown.print(f"{len(chosen)} criteria, {sizes} reference images per class, {seeds} draws")
     schedule = {"steps": steps, "per_step": per_step}
-    found = compare(
-        loaded.model,
-        training,
-        chosen,
-        test=in_memory(judged, description="reading test images"),
-        references=sizes,
-        seeds=range(common.seed, common.seed + seeds),
-        keep=keep,
-        of=of,
-        folder=out / "runs",
-        batch_size=common.batch_size,
-        callback=lambda run: shown.print(_line(run, of, keep)),
-        **{name: value for name, value in schedule.items() if value is not None},
-    )
-    _write(out, found, count, f"{Path(model).name} on {Path(data).name}, without fine-tuning")
+    with signed(out, _FILES):
+        found = compare(
+            loaded.model,
+            training,
+            chosen,
+            test=in_memory(judged, description="reading test images"),
+            references=sizes,
+            seeds=range(common.seed, common.seed + seeds),
+            keep=keep,
+            of=of,
+            folder=out / "runs",
+            batch_size=common.batch_size,
+            callback=lambda run: shown.print(_line(run, of, keep)),
+            **{name: value for name, value in schedule.items() if value is not None},
+        )
+        _write(out, found, count, f"{Path(model).name} on {Path(data).name}, without fine-tuning")
     if common.as_json:
         typer.echo(json.dumps({"folder": str(out), "table": found.rows()}, indent=2))
         return
     shown.print(str(found))
     shown.print(f"area: mean accuracy between {keep:.0%} and 100 % of the {of} kept; wrote {out}")
+
+
+def _check_count(count: int | None, loaded: o.Loaded, test: Images) -> None:
+    """Refuse sets of more units than there are, before the work is done rather than after it."""
+    import torch
+
+    from niwaki.criteria import hidden_layers
+    from niwaki.data import batches
+
+    if count is None:
+        return
+    device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
+    example = next(iter(batches(test, 1, device)))[0]
+    units = sum(layer.units for layer in hidden_layers(loaded.model, example))
+    if count > units:
+        raise NiwakiError(f"--count {count}: the network has {units} units in its hidden layers")
 
 
 def _contender(text: str) -> Contender:
@@ -159,8 +179,6 @@ def _prepare(out: Path, model: str, data: str, files: list[str], common: o.Commo
     common.check_output(out, model, data, files=files, goes_on=ours)
     if common.force and out.exists():
         discard(out / "runs")
-    out.mkdir(parents=True, exist_ok=True)
-    sign(out, _FILES)
 
 
 def _line(run: Outcome, of: Literal["units", "params", "macs"], keep: float) -> str:

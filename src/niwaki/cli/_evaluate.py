@@ -15,6 +15,7 @@ import typer
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, by_default, pick, table
+from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,6 +95,11 @@ def evaluate(
         "batch_size": common.batch_size,
     }
     side = region or min(9, max(1, picked.data.preprocessing.size // 8))
+    if side > picked.data.preprocessing.size:
+        raise NiwakiError(
+            f"--region {side}: the images have a side of {picked.data.preprocessing.size} pixels, "
+            "and a region is a part of it"
+        )
     per_step, steps = _schedule(ceil(picked.data.preprocessing.size / side) ** 2, share, steps)
     perturb = partial(
         perturbation_curves,

@@ -10,6 +10,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._fits import check_fits
 from niwaki.cli._outputs import check_output
 from niwaki.cli._spread import Listed, numbers
 from niwaki.errors import DataError, NiwakiError
@@ -70,6 +71,7 @@ def export(
         trust=trust,
     )
     shape = _given(input_shape) if input_shape else _known(model, loaded)
+    check_fits(loaded.model, shape, 1)
     models.export(loaded.model, out, shape, format=format_)
     if as_json:
         about = {"file": str(out), "format": format_, "input_shape": list(shape)}

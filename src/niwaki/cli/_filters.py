@@ -14,6 +14,7 @@ import typer
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import pick, table
+from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
     from niwaki.filters import Diversity, Enrichment, Profile
@@ -75,17 +76,20 @@ def filters(
     Writes a page with all filters, to be opened in a browser (index.html), and the numbers
     (filters.csv, filters.json).
     """
-    from niwaki import car
+    from niwaki import attribution, car, models
     from niwaki import filters as rooms
     from niwaki.data import in_memory
     from niwaki.report import filter_gallery, save_filters
     from niwaki.runs import digest, open_run
 
     common.check_output(out, model, data, files=[pruned] if pruned else [])
+    if pruned is not None and not models.is_saved(pruned):
+        raise NiwakiError(f"--pruned {pruned}: is no folder of a pruned network")
     work = common.workplace(out)
     loaded = common.load(model)
     every = common.images(data, loaded)
     loaded = loaded.named_by(every)
+    attribution.create(method, loaded.model)  # so that a wrong name does not come out at the end
     picked = pick(every, limit, common.seed, data)
     preprocessing = picked.data.preprocessing
     images = in_memory(picked.subset, description="reading")

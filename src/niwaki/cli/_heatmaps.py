@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from niwaki.errors import NiwakiError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -131,7 +133,7 @@ def explain_images(
     import torch
 
     from niwaki import attribution, models
-    from niwaki.data import batches, check_labels
+    from niwaki.data import batches
     from niwaki.models import fingerprint
     from niwaki.propagation import per_class
     from niwaki.runs import digest, open_run
@@ -146,8 +148,10 @@ def explain_images(
 
     def explain(batch: Tensor) -> dict[str, Tensor]:
         output = models.respond(judged, batch)
-        if target is not None:
-            check_labels(torch.tensor([target]), output.shape[1])
+        if target is not None and target >= output.shape[1]:
+            raise NiwakiError(
+                f"--target {target}: the network has {output.shape[1]} outputs, numbered from 0"
+            )
         heatmaps = {f"by {name}": how.attribute(batch, target) for name, how in made.items()}
         return {"inputs": batch, "outputs": output, **heatmaps}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from niwaki import ranges as r
+from niwaki.cli._fits import check_fits
 from niwaki.cli._outputs import check_output
 from niwaki.cli._spread import Listed, Written, numbers, spread
 from niwaki.errors import DataError, ModelError, NiwakiError
@@ -67,7 +68,7 @@ Weights = Annotated[
 ]
 Classes = Annotated[
     int | None,
-    r.COUNT.but(high=100_000, why="the last layer alone would not fit into memory"),
+    r.CLASSES,
     typer.Option(help="Number of classes to build the network with.", show_default=False),
 ]
 Outputs = Annotated[
@@ -193,10 +194,12 @@ class Machine:
             torch.set_num_threads(threads)
         try:
             found = torch.device(device)
-            torch.empty(1, device=found)
+            float(torch.ones(1, device=found))  # some devices, such as meta, hold no numbers
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise NiwakiError(f"device {device!r} cannot be used: {reason}") from error
+            raise NiwakiError(
+                f"--device {device}: cannot be used: {reason}; cpu is there always"
+            ) from error
         return cls(found)
 
 
@@ -239,6 +242,7 @@ class Common:
             resize=self.resize,
             mean=self.mean,
             std=self.std,
+            seed=self.seed,
         )
 
     def check_output(
@@ -267,7 +271,15 @@ class Common:
 
     def images(self, spec: str, loaded: Loaded, split: str = "test") -> Images:
         """Open the images that a spec names, prepared for the model."""
-        return load_images(spec, loaded, split=split, outputs=self.outputs)
+        found = load_images(spec, loaded, split=split, outputs=self.outputs)
+        made = found.preprocessing
+        shape = made.channels, made.size, made.size
+        known = check_fits(loaded.model, shape, min(self.batch_size, max(1, len(found))))
+        if self.outputs is not None and known is not None and max(found.targets) >= max(known, 2):
+            raise NiwakiError(
+                f"--outputs {self.outputs}: the network has {known} outputs, numbered from 0"
+            )
+        return found
 
 
 def _nothing_removed() -> Plan:
@@ -329,8 +341,14 @@ def load_model(
     resize: int | None = None,
     mean: str | None = None,
     std: str | None = None,
+    seed: int = 0,
 ) -> Loaded:
-    """Build the model that a spec names, with its preprocessing (flags overrule)."""
+    """Build the model that a spec names, with its preprocessing (flags overrule).
+
+    Weights that are drawn at random follow from the seed.
+    """
+    import torch
+
     from niwaki import models
 
     if models.is_saved(spec):
@@ -338,7 +356,9 @@ def load_model(
     elif architecture is not None:
         raise ModelError(f"--architecture goes with the folder of a pruned network, not {spec!r}")
     else:
-        model = models.build(spec, weights=weights, classes=classes)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = models.build(spec, weights=weights, classes=classes)
         loaded = Loaded(
             model,
             models.preprocessing(spec, weights),

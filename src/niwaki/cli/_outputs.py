@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from niwaki.errors import NiwakiError
-from niwaki.ownership import check_apart, check_replaceable
+from niwaki.ownership import MARKER, check_apart, check_replaceable, sign
 
-__all__ = ["check_output"]
+__all__ = ["check_output", "signed"]
 
 _SCHEMES = ("torchvision", "timm")
 
@@ -51,6 +52,22 @@ def check_output(
         raise NiwakiError(f"{out} exists; choose another with --out, or replace it: --force")
     if out.is_dir() or not out.suffix:
         check_replaceable(out.resolve())
+
+
+@contextmanager
+def signed(out: Path, files: Iterable[str]) -> Iterator[None]:
+    """Mark a folder as ours while it is filled bit by bit; if nothing comes of it, it is gone."""
+    made = [place for place in (out, *out.parents) if not place.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    sign(out, files)
+    try:
+        yield
+    except BaseException:
+        if made and {path.name for path in out.iterdir()} <= {MARKER}:
+            (out / MARKER).unlink(missing_ok=True)
+            for place in made:
+                place.rmdir()
+        raise
 
 
 def _model(spec: str | None) -> list[Path]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Subset
 
+    from niwaki.criteria import Criterion
     from niwaki.data import Images
     from niwaki.pruning import Pruned, Step
     from niwaki.runs import Workplace
@@ -62,15 +63,13 @@ def prune(
     images. Writes the weights, the plan, the trajectory and its plot; the folder is a MODEL again.
     Finished steps are kept in OUT.run until then: the same command goes on from there.
     """
-    from niwaki import criteria, models, pruning
+    from niwaki import models, pruning
     from niwaki.data import batches, in_memory, references
     from niwaki.report import plot_trajectories
 
     common.check_output(out, model, data, files=named_files(criterion))
     work = common.workplace(out)
-    seed = common.seed
-    name, chosen = parse_criterion(criterion)
-    made = criteria.create(name, **{**({"seed": seed} if name == "random" else {}), **chosen})
+    seed, made = common.seed, _made(criterion, common.seed)
     tune, limits = tuning.settings(seed), limiting.options()
     loaded = common.load(model)
     test = common.images(data, loaded)
@@ -120,6 +119,13 @@ def prune(
         curves = {criterion: pruned.trajectory}
         plot_trajectories(finished / "trajectory.png", curves, heading=model)
     _report(whole, before, after, len(example), out, common.as_json)
+
+
+def _made(text: str, seed: int) -> Criterion:
+    from niwaki import criteria
+
+    name, chosen = parse_criterion(text)
+    return criteria.create(name, **{**({"seed": seed} if name == "random" else {}), **chosen})
 
 
 def _prices(loaded: o.Loaded, example: Tensor, work: Workplace) -> dict[str, float]:

@@ -9,6 +9,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
     from niwaki.pruning import FineTune
@@ -112,18 +113,26 @@ class Limiting:
             "ignore": self.ignore or [],
             "min_units": self.min_units,
             "round_to": self.round_to,
-            "ceilings": dict(map(_ceiling, self.ceiling or [])),
+            "ceilings": _ceilings(self.ceiling or []),
             "recalibrate": self.recalibrate,
             "compensate": self.compensate,
         }
 
 
-def _ceiling(text: str) -> tuple[str, float]:
-    layer, _, share = text.rpartition("=")
-    try:
-        return layer or "*", float(share)
-    except ValueError:
-        raise ValueError(f"--ceiling {text!r}: expected 0.5 or LAYER=0.5") from None
+def _ceilings(given: list[str]) -> dict[str, float]:
+    """Read 0.5 or LAYER=0.5, each layer once."""
+    found: dict[str, float] = {}
+    for text in given:
+        layer, _, share = text.rpartition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            raise NiwakiError(f"--ceiling {text!r}: expected 0.5 or LAYER=0.5") from None
+        r.FRACTION.check("--ceiling", value)
+        if (layer or "*") in found:
+            raise NiwakiError(f"--ceiling {text!r}: there is one already for {layer or 'all'}")
+        found[layer or "*"] = value
+    return found
 
 
 @dataclass(frozen=True)
@@ -142,9 +151,9 @@ class Tuning:
     ] = "sgd"
     lr: Annotated[float, r.LEARNING_RATE, typer.Option(help="Learning rate.")] = 0.01
     momentum: Annotated[float, r.BELOW_ONE, typer.Option(help="Momentum of SGD.")] = 0.9
-    weight_decay: Annotated[
-        float, r.FRACTION, typer.Option(help="Weight decay of fine-tuning.")
-    ] = 5e-4
+    weight_decay: Annotated[float, r.DECAY, typer.Option(help="Weight decay of fine-tuning.")] = (
+        5e-4
+    )
     lr_schedule: Annotated[
         Literal["cosine", "step", "constant"], typer.Option(help="How the learning rate falls.")
     ] = "cosine"

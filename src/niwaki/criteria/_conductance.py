@@ -13,6 +13,7 @@ from niwaki.criteria._registry import register
 from niwaki.criteria._starts import one_hot
 from niwaki.errors import DataError
 from niwaki.propagation import Layer, Operation, gradient, propagate
+from niwaki.ranges import PIXELS, STEPS, checked
 
 __all__ = ["Conductance"]
 
@@ -54,6 +55,7 @@ class _PathSums(UnitSums):
             self.add(operation, per_sample(operation, product))
 
 
+@checked(steps=STEPS, baseline=PIXELS)
 @register("integrated_gradients")
 class Conductance(Criterion):
     """Mean over samples of |integrated gradients through a unit| (Dhamdhere et al. 2019).

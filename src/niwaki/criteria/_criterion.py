@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
+from niwaki.criteria._scores import NORMALISATIONS
 from niwaki.data import Data
 from niwaki.errors import ModelError
 from niwaki.propagation import Layer, Operation, per_class, unit_dimension
@@ -36,6 +37,10 @@ class Criterion(ABC):
 
     def __init__(self, *, normalise: str | None = None) -> None:
         self.normalise = self.default_normalise if normalise is None else normalise
+        if self.normalise not in NORMALISATIONS:
+            raise ValueError(
+                f"normalise = {normalise!r} is not one of {', '.join(map(repr, NORMALISATIONS))}"
+            )
 
     def prepared(self, model: nn.Module, data: Data, batch_size: int) -> Criterion:
         """Return the criterion ready for this network and these reference samples.

@@ -25,6 +25,7 @@ from niwaki.propagation import (
     propagate,
     unit_dimension,
 )
+from niwaki.ranges import TOLERANCE, checked
 
 __all__ = ["Relevance"]
 
@@ -51,6 +52,7 @@ class _RelevanceSums(UnitSums):
             self.add(operation, size.sum(0) if dimension else size)  # 0: a single sample
 
 
+@checked(max_loss=TOLERANCE)
 @register("lrp")
 class Relevance(Criterion):
     """Relevance that reaches a unit, summed over space and samples (Yeom et al. 2021, eq. 3).

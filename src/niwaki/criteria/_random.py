@@ -12,10 +12,12 @@ from niwaki.accumulation import Totals
 from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._registry import register
 from niwaki.propagation import Layer
+from niwaki.ranges import SEED, checked
 
 __all__ = ["Random"]
 
 
+@checked(seed=SEED)
 @register("random")
 class Random(Criterion):
     """Uniform random scores: what any criterion must beat.

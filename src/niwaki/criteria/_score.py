@@ -16,10 +16,12 @@ from niwaki.data import Data, batches, check_labels
 from niwaki.errors import ModelError, NothingToPruneError
 from niwaki.models import class_outputs, fingerprint, home
 from niwaki.propagation import Layer, trace
+from niwaki.ranges import BATCH, checked
 
 __all__ = ["fingerprint", "hidden_layers", "score", "scored"]
 
 
+@checked(batch_size=BATCH)
 def score(
     model: nn.Module,
     data: Any,

@@ -15,10 +15,12 @@ from niwaki.criteria._weight_criteria import create_weight_criterion
 from niwaki.data import Data
 from niwaki.errors import ModelError
 from niwaki.propagation import Layer, trace
+from niwaki.ranges import BATCH, checked
 
 __all__ = ["score_weights"]
 
 
+@checked(batch_size=BATCH)
 def score_weights(
     model: nn.Module,
     data: Data,

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from niwaki.errors import DataError
+from niwaki.ranges import FRACTION, INDEX, SEED, checked
 
 __all__ = ["ARTEFACTS", "Planted", "plant"]
 
@@ -39,6 +40,7 @@ class Planted:
     mask: Array
 
 
+@checked(on=INDEX, share=FRACTION, elsewhere=FRACTION, seed=SEED)
 def plant(
     pixels: Array,
     labels: Array,

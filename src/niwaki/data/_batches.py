@@ -12,6 +12,7 @@ from niwaki.data._images import Images
 from niwaki.data._tensors import as_tensor
 from niwaki.errors import DataError
 from niwaki.progress import track
+from niwaki.ranges import BATCH, checked
 
 __all__ = ["Data", "Place", "as_dataset", "batches", "check_labels", "count"]
 
@@ -19,6 +20,7 @@ Data: TypeAlias = DataLoader[Any] | Dataset[Any] | tuple[Tensor, Tensor]
 Place: TypeAlias = torch.device | str | Tensor | None
 
 
+@checked(batch_size=BATCH)
 def batches(
     data: Data,
     batch_size: int = 32,

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from niwaki.data._batches import batches
+from niwaki.ranges import NATURAL, checked
 
 __all__ = ["in_memory"]
 
 
+@checked(limit=NATURAL)
 def in_memory(
     data: Dataset[Any], *, limit: int = 2**30, description: str | None = None
 ) -> Dataset[Any] | tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from niwaki.data._images import Images
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.data._read import in_mode, read_image
 from niwaki.errors import DataError
+from niwaki.ranges import NATURAL, SEED, SIDE, SOME, checked
 
 __all__ = ["Patches", "cut_patches", "read_points"]
 
@@ -103,6 +104,7 @@ def read_points(path: str | Path) -> tuple[Array, list[str]]:
         raise DataError(f"{path} is no list of cells with x, y and type: {error!r}") from error
 
 
+@checked(size=SIDE, least=NATURAL, per_image=SOME, seed=SEED)
 def cut_patches(
     folder: str | Path,
     *,

@@ -12,12 +12,14 @@ from torchvision.transforms import functional as tvf
 
 from niwaki.data._read import in_mode
 from niwaki.errors import DataError
+from niwaki.ranges import FEW, PIXELS, SIDE, checked
 
 __all__ = ["Preprocessing"]
 
 _MODES = {1: "L", 3: "RGB"}
 
 
+@checked(size=SIDE, resize=SIDE, mean=PIXELS, std=PIXELS.but(low=0, open_low=True), channels=FEW)
 @dataclass(frozen=True)
 class Preprocessing:
     """Resize, centre crop, scale to [0, 1] and normalise, as torchvision's presets do it.

@@ -9,10 +9,12 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from niwaki.data._batches import as_dataset
 from niwaki.data._images import Images
 from niwaki.errors import DataError
+from niwaki.ranges import SEED, SOME, checked
 
 __all__ = ["references"]
 
 
+@checked(per_class=SOME, seed=SEED)
 def references(
     data: Dataset[Any] | tuple[Tensor, Tensor], per_class: int, seed: int
 ) -> Subset[Any]:

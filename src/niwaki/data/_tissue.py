@@ -22,6 +22,7 @@ from niwaki.data._preprocessing import Preprocessing
 from niwaki.data._registry import register
 from niwaki.data._tissue_layout import NUCLEI, Layout, lay_out
 from niwaki.errors import DataError
+from niwaki.ranges import FACTOR, FRACTION, ROUNDS, SEED, checked
 
 __all__ = ["NUCLEI", "TISSUE", "Tissue", "draw_tissue"]
 
@@ -92,6 +93,7 @@ class Tissue:
         return Images(partial(_nth, shown), self.labels.tolist(), CLASSES, preprocessing or TISSUE)
 
 
+@checked(count=ROUNDS, seed=SEED, centred=FRACTION, necrosis=FRACTION, stain_variation=FACTOR)
 def draw_tissue(
     count: int,
     seed: int = 0,

@@ -7,10 +7,12 @@ from torch import nn
 from niwaki import models
 from niwaki.data import Data, batches, check_labels
 from niwaki.propagation import check_logit
+from niwaki.ranges import BATCH, checked
 
 __all__ = ["accuracy"]
 
 
+@checked(batch_size=BATCH)
 def accuracy(
     model: nn.Module, data: Data, *, batch_size: int = 128, description: str | None = None
 ) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.propagation import trace
+from niwaki.ranges import ROUNDS, checked
 
 __all__ = ["Cost", "cost", "latency", "seconds_per_mac"]
 
@@ -55,6 +56,7 @@ def cost(model: nn.Module, inputs: Tensor) -> Cost:
     return Cost(units, params, sum(layer.macs for layer in layers))
 
 
+@checked(repeats=ROUNDS, warm_up=ROUNDS.but(low=0))
 def latency(model: nn.Module, inputs: Tensor, *, repeats: int = 20, warm_up: int = 3) -> float:
     """Median seconds of a forward pass on these inputs, with the threads that torch is set to.
 
@@ -76,6 +78,7 @@ def latency(model: nn.Module, inputs: Tensor, *, repeats: int = 20, warm_up: int
     return median(seconds[warm_up:])
 
 
+@checked(repeats=ROUNDS, warm_up=ROUNDS.but(low=0))
 def seconds_per_mac(
     model: nn.Module, inputs: Tensor, *, repeats: int = 20, warm_up: int = 3
 ) -> dict[str, float]:

@@ -22,6 +22,7 @@ from niwaki.evaluation._explainers import (
 )
 from niwaki.evaluation._regions import Grid, Pooling, Replacement, ranks, replaced
 from niwaki.progress import track
+from niwaki.ranges import BATCH, SEED, SIDE, SOME, STEPS, checked
 
 __all__ = ["Order", "Score", "perturbation_curves"]
 
@@ -31,6 +32,7 @@ MOST_STEPS = 100
 _Measured: TypeAlias = "tuple[str | None, Order, Tensor]"
 
 
+@checked(regions=SIDE, steps=STEPS, regions_per_step=SOME, seed=SEED, batch_size=BATCH)
 def perturbation_curves(
     model: nn.Module,
     data: Data,

@@ -23,6 +23,7 @@ from niwaki.evaluation._explainers import (
 )
 from niwaki.evaluation._similarity import rank_correlation, structural_similarity
 from niwaki.progress import track
+from niwaki.ranges import BATCH, SEED, SOME, checked
 
 __all__ = ["Mode", "Randomisation", "randomisation_test"]
 
@@ -80,6 +81,7 @@ class Randomisation:
         return f"Randomisation({self.method}, {count}: rank correlation {self.similarity()})"
 
 
+@checked(layers=SOME, seed=SEED, batch_size=BATCH)
 def randomisation_test(
     model: nn.Module,
     data: Data,

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.evaluation._explainers import Methods, factories, tolerant
+from niwaki.ranges import ROUNDS, checked
 
 __all__ = ["seconds_per_image"]
 
 
+@checked(repeats=ROUNDS)
 def seconds_per_image(
     model: nn.Module, inputs: Tensor, methods: Methods, *, repeats: int = 3
 ) -> dict[str, float]:

@@ -13,10 +13,12 @@ from niwaki.filters._diversity import Diversity, correlation, diversity
 from niwaki.filters._gather import chosen_layers
 from niwaki.filters._reach import reach
 from niwaki.filters._responses import Responses, products
+from niwaki.ranges import BATCH, checked
 
 __all__ = ["layer_diversity"]
 
 
+@checked(batch_size=BATCH)
 def layer_diversity(
     model: nn.Module,
     data: Data,

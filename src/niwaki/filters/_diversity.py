@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from niwaki.ranges import CORRELATION, checked
+
 __all__ = ["Diversity", "correlation", "diversity", "twins"]
 
 
@@ -83,6 +85,7 @@ def diversity(correlated: Tensor) -> Diversity:
     )
 
 
+@checked(threshold=CORRELATION)
 def twins(correlated: Tensor, threshold: float = 0.9) -> list[list[int]]:
     """List for each unit those whose answers correlate above a threshold, the closest first."""
     others = correlated.clone().fill_diagonal_(-1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import comb
 
 from niwaki.pruning import Plan
+from niwaki.ranges import SOME, checked
 
 __all__ = ["Enrichment", "combined", "enrichment", "removal_order"]
 
@@ -41,6 +42,7 @@ class Enrichment:
         )
 
 
+@checked(among=SOME, first=SOME)
 def enrichment(
     order: Sequence[tuple[str, int]], marked: Iterable[tuple[str, int]], among: int, first: int
 ) -> Enrichment:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from niwaki.errors import DataError, PropagationError
 from niwaki.filters._reach import reach
 from niwaki.propagation import Operation
+from niwaki.ranges import SIDE, checked
 
 __all__ = ["Field", "receptive_fields"]
 
@@ -72,6 +73,7 @@ class Field:
         return f"Field({height} x {width} pixels, every {self.stride[0]}, {positions})"
 
 
+@checked(shape=SIDE)
 def receptive_fields(
     model: nn.Module, shape: Sequence[int], layers: Sequence[str]
 ) -> dict[str, Field]:

@@ -27,11 +27,13 @@ from niwaki.filters._served import Served, served
 from niwaki.filters._strongest import Strongest
 from niwaki.progress import track
 from niwaki.propagation import Layer, propagate
+from niwaki.ranges import BATCH, PATCHES, checked
 from niwaki.runs import Folder, Part, described, digest, open_run
 
 __all__ = ["chosen_layers", "profile", "relevance_method"]
 
 
+@checked(patches=PATCHES, batch_size=BATCH)
 def profile(
     model: nn.Module,
     data: Data,

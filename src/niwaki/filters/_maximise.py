@@ -15,6 +15,7 @@ from niwaki.filters._lookup import to_inputs
 from niwaki.filters._reach import Places, reach
 from niwaki.filters._responses import Responses
 from niwaki.progress import track
+from niwaki.ranges import BATCH, INDEX, SEED, SIDE, STEPS, checked
 
 __all__ = ["maximise"]
 
@@ -23,6 +24,7 @@ _FALL = 1.5  # power of the frequency by which coefficients are weighted down
 _START = 0.01  # standard deviation of the spectrum at the start
 
 
+@checked(filters=INDEX, steps=STEPS, jitter=SIDE.but(low=0), batch_size=BATCH, seed=SEED)
 def maximise(
     model: nn.Module,
     layer: str,

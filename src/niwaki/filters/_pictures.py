@@ -17,6 +17,7 @@ from niwaki.filters._maximise import maximise
 from niwaki.filters._profile import LayerProfile
 from niwaki.filters._reach import Places, reach
 from niwaki.filters._strongest import Strongest
+from niwaki.ranges import PATCHES, SEED, SIDE, STEPS, checked
 
 __all__ = ["Patches", "FilterPictures", "crop", "pictures"]
 
@@ -67,6 +68,7 @@ class FilterPictures:
     weights: Tensor | None
 
 
+@checked(count=PATCHES, largest=SIDE, steps=STEPS.but(low=0), seed=SEED)
 def pictures(
     model: nn.Module,
     data: Data,

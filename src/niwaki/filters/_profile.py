@@ -13,6 +13,7 @@ from niwaki.filters._diversity import Diversity, diversity, twins
 from niwaki.filters._fields import Field
 from niwaki.filters._served import Served
 from niwaki.filters._strongest import Strongest
+from niwaki.ranges import CORRELATION, checked
 
 __all__ = ["LayerProfile", "Profile"]
 
@@ -80,6 +81,7 @@ class LayerProfile:
     def __len__(self) -> int:
         return len(self.active)
 
+    @checked(threshold=CORRELATION)
     def twins(self, threshold: float = 0.9) -> list[list[int]]:
         """List for each filter those whose answers correlate above a threshold."""
         return twins(self.correlation, threshold)

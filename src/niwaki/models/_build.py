@@ -9,10 +9,12 @@ from niwaki.data import Preprocessing
 from niwaki.errors import ModelError
 from niwaki.models import _importing, _timm, _torchvision
 from niwaki.models._weights import load_weights
+from niwaki.ranges import CLASSES, checked
 
 __all__ = ["build", "class_names", "is_saved", "preprocessing"]
 
 
+@checked(classes=CLASSES)
 def build(
     spec: str,
     *,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from niwaki.errors import ModelError, NiwakiError
 from niwaki.files import write_atomically
 from niwaki.models._check import check
+from niwaki.ranges import LENGTH, SEED, TOLERANCE, checked
 
 __all__ = ["Format", "export"]
 
@@ -25,6 +26,7 @@ Format = Literal["onnx", "program"]
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
 
+@checked(input_shape=LENGTH, tolerance=TOLERANCE, seed=SEED)
 def export(
     model: nn.Module,
     path: str | Path,

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from niwaki.propagation.operation import Operation
 from niwaki.propagation.rules import Rule
+from niwaki.ranges import FACTOR, checked
 
 __all__ = ["BetaSmooth", "Rescale"]
 
 
+@checked(beta=FACTOR.but(open_low=True))
 @dataclass(frozen=True)
 class BetaSmooth(Rule):
     """The derivative of a softplus in place of the ReLU's (Dombrowski et al. 2019).

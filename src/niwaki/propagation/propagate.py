@@ -23,6 +23,7 @@ from niwaki.propagation.observers import Observer
 from niwaki.propagation.operation import Operation
 from niwaki.propagation.rules import Gradient
 from niwaki.propagation.watch import Watch
+from niwaki.ranges import TOLERANCE, checked
 
 __all__ = ["Propagated", "check_inputs", "forward", "propagate"]
 
@@ -49,6 +50,7 @@ class Propagated:
     operations: list[Operation]
 
 
+@checked(max_loss=TOLERANCE)
 def propagate(
     model: nn.Module,
     inputs: Tensor,

@@ -20,6 +20,7 @@ from niwaki.propagation.transport import (
     positive_part,
     transport,
 )
+from niwaki.ranges import FACTOR, PIXELS, SMALL, checked
 
 __all__ = [
     "AlphaBeta",
@@ -73,6 +74,7 @@ class Rule(ABC):
         return f"{type(self).__name__}({values})"
 
 
+@checked(epsilon=SMALL)
 @dataclass(frozen=True)
 class Epsilon(Rule):
     """LRP-epsilon: shares in proportion to the contributions (Bach et al. 2015, eq. 58).
@@ -98,6 +100,7 @@ class Epsilon(Rule):
         return transport(operation, [term], relevance, self.epsilon, positive=positive)
 
 
+@checked(stabilizer=SMALL)
 @dataclass(frozen=True)
 class ZPlus(Rule):
     """Only contributions above zero count (Montavon et al. 2017; alpha 1, beta 0).
@@ -124,6 +127,7 @@ class ZPlus(Rule):
         return transport(operation, terms, relevance, self.stabilizer, positive=True)
 
 
+@checked(alpha=FACTOR, beta=FACTOR, stabilizer=SMALL)
 @dataclass(frozen=True)
 class AlphaBeta(Rule):
     """Contributions above and below zero, weighted by alpha and -beta (Bach et al. 2015, eq. 60).
@@ -181,6 +185,7 @@ class AlphaBeta(Rule):
         return tuple(share.add_(other) for share, other in zip(shares, less, strict=True))
 
 
+@checked(low=PIXELS, high=PIXELS, stabilizer=SMALL)
 @dataclass(frozen=True)
 class ZBox(Rule):
     """For an input that lives in a box, such as pixels (Montavon et al. 2017, section 4.2).
@@ -223,6 +228,7 @@ def _fill(inputs: tuple[Tensor, ...], value: float | tuple[float, ...]) -> tuple
     return tuple(torch.full_like(x, value) for x in inputs)
 
 
+@checked(stabilizer=SMALL)
 @dataclass(frozen=True)
 class Flat(Rule):
     """Every input that reaches an output gets the same share (Lapuschkin et al. 2019).

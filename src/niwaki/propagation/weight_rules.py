@@ -16,10 +16,12 @@ from niwaki.propagation.transport import (
     positive_part,
     transport,
 )
+from niwaki.ranges import FACTOR, SMALL, checked
 
 __all__ = ["Gamma", "Norm", "WSquare"]
 
 
+@checked(stabilizer=SMALL)
 @dataclass(frozen=True)
 class WSquare(Rule):
     """Shares in proportion to the squared weights, whatever the inputs (Montavon et al. 2017).
@@ -46,6 +48,7 @@ class WSquare(Rule):
         return transport(operation, [term], relevance, self.stabilizer, positive=True, weigh=False)
 
 
+@checked(gamma=FACTOR, stabilizer=SMALL)
 @dataclass(frozen=True)
 class Gamma(Rule):
     """Contributions of the output's own sign count more (Montavon et al. 2019).
@@ -128,6 +131,7 @@ def _part(part: object, value: Tensor) -> Tensor:
     return found
 
 
+@checked(stabilizer=SMALL)
 @dataclass(frozen=True)
 class Norm(Rule):
     """Shares in proportion to the inputs, for operations without parameters (zennit's ``Norm``).

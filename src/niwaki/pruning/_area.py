@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from niwaki.pruning._budget import Of
 from niwaki.pruning._trajectory import Trajectory
+from niwaki.ranges import FRACTION, SHARE, checked
 
 __all__ = ["accuracy_at", "area"]
 
 
+@checked(between=FRACTION)
 def area(
     trajectory: Trajectory, of: Of = "macs", between: tuple[float, float] = (0.3, 1.0)
 ) -> float:
@@ -34,6 +36,7 @@ def area(
     return float(((accuracies[1:] + accuracies[:-1]) / 2 * np.diff(at)).sum() / (high - low))
 
 
+@checked(share=SHARE)
 def accuracy_at(trajectory: Trajectory, share: float, of: Of = "macs") -> float:
     """Accuracy at a share of the cost, interpolated between the steps.
 

@@ -20,12 +20,14 @@ from niwaki.pruning._budget import Of
 from niwaki.pruning._choice import Choice, Trial, depth_groups, same_settings
 from niwaki.pruning._prune import PER_COST, prune
 from niwaki.pruning._rule_search import RuleSearch, Span, check_optuna
+from niwaki.ranges import BATCH, EXPONENT, INSIDE, SEED, STEPS, checked
 from niwaki.runs import Run, described, digest, open_run
 from niwaki.schema import rebuild
 
 __all__ = ["choose_rules"]
 
 
+@checked(trials=STEPS, keep=INSIDE, steps=STEPS, per_cost=EXPONENT, seed=SEED, batch_size=BATCH)
 def choose_rules(
     model: nn.Module,
     data: Data,
@@ -173,6 +175,6 @@ def _span(per_cost: float | Span) -> Span:
     if isinstance(per_cost, (int, float)):
         per_cost = (float(per_cost), float(per_cost))
     low, high = map(float, per_cost)
-    if not 0 <= low <= high < float("inf"):
-        raise ValueError(f"per_cost = {per_cost}: from 0 up, the smaller one first")
+    if low > high:
+        raise ValueError(f"per_cost = {per_cost}: the smaller one comes first")
     return low, high

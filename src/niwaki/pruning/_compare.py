@@ -25,11 +25,13 @@ from niwaki.pruning._outcome import Outcome
 from niwaki.pruning._prune import prune
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._trajectory import Step, Trajectory
+from niwaki.ranges import BATCH, INSIDE, SEED, SOME, checked
 from niwaki.runs import Folder, Run, described, digest, open_run
 
 __all__ = ["compare"]
 
 
+@checked(references=SOME, seeds=SEED, keep=INSIDE, batch_size=BATCH)
 def compare(
     model: nn.Module,
     data: Dataset[Any] | tuple[Tensor, Tensor],

@@ -11,6 +11,7 @@ from niwaki.pruning._agreement import Agreement, agreement
 from niwaki.pruning._area import accuracy_at, area
 from niwaki.pruning._budget import Of
 from niwaki.pruning._outcome import Outcome
+from niwaki.ranges import FRACTION, SHARE, SOME, checked
 from niwaki.schema import Anything, ListOf, MapOf, Record, check
 
 __all__ = ["Comparison", "Summary"]
@@ -88,6 +89,7 @@ class Comparison:
                 if runs:
                     yield label, references, runs
 
+    @checked(between=FRACTION)
     def areas(self, of: Of = "macs", between: tuple[float, float] | None = None) -> list[Summary]:
         """Area under accuracy against cost, divided by its width: a mean accuracy.
 
@@ -109,6 +111,7 @@ class Comparison:
             for label, references, runs in self.cells()
         ]
 
+    @checked(share=SHARE)
     def accuracies(self, share: float, of: Of = "macs") -> list[Summary]:
         """Accuracy at a share of the cost, interpolated between the steps."""
         return [
@@ -126,6 +129,7 @@ class Comparison:
                 found.append((label, references, means))
         return found
 
+    @checked(count=SOME)
     def agreement(self, count: int | None = None) -> list[Agreement]:
         """Compare the rankings within contenders (over seeds) and between them (same seed).
 

@@ -10,6 +10,7 @@ from math import ceil, gcd
 from torch import nn
 
 from niwaki.pruning._coupling import Group
+from niwaki.ranges import FRACTION, UNITS, checked
 
 __all__ = ["Limits"]
 
@@ -36,6 +37,7 @@ class Limits:
     channels: dict[str, int] = field(default_factory=dict)
 
     @classmethod
+    @checked(min_units=UNITS, round_to=UNITS, ceilings=FRACTION)
     def of(
         cls,
         model: nn.Module,
@@ -51,10 +53,6 @@ class Limits:
         ValueError
             For numbers out of range, or names that fit no layer.
         """
-        if min_units < 1:
-            raise ValueError(f"min_units = {min_units}: every layer keeps at least one unit")
-        if round_to < 1:
-            raise ValueError(f"round_to = {round_to}: widths are multiples of 1 or more")
         names = [ignore] if isinstance(ignore, str) else ignore
         widths = _widths(model)
         ignored = [layer for name in names for layer in _matching(widths, name, "ignore", model)]
@@ -64,8 +62,6 @@ class Limits:
             ceilings = {"*": ceilings}
         channels: dict[str, int] = {}
         for name, share in ceilings.items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"ceilings: {share} for {name!r} must lie from 0 to 1")
             for layer in _matching(widths, name, "ceilings", model):
                 # The small subtraction only mends rounding: 0.1 * 30 > 3.
                 channels[layer] = ceil((1 - share) * widths[layer] - 1e-9)

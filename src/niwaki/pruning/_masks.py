@@ -12,12 +12,14 @@ from torch.nn.utils import prune as torch_prune
 
 from niwaki.criteria import Scores
 from niwaki.errors import ModelError
+from niwaki.ranges import INSIDE, UNITS, checked
 
 __all__ = ["Over", "mask_weights", "masked", "place", "select_weights"]
 
 Over = Literal["network", "layer"]
 
 
+@checked(keep=INSIDE, min_weights=UNITS.but(low=0))
 def select_weights(
     scores: Scores,
     keep: float,
@@ -53,7 +55,7 @@ def select_weights(
     ValueError
         For options out of range.
     """
-    check_options(keep, over, min_weights)
+    check_over(over)
     ranked: dict[str, Tensor] = {}
     for layer, values in scores.items():
         flat = values.flatten().clone()
@@ -146,11 +148,7 @@ def place(model: nn.Module, layer: str) -> tuple[str, str]:
     )
 
 
-def check_options(keep: float, over: str, min_weights: int) -> None:
-    """Refuse options out of range."""
-    if not 0 < keep < 1:
-        raise ValueError(f"keep = {keep}: the share to keep must lie between 0 and 1")
+def check_over(over: str) -> None:
+    """Refuse what weights cannot be ranked over."""
     if over not in ("network", "layer"):
         raise ValueError(f"over = {over!r} is neither 'network' nor 'layer'")
-    if min_weights < 0:
-        raise ValueError(f"min_weights = {min_weights}: must not be negative")

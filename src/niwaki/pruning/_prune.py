@@ -30,7 +30,19 @@ from niwaki.pruning._saved import shapes
 from niwaki.pruning._schedule import Schedule, targets
 from niwaki.pruning._states import keep_state, latest_state
 from niwaki.pruning._trajectory import Step, Trajectory
-from niwaki.pruning._tune import FineTune
+from niwaki.pruning._tune import FineTune, check_precision
+from niwaki.ranges import (
+    BATCH,
+    EXPONENT,
+    FRACTION,
+    INSIDE,
+    PER_STEP,
+    PRICE,
+    SHARE,
+    STEPS,
+    UNITS,
+    checked,
+)
 from niwaki.runs import Folder, described, digest, open_run
 
 __all__ = ["PER_COST", "prune"]
@@ -38,6 +50,18 @@ __all__ = ["PER_COST", "prune"]
 PER_COST = 0.6
 
 
+@checked(
+    keep=INSIDE,
+    prices=PRICE,
+    steps=STEPS,
+    per_step=PER_STEP,
+    floor=SHARE,
+    per_cost=EXPONENT,
+    min_units=UNITS,
+    round_to=UNITS,
+    ceilings=FRACTION,
+    batch_size=BATCH,
+)
 def prune(
     model: nn.Module,
     data: Data,
@@ -165,11 +189,11 @@ def prune(
     shares = targets(keep, steps, per_step, schedule)
     if of not in ("units", "params", "macs"):
         raise ValueError(f"of = {of!r} is not one of 'units', 'params', 'macs'")
-    if not per_cost >= 0:
-        raise ValueError(f"per_cost = {per_cost}: an exponent of the cost is 0 or more")
     if prices is not None and of != "macs":
         raise ValueError(f"prices are those of MACs: they do not go with of = {of!r}")
     _check_tuning(floor, validation, tune)
+    if isinstance(tune, FineTune):
+        check_precision(tune.precision, next((p.device for p in model.parameters()), None))
     limits = Limits.of(model, ignore, min_units, round_to, ceilings)
     made = create(criterion, **options)
     models.check(model)
@@ -269,8 +293,6 @@ def _settings(job: Job, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_tuning(floor: float | None, validation: Data | None, tune: Tune | None) -> None:
-    if floor is not None and not 0 < floor <= 1:
-        raise ValueError(f"floor = {floor}: an accuracy lies between 0 and 1")
     if floor is not None and validation is None:
         raise ValueError(f"floor = {floor} needs validation data to measure the accuracy on")
     if isinstance(tune, FineTune):
@@ -335,8 +357,9 @@ def _check_reach(job: Job, model: nn.Module, keep: float) -> dict[str, str]:
     if all(len(group) <= left for group, left in zip(groups, lowest, strict=True)):
         raise NothingToPruneError(
             f"{type(model).__name__} has nothing to prune: no hidden layer has more than "
-            f"{least} unit(s) that may go. Convolutions and linear layers must be modules "
-            "(nn.Conv2d, nn.Linear) for channels to be removed" + _because(coupling.kept)
+            f"{least} unit(s) that may go{_more(job.limits)}. Convolutions and linear layers "
+            "must be modules (nn.Conv2d, nn.Linear) for channels to be removed"
+            + _because(coupling.kept)
         )
     remains = _cost_of(lowest, model, job, groups)
     # A floor stops where it stops: then the target is only the furthest that is tried.

@@ -18,6 +18,7 @@ from niwaki.models import home
 from niwaki.pruning._follow import Followed, follow
 from niwaki.pruning._plan import Removal
 from niwaki.pruning._surgery import doomed
+from niwaki.ranges import BATCH, checked
 
 __all__ = ["compensate", "has_batch_norms", "recalibrate"]
 
@@ -30,6 +31,7 @@ def has_batch_norms(model: nn.Module) -> bool:
     return bool(_norms(model))
 
 
+@checked(batch_size=BATCH)
 def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 128) -> None:
     """Measure the running statistics of all batch norms anew, in one pass without labels.
 
@@ -132,6 +134,7 @@ def _dealt(data: Data, batch_size: int) -> Data:
     return DataLoader(dataset, batch_sampler=dealt)
 
 
+@checked(batch_size=BATCH)
 def compensate(
     model: nn.Module,
     example: Tensor,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from math import ceil, log
 from typing import Literal
 
+from niwaki.ranges import INSIDE, PER_STEP, STEPS, checked
+
 __all__ = ["Schedule", "targets"]
 
 Schedule = Literal["equal", "geometric"]
 
 
+@checked(keep=INSIDE, steps=STEPS, per_step=PER_STEP)
 def targets(
     keep: float, steps: int | None, per_step: float | None, schedule: Schedule = "equal"
 ) -> list[float]:
@@ -32,21 +35,16 @@ def targets(
     ValueError
         For values out of range, or both `steps` and `per_step`.
     """
-    if not 0 < keep < 1:
-        raise ValueError(f"keep = {keep}: the share to keep must lie between 0 and 1")
     if schedule not in ("equal", "geometric"):
         raise ValueError(f"schedule = {schedule!r} is neither 'equal' nor 'geometric'")
     if steps is not None and per_step is not None:
         raise ValueError("give steps or per_step, not both")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps = {steps}: must be at least 1")
     share = 0.05 if per_step is None else per_step
-    if not 0 < share < 1:
-        raise ValueError(f"per_step = {share}: must lie between 0 and 1")
     if schedule == "geometric":
         if steps is not None:
             return [keep ** (i / steps) for i in range(1, steps)] + [keep]
         steps = ceil(log(keep) / log(1 - share) - 1e-9)
+        STEPS.check(f"keep = {keep} and per_step = {share} make steps =", steps)
         return [(1 - share) ** i for i in range(1, steps)] + [keep]
     if steps is not None:
         return [1 - (1 - keep) * i / steps for i in range(1, steps)] + [keep]

@@ -21,10 +21,33 @@ from niwaki.evaluation import accuracy
 from niwaki.processes import check_alone
 from niwaki.progress import track
 from niwaki.propagation import check_logit
+from niwaki.ranges import (
+    BATCH,
+    BELOW_ONE,
+    DECAY,
+    EPOCHS,
+    FRACTION,
+    LEARNING_RATE,
+    SEED,
+    TEMPERATURE,
+    checked,
+)
 
 __all__ = ["Epoch", "FineTune", "fine_tune"]
 
 
+@checked(
+    epochs=EPOCHS,
+    lr=LEARNING_RATE,
+    momentum=BELOW_ONE,
+    weight_decay=DECAY,
+    batch_size=BATCH,
+    label_smoothing=BELOW_ONE,
+    distil=FRACTION,
+    temperature=TEMPERATURE,
+    patience=EPOCHS,
+    seed=SEED,
+)
 @dataclass(frozen=True)
 class FineTune:
     """How a network is fine-tuned.
@@ -75,29 +98,12 @@ class FineTune:
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {known}")
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value < high:
-                raise ValueError(f"{name} = {value}: must be at least {low} and below {high}")
-        if self.lr == 0 or self.temperature == 0:
-            raise ValueError("lr and temperature must be above 0")
 
 
 _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("cosine", "step", "constant"),
     "precision": ("auto", "no", "bf16", "fp16"),
-}
-_RANGES = {
-    "epochs": (1, math.inf),
-    "lr": (0, math.inf),
-    "momentum": (0, 1),
-    "weight_decay": (0, math.inf),
-    "batch_size": (1, math.inf),
-    "label_smoothing": (0, 1),
-    "distil": (0, 1 + 1e-12),
-    "temperature": (0, math.inf),
-    "patience": (1, math.inf),
 }
 
 
@@ -343,8 +349,7 @@ class _Precision:
     def __init__(self, wanted: str, device: torch.device) -> None:
         if wanted == "auto" and device.type == "cuda":
             wanted = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        if wanted == "fp16" and device.type == "cpu":
-            raise ValueError("precision = 'fp16' needs a GPU; on a CPU take 'bf16' or 'no'")
+        check_precision(wanted, device)
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(wanted)
         self._device = device.type
         self._scaler = torch.amp.GradScaler(device.type, enabled=wanted == "fp16")
@@ -366,3 +371,9 @@ def _optimizer(trained: list[nn.Parameter], settings: FineTune) -> torch.optim.O
     return torch.optim.SGD(
         trained, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
+
+
+def check_precision(wanted: str, device: torch.device | None) -> None:
+    """Refuse a precision that the device does not have."""
+    if wanted == "fp16" and (device is None or device.type == "cpu"):
+        raise ValueError("precision = 'fp16' needs a GPU; on a CPU take 'bf16' or 'no'")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from niwaki import models
 from niwaki.criteria import Criterion, Scores, create_weight_criterion, score_weights
 from niwaki.data import Data, batches, check_same_classes
-from niwaki.errors import NothingToPruneError
+from niwaki.errors import NiwakiError, NothingToPruneError
 from niwaki.evaluation import accuracy, warn_near_chance
 from niwaki.propagation import trace
-from niwaki.pruning._masks import Over, check_options, mask_weights, place, select_weights
+from niwaki.pruning._masks import Over, check_over, mask_weights, place, select_weights
 from niwaki.pruning._saved import shapes
 from niwaki.pruning._sparse import PrunedWeights, WeightStep, WeightTrajectory
+from niwaki.ranges import BATCH, INSIDE, UNITS, WEIGHT_STEPS, checked
 from niwaki.runs import Folder, described, digest, open_run
 
 __all__ = ["prune_weights"]
@@ -27,6 +28,7 @@ _LAST = "last"
 MOST_STEPS = 255  # the step in which a weight went is kept in a byte
 
 
+@checked(keep=INSIDE, steps=WEIGHT_STEPS, min_weights=UNITS.but(low=0), batch_size=BATCH)
 def prune_weights(
     model: nn.Module,
     data: Data,
@@ -97,14 +99,13 @@ def prune_weights(
     >>> print(pruned.trajectory)
     >>> pruned.save("sparse")
     """
-    check_options(keep, over, min_weights)
-    if not 1 <= steps <= MOST_STEPS:
-        raise ValueError(f"steps = {steps}: must lie between 1 and {MOST_STEPS}")
+    check_over(over)
     made = create_weight_criterion(criterion, **options)
     models.check(model)
     check_same_classes(data, test, "the reference and the test images")
     example = next(iter(batches(data, 1, models.home(model))))[0][:1]
     gone = _nothing_gone(model, example, ignore)
+    _check_reach({layer: at.numel() for layer, at in gone.items()}, keep, min_weights)
     rows: list[WeightStep] = []
 
     def identity() -> dict[str, Any]:
@@ -167,6 +168,19 @@ def prune_weights(
         shapes(model),
         {"granularity": "weights", "criterion": repr(made), "keep": keep, "over": over},
     )
+
+
+def _check_reach(weights: Mapping[str, int], keep: float, min_weights: int) -> None:
+    """Refuse a share that cannot be met, as too many weights stay in every layer."""
+    whole = sum(weights.values())
+    least = sum(min(min_weights, count) for count in weights.values())
+    # One weight in each layer is what keeps it from being cut through, however small the share.
+    if least > max(round(keep * whole), len(weights)):
+        raise NiwakiError(
+            f"keep = {keep:.3g} of the weights cannot be reached: with min_weights = {min_weights} "
+            f"left in each of {len(weights)} layers, {least / whole:.3g} remain. Keep more, or ask "
+            "for fewer in every layer"
+        )
 
 
 def _nothing_gone(model: nn.Module, example: Tensor, ignore: Sequence[str]) -> dict[str, Tensor]:

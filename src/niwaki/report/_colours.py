@@ -8,6 +8,8 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from torch import Tensor
 
+from niwaki.ranges import FRACTION, PERCENT, POSITIVE, checked
+
 __all__ = ["colour", "colour_range", "is_diverging", "overlay", "picture"]
 
 _DIVERGING = (
@@ -17,6 +19,7 @@ DIVERGING = frozenset([*_DIVERGING.split(), "vanimo"])
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
+@checked(percentile=PERCENT, limit=POSITIVE)
 def colour(
     heatmap: Tensor,
     *,
@@ -63,6 +66,7 @@ def colour(
     return pixels
 
 
+@checked(percentile=PERCENT)
 def colour_range(heatmaps: Tensor, *, percentile: float = 99.5, absolute: bool = False) -> float:
     """Return the value that gets the full colour when several heatmaps share a scale.
 
@@ -76,6 +80,7 @@ def colour_range(heatmaps: Tensor, *, percentile: float = 99.5, absolute: bool =
     return _largest(np.stack([_flat(heatmap, absolute) for heatmap in heatmaps]), percentile)
 
 
+@checked(opacity=FRACTION, percentile=PERCENT, limit=POSITIVE)
 def overlay(
     image: Tensor,
     heatmap: Tensor,
@@ -109,8 +114,6 @@ def overlay(
     ValueError
         As `colour` does, and for an opacity out of range or sizes that differ.
     """
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity={opacity}; it must lie between 0 and 1")
     if image.shape[-2:] != heatmap.shape[-2:]:
         raise ValueError(
             f"image {tuple(image.shape)} and heatmap {tuple(heatmap.shape)} differ in size"
@@ -154,16 +157,12 @@ def _strength(
 ) -> NDArray[np.float64]:
     """Relevance of each pixel in units of the full colour, from -1 to 1."""
     values = _flat(heatmap, absolute)
-    if limit is not None and limit <= 0:
-        raise ValueError(f"limit={limit}; it must be above 0")
     largest = _largest(values, percentile) if limit is None else limit
     scaled: NDArray[np.float64] = np.clip(values / largest, -1, 1)
     return scaled
 
 
 def _largest(values: NDArray[np.float64], percentile: float) -> float:
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile={percentile}; it must lie above 0 and up to 100")
     sizes = np.abs(values)
     return float(np.percentile(sizes, percentile)) or float(sizes.max()) or 1.0
 

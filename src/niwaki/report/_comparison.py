@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from niwaki.pruning import Agreement, Comparison
+from niwaki.ranges import STEPS, checked
 from niwaki.report._figures import save_figure
 
 __all__ = ["plot_agreement", "plot_comparison", "plot_removed"]
@@ -20,6 +21,7 @@ _WITH_BANDS = 8  # of more, they hide each other
 _WORDS = {"macs": "multiply-accumulates", "params": "parameters", "units": "units"}
 
 
+@checked(points=STEPS)
 def plot_comparison(
     path: str | Path,
     comparison: Comparison,

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from niwaki.pruning import Trajectory
+from niwaki.ranges import FRACTION, checked
 from niwaki.report._figures import save_figure
 
 __all__ = ["plot_trajectories"]
@@ -16,6 +17,7 @@ _MARKERS = "osD^vP*X<>"
 _WORDS = {"macs": "multiply-accumulates", "params": "parameters", "units": "units"}
 
 
+@checked(chance=FRACTION)
 def plot_trajectories(
     path: str | Path,
     trajectories: Mapping[str, Trajectory],

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from niwaki.ranges import FRACTION, PERCENT, checked
 from niwaki.report._colours import colour, colour_range, is_diverging, overlay, picture
 from niwaki.report._figures import save_figure
 
@@ -20,6 +21,7 @@ _CELL = 1.55  # inches
 _GAP = 0.05
 
 
+@checked(percentile=PERCENT, opacity=FRACTION)
 def contact_sheet(
     path: str | Path,
     images: Tensor,
