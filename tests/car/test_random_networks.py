@@ -112,7 +112,7 @@ def drawn(shape, seed, samples):
 def test_the_index_is_physical_removal(shape, seed, samples, batch_size, data):
     model, images, labels = drawn(shape, seed, samples)
     found = index(model, (images, labels), batch_size=batch_size)
-    assert {layer.path for layer in found.values()} <= {"spliced", "masked"}
+    assert {layer.path for layer in found.values()} <= {"spliced", "removed", "masked"}
     units = [(name, unit) for name in found for unit in range(len(found[name]))]
     for name, unit in data.draw(st.lists(st.sampled_from(units), min_size=1, max_size=4)):
         layer = found[name]
@@ -135,7 +135,9 @@ def test_the_search_removes_what_the_index_ranks_first(shape, seed, samples):
     network = copy.deepcopy(model)
     for row in rows:
         found = index(network, (images, labels))
-        name, unit = next(pair for pair in found.ranking() if found[pair[0]].path != "masked")
+        name, unit = next(
+            pair for pair in found.ranking() if found[pair[0]].path not in ("cut", "masked")
+        )
         channels = found[name].units[unit]
         assert (row["layer"], tuple(row["channels"])) == (name, channels)
         operate(network, images[:2], [Removal(name, channels)])

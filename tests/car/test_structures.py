@@ -64,7 +64,11 @@ def test_the_search_removes_what_can_go(name):
     network = copy.deepcopy(model)
     for row in pruned.settings["removals"]:
         found = index(network, (images, labels))
-        can = [pair for pair in found.ranking() if found[pair[0]].paths[pair[1]] != "masked"]
+        can = [
+            pair
+            for pair in found.ranking()
+            if found[pair[0]].paths[pair[1]] not in ("cut", "masked")
+        ]
         layer, unit = can[0]
         assert (row["layer"], tuple(row["channels"])) == (layer, found[layer].units[unit])
         operate(network, images[:4], [Removal(layer, found[layer].units[unit])])

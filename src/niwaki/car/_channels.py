@@ -12,7 +12,7 @@ from niwaki.car._network import Network
 from niwaki.models.zoo import ShortcutA
 from niwaki.pruning import Group, Member
 
-__all__ = ["CHANNELWISE_NAMES", "NotFollowedError", "follow"]
+__all__ = ["CHANNELWISE_NAMES", "NotFollowedError", "follow", "reshaped"]
 
 NOBODY = -1  # the label of a channel that belongs to no unit of the group
 
@@ -195,7 +195,7 @@ def _passed(
     elif module is None and name in _CONCATENATIONS:
         found = _joined(network, node, labels)
     elif isinstance(module, nn.Flatten) or (module is None and name in _RESHAPES):
-        found = _reshaped(network.shapes[sources[0]], shape, labels[sources[0]])
+        found = reshaped(network.shapes[sources[0]], shape, labels[sources[0]])
     elif module is None and name in _REDUCTIONS:
         before = network.shapes[sources[0]]
         kept = shape[:1] == before[:1] and len(shape) in (1, len(before))
@@ -236,7 +236,8 @@ def _joined(network: Network, node: fx.Node, labels: dict[fx.Node, Tensor]) -> T
     return torch.cat([labels.get(part, none) for part, none in zip(parts, nobody, strict=True)])
 
 
-def _reshaped(before: tuple[int, ...], after: tuple[int, ...], labels: Tensor) -> Tensor | None:
+def reshaped(before: tuple[int, ...], after: tuple[int, ...], labels: Tensor) -> Tensor | None:
+    """Label what a reshape makes of labelled channels, if it leaves them in their order."""
     space = torch.Size(before[1:]).numel()
     if after == (before[0] * space,):  # flattened: each channel becomes its positions
         return labels.repeat_interleave(space)

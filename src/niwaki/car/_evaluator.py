@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from niwaki.car._channels import NotFollowedError
+from niwaki.car._cut import Cut
 from niwaki.car._look import Look
 from niwaki.car._network import Network, UntraceableError
 from niwaki.car._pairs import Pairs
@@ -34,7 +35,7 @@ _FEWEST = 8  # rows of a batch, however large they are, if memory allows
 _ALIVE = 4  # values as large as the largest that a whole pass may keep alive at once
 
 
-_Way: TypeAlias = Splice | Removed | Masked
+_Way: TypeAlias = Splice | Removed | Cut | Masked
 
 
 class Evaluator:
@@ -63,8 +64,9 @@ class Evaluator:
         masked layers.
     paths : list of str
         For each group: ``"spliced"``, only what follows the unit is computed anew; ``"removed"``,
-        whole passes of a physically pruned copy; ``"masked"``, whole passes in which a layer's
-        channel is zero.
+        whole passes of a physically pruned copy; ``"cut"``, whole passes of a network whose layer,
+        which pruning leaves alone, is cut where it stands; ``"masked"``, whole passes in which a
+        layer's channel is zero.
     image_bytes, kept_bytes : int
         Memory that a look takes per image while it is made, and afterwards.
 
@@ -94,7 +96,7 @@ class Evaluator:
         )
         found = [(g, way) for g, way in zip(groups, ways, strict=True) if way is not None]
         if masks is not None:
-            found += self._masked(masks, [group for group, _ in found])
+            found += self._masked(masks, [group for group, _ in found], example[:_PROBED])
             order = {layer: place for place, layer in enumerate(masks)}
             found.sort(key=lambda pair: min(order[m] for m in outputs(pair[0]) if m in order))
         self.groups = [group for group, _ in found]
@@ -232,15 +234,26 @@ class Evaluator:
     def _removed(self, group: Group) -> Removed:
         return Removed(self._model, self._example, group, self._memory // 4)
 
+    def _cut(self, layer: str, images: Tensor) -> Cut | Masked | None:
+        if self._network is not None:
+            with suppress(NotFollowedError):
+                return Cut(self._network, layer, images)
+        return None
+
     def _masked(
-        self, layers: Mapping[str, int], groups: Sequence[Group]
+        self, layers: Mapping[str, int], groups: Sequence[Group], images: Tensor
     ) -> list[tuple[Group, _Way]]:
-        """Mask the channels that no group has."""
+        """Cut or mask the channels that no group has."""
         found: list[tuple[Group, _Way]] = []
         for layer, channels in uncovered(groups, layers).items():
-            way = Masked(self._model, layer, channels)
-            if channels and way.works(self._example):
-                found.append((single(layer, channels), way))
+            if not channels:
+                continue
+            way = self._cut(layer, images) if len(channels) == layers[layer] else None
+            if way is None:
+                way = Masked(self._model, layer, channels)
+                if not way.works(self._example):
+                    continue
+            found.append((single(layer, channels), way))
         return found
 
     def _needed(self) -> set[fx.Node]:

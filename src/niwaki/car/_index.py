@@ -65,9 +65,10 @@ class LayerCar:
         The layers that lose outputs with it, this one among them.
     paths : tuple of str
         For each unit, how it was computed: ``"spliced"``, what follows the unit was computed anew;
-        ``"removed"``, whole passes of a physically pruned network; both are exact. ``"masked"``:
-        the layer cannot lose a unit, and its channel is zero instead, behind its norm and
-        activation.
+        ``"removed"``, whole passes of a physically pruned network; ``"cut"``, whole passes of a
+        network without the unit, which pruning would refuse to make; these are exact.
+        ``"masked"``: the layer cannot lose a unit, and its channel is zero instead, behind its
+        norm and activation.
     whole : Whole
         The network as it is.
     broken, mended : Tensor
