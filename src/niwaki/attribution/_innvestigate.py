@@ -28,6 +28,7 @@ from niwaki.propagation import (
     ZBox,
     ZPlus,
     base_rows,
+    first_rows,
 )
 
 __all__ = ["DeepTaylor", "Lrp"]
@@ -72,7 +73,7 @@ class Lrp(Propagating):
         )
         if first is not None:
             given = _first_rule(first)
-            rows = (Assign(given, kind=("convolution", "linear"), place="first"), *rows)
+            rows = (*first_rows(given), *rows)
         super().__init__(model, Composite("LRP", rows), start=start, max_loss=max_loss)
 
 
@@ -199,5 +200,4 @@ class BoundedDeepTaylor(DeepTaylor):
         max_loss: float | None = None,
     ) -> None:
         super().__init__(model, max_loss=max_loss)
-        box = Assign(ZBox(low, high, EXACT), kind=("convolution", "linear"), place="first")
-        self.composite = self.composite.with_rows(box)
+        self.composite = self.composite.with_rows(*first_rows(ZBox(low, high, EXACT)))

@@ -1,7 +1,7 @@
 """How a signal flows back through each operation, and which rule each operation gets."""
 
 from niwaki.propagation.binary import check_logit, per_class
-from niwaki.propagation.composites import Assign, Composite, base_rows
+from niwaki.propagation.composites import Assign, Composite, base_rows, first_rows
 from niwaki.propagation.gates import BetaSmooth, Rescale
 from niwaki.propagation.observers import Maps, Observer
 from niwaki.propagation.operation import KINDS, Kind, Operation
@@ -54,6 +54,7 @@ __all__ = [
     "epsilon_alpha2_beta1_flat",
     "epsilon_gamma_box",
     "excitation_backprop",
+    "first_rows",
     "guided_backprop",
     "load_composite",
     "per_class",

@@ -28,6 +28,16 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield from tensors_in(list(value.values()))
 
 
+_AUGMENTED = {
+    "iadd": "add",
+    "isub": "sub",
+    "imul": "mul",
+    "idiv": "div",
+    "itruediv": "div",
+    "ipow": "pow",
+}
+
+
 @dataclass
 class Call:
     """One call of a torch function.
@@ -51,6 +61,8 @@ class Call:
         dunder = name.startswith("__") and name.endswith("__")
         self.inplace = (name.endswith("_") and not dunder) or bool(self.kwargs.get("inplace"))
         self.name = name.strip("_")
+        if dunder and self.name in _AUGMENTED:  # x += y
+            self.name, self.inplace = _AUGMENTED[self.name], True
 
     def run(self) -> Any:
         """Do what was called, as it was called."""
@@ -74,7 +86,9 @@ class Call:
 
     def out_of_place(self) -> Callable[..., Any]:
         """Return the function that does the same and overwrites nothing."""
-        if not getattr(self.function, "__name__", "").endswith("_"):
+        name = getattr(self.function, "__name__", "")
+        plain = not name.endswith("_") or name.startswith("__")
+        if plain and name.strip("_") not in _AUGMENTED:
             return self.function
         homes = (home for home in (Tensor, torch, F) if hasattr(home, self.name))
         return getattr(next(homes), self.name)  # type: ignore[no-any-return]
@@ -110,6 +124,8 @@ class Tag:
         The batch norm that follows it as if it alone read it; see `Watch.separate`.
     owner : str
         Of a constant: the layer from whose parameters it was made, as by a parametrization.
+    carry : callable or None
+        In front of the first layer: how its bounds come from those of the network's input.
     """
 
     signal: bool
@@ -125,6 +141,7 @@ class Tag:
     uses: int = 0
     norm: Operation | None = None
     owner: str = ""
+    carry: Any = None
 
     @property
     def place(self) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 from niwaki.propagation.operation import KINDS, Kind, Operation
 from niwaki.propagation.rules import Gradient, Pass, Rule
 
-__all__ = ["Assign", "Composite", "base_rows"]
+__all__ = ["Assign", "Composite", "base_rows", "first_rows"]
 
 Place = Literal["any", "first", "last"]
 
@@ -124,3 +124,14 @@ def base_rows(sums: Rule, averages: Rule) -> tuple[Assign, ...]:
         Assign(averages, kind="average"),
         Assign(Gradient(), kind=("max_pool", "move")),
     )
+
+
+def first_rows(
+    rule: Rule, kind: Kind | tuple[Kind, ...] = ("convolution", "linear")
+) -> tuple[Assign, ...]:
+    """Return the rows that give the first layers a rule of their own.
+
+    A batch norm in front of them normalises the input, as a shift and a scale by hand would:
+    relevance passes.
+    """
+    return Assign(rule, kind, place="first"), Assign(Pass(), "batch_norm", place="first")

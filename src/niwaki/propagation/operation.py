@@ -67,13 +67,18 @@ class Operation:
     late : bool
         Whether its rule may change at the end of the forward pass, when the last layers are known.
     lost : Tensor or float
-        How much relevance its stabilizer has kept back, of each sample.
+        How much relevance its stabilizer has kept back, of each sample, with its sign.
+    lost_size : Tensor or float
+        The same with the absolute value of each unit: losses of both signs do not cancel.
     samples : int
         In the batch.
     wants_weights, weight_relevance : bool, Tensor or None
         Whether the relevance of the weights is to be noted, and what was noted.
     absorbed : pair of Tensor or None
         Scale and shift of the batch norm that follows this layer and is folded into it.
+    bounds : callable or None
+        Of a first layer, where it can be said: turns the smallest and the largest value of the
+        network's input, shape (1,) or (channels,), into those of what the layer reads.
     kept : tuple of Tensor or None
         The inputs, where only after the operation ran it showed that its rule needs them.
     """
@@ -93,10 +98,14 @@ class Operation:
     rule: Rule | None = None
     late: bool = False
     lost: Tensor | float = 0.0
+    lost_size: Tensor | float = 0.0
     samples: int = 1
     wants_weights: bool = False
     weight_relevance: Tensor | None = field(default=None, repr=False)
     absorbed: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    bounds: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = field(
+        default=None, repr=False
+    )
     kept: tuple[Tensor, ...] | None = field(default=None, repr=False)
     handle: Any = field(default=None, repr=False)
     edge: Any = field(default=None, repr=False)
@@ -107,11 +116,25 @@ class Operation:
         assert self.weight is not None
         return self.weight.shape[self.channel_dim] * (self.groups if self.channel_dim else 1)
 
+    def varying(self, x: Tensor) -> Tensor:
+        """Return ones where an input can vary, zeros where it is a constant, as padding is."""
+        ones = torch.ones_like(x)
+        if self.bounds is None:
+            return ones
+        low, high = self.bounds(x.new_zeros(1), x.new_ones(1))
+        varies = (low != high).to(x)
+        return varies if varies.any() else ones
+
     def per_sample(self, values: Tensor) -> Tensor:
         """Sum over everything but the samples; where those are not known, shared out equally."""
         if values.dim() and len(values) == self.samples:
             return values.flatten(1).sum(1) if values.dim() > 1 else values.clone()
         return (values.sum() / self.samples).repeat(self.samples)
+
+    def lose(self, relevance: Tensor) -> None:
+        """Note relevance of the output that does not reach the input, unit by unit."""
+        self.lost = self.lost + self.per_sample(relevance)
+        self.lost_size = self.lost_size + self.per_sample(relevance.abs())
 
     def note_weights(self, relevance: Tensor) -> None:
         """Add to the relevance of the layer's weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from niwaki.propagation.composites import Assign, Composite, base_rows
+from niwaki.propagation.composites import Assign, Composite, base_rows, first_rows
 from niwaki.propagation.gates import BetaSmooth, Rescale
 from niwaki.propagation.rules import (
     AlphaBeta,
@@ -104,8 +104,7 @@ def epsilon_plus_flat(
 ) -> Composite:
     """`epsilon_plus` with the flat rule in the first layer: zennit's ``EpsilonPlusFlat``."""
     rest = epsilon_plus(epsilon, stabilizer, sums=sums, bias=bias)
-    first = Assign(Flat(stabilizer), kind=("convolution", "linear"), place="first")
-    return replace(rest.with_rows(first), name="EpsilonPlusFlat")
+    return replace(rest.with_rows(*first_rows(Flat(stabilizer))), name="EpsilonPlusFlat")
 
 
 def gradient() -> Composite:
@@ -136,8 +135,7 @@ def epsilon_alpha2_beta1_flat(
 ) -> Composite:
     """`epsilon_alpha2_beta1` with the flat rule in the first layer: ``EpsilonAlpha2Beta1Flat``."""
     rest = epsilon_alpha2_beta1(epsilon, stabilizer, sums=sums, bias=bias)
-    first = Assign(Flat(stabilizer), kind=("convolution", "linear"), place="first")
-    return replace(rest.with_rows(first), name="EpsilonAlpha2Beta1Flat")
+    return replace(rest.with_rows(*first_rows(Flat(stabilizer))), name="EpsilonAlpha2Beta1Flat")
 
 
 def epsilon_gamma_box(
@@ -156,7 +154,8 @@ def epsilon_gamma_box(
     ----------
     low, high : float or tuple of float
         Smallest and largest value of the inputs, as the network gets them; a tuple gives one per
-        channel. The default fits images normalised to unit variance.
+        channel. A normalisation inside the network is allowed for. The default fits images
+        normalised to unit variance.
     gamma : float
         Of the gamma rule.
     epsilon, stabilizer, sums, bias
@@ -164,7 +163,7 @@ def epsilon_gamma_box(
     """
     rest = epsilon_plus(epsilon, stabilizer, sums=sums, bias=bias)
     rows = (
-        Assign(ZBox(low, high, stabilizer), kind="convolution", place="first"),
+        *first_rows(ZBox(low, high, stabilizer), kind="convolution"),
         Assign(Gamma(gamma, stabilizer, bias=bias), kind=("convolution", "batch_norm")),
     )
     return replace(rest.with_rows(*rows), name="EpsilonGammaBox")

@@ -85,7 +85,8 @@ def propagate(
         expensive step when only observers are interested.
     max_loss : float, optional
         Largest share of a sample's start relevance that may get lost in stabilizers and at units
-        that nothing contributes to; None: any. (What biases and a large epsilon absorb is meant.)
+        that nothing contributes to, absolute values added; None: any. (What biases and a large
+        epsilon absorb is meant.)
     conditions : mapping of str to sequence of int, optional
         Layer name to the units whose relevance alone goes on from there (concept-conditional
         relevance, Achtibat et al. 2023).
@@ -241,12 +242,11 @@ def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> 
     started = start.abs().flatten(1).sum(1)
     lost = torch.zeros_like(started)
     for operation in operations:
-        lost = lost + operation.lost
-    lost = lost.abs()
+        lost = lost + operation.lost_size
     share = torch.where(started > 0, lost / started, torch.zeros_like(started)).max()
     if share <= max_loss:
         return
-    worst = max(operations, key=lambda op: float(torch.as_tensor(op.lost).abs().sum()))
+    worst = max(operations, key=lambda op: float(torch.as_tensor(op.lost_size).sum()))
     raise PropagationError(
         f"{float(share):.1%} of the relevance gets lost on its way, most of it in {worst} "
         f"under {worst.rule}: its contributions are tiny beside the stabilizer, or units with "

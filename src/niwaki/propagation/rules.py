@@ -179,7 +179,7 @@ class AlphaBeta(Rule):
         terms = inhibiting(operation, inputs, weight, bias)
         terms = [terms[0]._replace(bias=bias), *terms[1:]] if both else terms
         if not terms:  # an average of inputs above zero: nothing inhibits
-            operation.lost = operation.lost - self.beta * operation.per_sample(relevance)
+            operation.lose(-self.beta * relevance)
             return shares
         less = transport(operation, terms, relevance * -self.beta, self.stabilizer)
         return tuple(share.add_(other) for share, other in zip(shares, less, strict=True))
@@ -193,7 +193,9 @@ class ZBox(Rule):
     Parameters
     ----------
     low, high : float or tuple of float
-        Smallest and largest possible value; a tuple gives one value per input channel.
+        Smallest and largest possible value; a tuple gives one value per input channel. In a first
+        layer they are those of the network's input, and are carried through what is done to it
+        before (a normalisation, padding, a resize).
     stabilizer : float
         Added to the denominator with its sign.
     """
@@ -208,24 +210,35 @@ class ZBox(Rule):
         """See `Rule.relevance`."""
         if operation.kind == "sum":
             raise PropagationError(f"{operation}: {self} needs one input, whose box it describes")
+        (x,) = inputs
+        low, high = self._bounds(operation, x)
         weight, _ = operation.parameters()  # the three shares of the bias cancel
         terms = [
             Term(inputs, weight, None),
-            Term(_fill(inputs, self.low), positive_part(weight), None, sign=-1),
+            Term((low,), positive_part(weight), None, sign=-1),
         ]
         if weight is not None:  # an operation without parameters has weights above zero only
-            high = _fill(inputs, self.high)
-            terms.append(Term(high, negative_part(weight), None, sign=-1))
+            terms.append(Term((high,), negative_part(weight), None, sign=-1))
         return transport(operation, terms, relevance, self.stabilizer)
 
-
-def _fill(inputs: tuple[Tensor, ...], value: float | tuple[float, ...]) -> tuple[Tensor, ...]:
-    if isinstance(value, tuple):
-        per_channel = inputs[0].new_tensor(value)
-        return tuple(
-            per_channel.view(-1, *[1] * (x.dim() - 2)).expand_as(x).contiguous() for x in inputs
-        )
-    return tuple(torch.full_like(x, value) for x in inputs)
+    def _bounds(self, operation: Operation, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the bounds of what the operation reads, of its shape."""
+        low, high = (x.new_tensor(v).view(-1) for v in (self.low, self.high))
+        if not operation.first:
+            shape = (-1, *[1] * (x.dim() - 2))
+            return low.view(shape).expand_as(x).clone(), high.view(shape).expand_as(x).clone()
+        if operation.bounds is None:
+            raise PropagationError(
+                f"{operation}: {self} gives the bounds of the network's input, and what is done to "
+                "it before this layer does not say which bounds come out. Take it out of the "
+                "network, or choose another rule for the first layer (Flat, WSquare)"
+            )
+        try:
+            return operation.bounds(low, high)
+        except RuntimeError:
+            raise PropagationError(
+                f"{operation}: the bounds of {self} do not fit the channels of the input"
+            ) from None
 
 
 @checked(stabilizer=SMALL)
@@ -245,7 +258,7 @@ class Flat(Rule):
         self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """See `Rule.relevance`."""
-        ones = tuple(torch.ones_like(x) for x in inputs)
+        ones = tuple(operation.varying(x) for x in inputs)
         weight = None if operation.weight is None else torch.ones_like(operation.weight)
         term = Term(ones, weight, None)
         return transport(operation, [term], relevance, self.stabilizer, positive=True, weigh=False)

@@ -52,7 +52,7 @@ def transport(
 
     With z the signed sum over the terms, an input of a term gets itself times the derivative of z
     in the direction ``relevance / (z + epsilon * sign(z))``, sign(0) being 1. What epsilon keeps
-    back is noted in ``operation.lost``: all of it where nothing contributes.
+    back is noted by ``operation.lose``: all of it where nothing contributes.
 
     Parameters
     ----------
@@ -88,10 +88,8 @@ def transport(
         z.add_(negative, alpha=-2 * epsilon)
     z = torch.div(relevance, z, out=z)
     if epsilon <= STABILIZER:  # a larger one is there to absorb
-        lost = operation.per_sample(z)
-        if negative is not None:
-            lost -= 2 * operation.per_sample(z * negative)
-        operation.lost = operation.lost + lost * epsilon
+        kept = z * epsilon
+        operation.lose(kept if negative is None else kept.where(~negative, -kept))
 
     flat = [x for xs in leaves for x in xs]
     directions = [z if term.sign > 0 else -z for term in terms]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from niwaki.errors import PropagationError
+from niwaki.propagation._bounds import Box, Carry, carried
 from niwaki.propagation._calls import Call, Tag, Tags, carries_gradient, tensors_in
 from niwaki.propagation._handlers import HANDLERS
 from niwaki.propagation.composites import Composite
@@ -103,6 +105,7 @@ class Watch(TorchFunctionMode):
         self.conditions = dict(conditions or {})
         self.wants_weights = wants_weights
         self._samples = 1
+        self._shape = torch.Size()
         self._unnamed: dict[int, Tensor] = {}
         self._model = model
         self._held: dict[int, tuple[Tensor, str]] = {}  # the tensors too: ids are used again
@@ -112,7 +115,8 @@ class Watch(TorchFunctionMode):
     def begin(self, signal: Tensor) -> Tensor:
         """Declare `signal`, which must require a gradient, to be the input."""
         self._samples = len(signal)
-        self.tags[signal] = Tag(signal=True)
+        self._shape = signal.shape
+        self.tags[signal] = Tag(signal=True, carry=_as_it_is)
         return signal
 
     def __torch_function__(
@@ -134,8 +138,24 @@ class Watch(TorchFunctionMode):
         handler = HANDLERS.get(call.name)
         if handler is None:
             return self.unknown(call, signals)
-        self.read(call, signals, [self.tags[t] for t in signals])
-        return handler(self, call)
+        tags = [self.tags[t] for t in signals]
+        self.read(call, signals, tags)
+        if any(tag.nearest for tag in tags):
+            return handler(self, call)
+        ways = {id(t): tag.carry for t, tag in zip(signals, tags, strict=True)}
+        carry = carried(call, ways, moves=handler is HANDLERS["view"])
+        result = handler(self, call)
+        self.carry(call.args[0] if call.name == "setitem" else result, carry)
+        return result
+
+    def carry(self, result: Any, carry: Carry | None) -> None:
+        """Remember how the bounds of a result come from those of the network's input."""
+        several = isinstance(result, (tuple, list))
+        for number, tensor in enumerate(result if several else [result]):
+            tag = self.tags.latest(tensor) if isinstance(tensor, Tensor) else None
+            if tag is not None and tag.signal and not tag.nearest:
+                one = functools.partial(_one_of, carry, number) if several and carry else carry
+                tag.carry = one
 
     def unfollowed(self, call: Call, signals: Sequence[Tensor]) -> Any:
         """Run a call under torch.no_grad(), from where the signal cannot go on."""
@@ -186,6 +206,10 @@ class Watch(TorchFunctionMode):
         tags = [self.tags[t] for t in signals]
         nearest = frozenset[Operation]().union(*(tag.nearest for tag in tags))
         known.setdefault("layer", Tag(signal=True, nearest=nearest).place)
+        if not nearest and tags[0].carry is not None:
+            known["bounds"] = functools.partial(
+                _bounds, tags[0].carry, self._shape, signals[0].dtype
+            )
         return Operation(
             name=call.name,
             input_shape=tuple(signals[0].shape),
@@ -344,6 +368,24 @@ class Watch(TorchFunctionMode):
             if self.composite.looks_at_last:
                 operation.rule = self.composite.rule(operation) or operation.rule
         return tag
+
+
+def _as_it_is(box: Box) -> Box:
+    return box
+
+
+def _one_of(carry: Carry, number: int, box: Box) -> Box:
+    low, high = carry(box)
+    return low[number], high[number]
+
+
+def _bounds(carry: Carry, shape: torch.Size, dtype: torch.dtype, low: Tensor, high: Tensor) -> Box:
+    """Carry bounds of the network's input, of one value or one per channel."""
+    with torch.no_grad():
+        ends = (end.to(dtype).view(1, -1, *[1] * (len(shape) - 2)) for end in (low, high))
+        box = tuple(end.expand(shape).contiguous() for end in ends)
+        low, high = carry((box[0], box[1]))
+    return low, high
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -43,7 +43,7 @@ class WSquare(Rule):
         """See `Rule.relevance`."""
         weight, bias = operation.parameters()
         bias = None if bias is None or not self.bias else bias.square()
-        ones = tuple(torch.ones_like(x) for x in inputs)
+        ones = tuple(operation.varying(x) for x in inputs)
         term = Term(ones, None if weight is None else weight.square(), bias)
         return transport(operation, [term], relevance, self.stabilizer, positive=True, weigh=False)
 
@@ -86,6 +86,7 @@ class Gamma(Rule):
         weight, bias = operation.parameters()
         with torch.no_grad():
             output = operation.function(inputs, weight, bias)
+        operation.lose(relevance.where(output == 0, 0.0))  # of no sign, so that nobody takes it
         bias = bias if self.bias else None
         shares = None
         for sign in (1, -1):
