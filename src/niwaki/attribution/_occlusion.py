@@ -59,11 +59,13 @@ class Occlusion(Method):
         """See `Method.attribute`."""
         inputs = check_inputs(self.model, inputs).detach()
         windows = list(self._windows(inputs))
-        with torch.no_grad():
+        # Drops are small differences of outputs: half precision, as under autocast, drowns them.
+        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
             output = respond(self.model, inputs)
             weights = select(output, target)
             whole = _chosen(output, weights)
-            drops, counts = torch.zeros_like(inputs), torch.zeros_like(inputs[0])
+            drops = torch.zeros_like(inputs, dtype=torch.float64)
+            counts = torch.zeros_like(inputs[0])
             step = max(1, self.internal_batch_size // len(inputs))
             for first in range(0, len(windows), step):
                 some = windows[first : first + step]
@@ -76,7 +78,7 @@ class Occlusion(Method):
                     drop = (whole - now[k]).view(-1, *[1] * (inputs.dim() - 1))
                     drops[_last(window)] += drop
                     counts[_last(window)] += 1
-        return drops / counts.clamp(min=1)
+        return (drops / counts.clamp(min=1)).to(inputs)
 
     def _windows(self, inputs: Tensor) -> Iterator[tuple[slice, ...]]:
         """Yield the windows that cover all of space, the last ones cut off at the border."""
@@ -102,7 +104,7 @@ def _last(window: tuple[slice, ...]) -> Any:
 
 
 def _chosen(output: Tensor, weights: Tensor) -> Tensor:
-    return (output * weights).flatten(1).sum(1)
+    return (output.double() * weights).flatten(1).sum(1)
 
 
 def _per_dimension(value: int | tuple[int, ...] | None, default: list[int]) -> list[int]:

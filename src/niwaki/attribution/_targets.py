@@ -96,6 +96,8 @@ def _with_column(target: Target, output: Tensor) -> Target:
 
 
 def _weights(output: Tensor, target: Tensor) -> Tensor:
+    if not torch.isfinite(target).all():
+        raise DataError("the target holds NaN or infinite values")
     try:
         return target.to(output).expand_as(output)
     except RuntimeError:

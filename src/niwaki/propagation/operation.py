@@ -146,9 +146,12 @@ class Operation:
         self.absorbed = (scale, shift)
 
     def parameters(self) -> tuple[Tensor | None, Tensor | None]:
-        """Weight and bias as the rule must use them: detached, the absorbed norm folded in."""
-        weight = None if self.weight is None else self.weight.detach()
-        bias = None if self.bias is None else self.bias.detach()
+        """Weight and bias as the rule must use them: detached, the absorbed norm folded in.
+
+        Those of half precision are given in single, as the inputs of a rule are.
+        """
+        weight = None if self.weight is None else _at_least_single(self.weight.detach())
+        bias = None if self.bias is None else _at_least_single(self.bias.detach())
         if self.absorbed is None or weight is None:
             return weight, bias
         scale, shift = self.absorbed
@@ -170,3 +173,7 @@ class Operation:
 
     def __str__(self) -> str:
         return f"{self.name} ({self.layer})"
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    return values.float() if values.dtype.itemsize < 4 else values

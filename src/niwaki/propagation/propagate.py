@@ -129,6 +129,7 @@ def propagate(
             for number, one in enumerate(starts, 1)
         ]
     watch.release()
+    _check_finite(relevance, found if to_input else [], watch.operations)
     if max_loss is not None:
         total = relevance.abs().sum(0) if several else relevance
         _check_evidence(output, total, watch.operations)
@@ -221,6 +222,21 @@ def _first_outputs(operations: list[Operation]) -> list[Any]:
     firsts = [op for op in operations if op.first and op.kind in ("convolution", "linear")]
     edges = [op.edge for op in firsts if op.edge is not None]
     return edges if len(edges) == len(firsts) else []
+
+
+def _check_finite(start: Tensor, found: Sequence[Tensor], operations: list[Operation]) -> None:
+    """Refuse numbers that are none, whatever made them."""
+    if not torch.isfinite(start).all():
+        raise DataError("the relevance to start with holds NaN or infinite values")
+    if all(bool(torch.isfinite(one).all()) for one in found):
+        return
+    dtype = found[0].dtype
+    raise PropagationError(
+        f"the heatmap holds NaN or infinite values ({dtype}): numbers on the way back grew too "
+        f"large, or a derivative is infinite (a root or a logarithm at zero). Operations: "
+        f"{', '.join(dict.fromkeys(op.name for op in operations))}"
+        + ("" if dtype == torch.float64 else ". Try the network and its inputs in more precision")
+    )
 
 
 def _check_evidence(output: Tensor, start: Tensor, operations: list[Operation]) -> None:

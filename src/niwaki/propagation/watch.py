@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,9 +52,13 @@ class _Ruled(torch.autograd.Function):
         operation: Operation = ctx.operation
         assert operation.rule is not None
         inputs = ctx.saved_tensors if operation.kept is None else operation.kept
+        dtype = relevance.dtype
+        if dtype.itemsize < 4 and operation.name != "prelu":  # stabilizers would be nothing there
+            inputs, relevance = tuple(x.float() for x in inputs), relevance.float()
         shares = operation.rule.relevance(operation, inputs, relevance)
         pairs = zip(shares, ctx.shapes, strict=True)
-        return (None, None, None, *(_fit(operation, share, shape) for share, shape in pairs))
+        fitted = (_fit(operation, share, shape).to(dtype) for share, shape in pairs)
+        return (None, None, None, *fitted)
 
 
 def _fit(operation: Operation, share: Tensor, shape: torch.Size) -> Tensor:
@@ -123,6 +128,11 @@ class Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Give the call to its handler if one of its arguments carries the signal."""
+        with _saved_as_usual():
+            return self.watched(func, args, kwargs)
+
+    def watched(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """See `__torch_function__`."""
         call = Call(func, args, kwargs or {})
         if call.name == "get" and not carries_gradient(result := call.run()):
             return result  # a property: its shape, its device
@@ -163,7 +173,8 @@ class Watch(TorchFunctionMode):
             raise PropagationError(
                 f"{call.name!r} ({self.tags[signals[0]].place}) runs under torch.no_grad(), where "
                 "the signal cannot be followed: take torch.no_grad() out of the forward, or "
-                "detach() what is meant to be constant"
+                "detach() what is meant to be constant; of activation checkpointing, take the form "
+                "use_reentrant=False"
             )
         return call.run()
 
@@ -256,6 +267,7 @@ class Watch(TorchFunctionMode):
         """Tag all differentiable tensors of a result as signals, and what they are views of."""
         for tensor in tensors_in(result):
             if tensor.requires_grad:
+                _check_derivative(tensor)
                 self.tags[tensor] = Tag(signal=True, **known)
                 base = tensor._base  # a constant until the signal was written into a part of it
                 if base is not None and base.requires_grad and not self._carries(base):
@@ -368,6 +380,35 @@ class Watch(TorchFunctionMode):
             if self.composite.looks_at_last:
                 operation.rule = self.composite.rule(operation) or operation.rule
         return tag
+
+
+@contextmanager
+def _saved_as_usual() -> Iterator[None]:
+    """Lift hooks on saved tensors, such as those of activation checkpointing.
+
+    That computes its tensors anew in the pass back, where nobody watches, and hands them to rules
+    in the order of an unwatched forward pass.
+    """
+    hooks: list[Any] = []
+    top: Any = torch._C._autograd._top_saved_tensors_default_hooks
+    while (hook := top(True)) is not None:
+        hooks.append(hook)
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+    try:
+        yield
+    finally:
+        for pack, unpack in reversed(hooks):
+            torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)
+
+
+def _check_derivative(tensor: Tensor) -> None:
+    """Refuse what autograd takes for differentiable and has no derivative for."""
+    if tensor.grad_fn is not None and "NotImplemented" in tensor.grad_fn.name():
+        raise PropagationError(
+            f"a tensor of shape {tuple(tensor.shape)} was made by an operation without a "
+            "derivative (a quantised layer, or a kernel of the model's own), so that nothing can "
+            "be sent back through it. Explain the network in floating point"
+        )
 
 
 def _as_it_is(box: Box) -> Box:
