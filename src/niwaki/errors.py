@@ -6,8 +6,10 @@ Each message says what happened, where, and what to do about it.
 __all__ = [
     "CompletenessWarning",
     "DataError",
+    "FallbackWarning",
     "KeptWarning",
     "LeftOutWarning",
+    "LostRelevanceError",
     "ModelError",
     "NearChanceWarning",
     "NiwakiError",
@@ -42,6 +44,10 @@ class PropagationError(NiwakiError):
     """An operation that carries the signal and has no rule, or cannot be watched."""
 
 
+class LostRelevanceError(PropagationError):
+    """Relevance that gets lost on its way, more than a method or criterion may lose."""
+
+
 class SoftmaxOutputError(PropagationError):
     """A network that ends in a softmax or sigmoid, whose relevance would be meaningless."""
 
@@ -72,6 +78,10 @@ class NearChanceWarning(UserWarning):
 
 class CompletenessWarning(UserWarning):
     """Heatmaps that should sum to a change of the output, and do not."""
+
+
+class FallbackWarning(UserWarning):
+    """A default that does not serve a network, and what was done instead."""
 
 
 class NoEvidenceWarning(UserWarning):

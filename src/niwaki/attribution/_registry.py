@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from niwaki.attribution._method import Method
+from niwaki.errors import NiwakiError
+from niwaki.spelling import split_options
 
 __all__ = ["create", "describe", "names", "register"]
 
@@ -34,7 +36,7 @@ def names() -> list[str]:
 
 def describe(name: str) -> str:
     """Return the first line of a method's documentation."""
-    return (_lookup(name).__doc__ or "").strip().splitlines()[0]
+    return (_lookup(split_options(name)[0]).__doc__ or "").strip().splitlines()[0]
 
 
 def create(name: str, model: nn.Module, **options: Any) -> Method:
@@ -43,7 +45,7 @@ def create(name: str, model: nn.Module, **options: Any) -> Method:
     Parameters
     ----------
     name : str
-        One of `names`.
+        One of `names`; with options as in ``"smoothgrad:samples=8,sigma=0.1"``.
     model : nn.Module
         In evaluation mode. It is read, never changed.
     **options
@@ -52,11 +54,18 @@ def create(name: str, model: nn.Module, **options: Any) -> Method:
     Raises
     ------
     ValueError
-        For a name that does not exist.
+        For a name that does not exist, or text with an option that the method does not have.
     TypeError
         For an option that the method does not have.
     """
-    return _lookup(name)(model, **options)
+    plain, told = split_options(name)
+    factory = _lookup(plain)
+    if not told:
+        return factory(model, **options)
+    try:
+        return factory(model, **{**told, **options})
+    except TypeError as error:
+        raise NiwakiError(f"method {name!r}: {error}") from error
 
 
 def _lookup(name: str) -> Factory:

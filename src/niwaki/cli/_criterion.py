@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from niwaki.errors import NiwakiError
-from niwaki.schema import Anything, parse_json
+from niwaki.spelling import split_options
 
 __all__ = ["named_files", "parse_criterion"]
 
@@ -27,16 +27,7 @@ def parse_criterion(text: str) -> tuple[str, dict[str, Any]]:
     """
     from niwaki.criteria import create
 
-    name, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for part in rest.split(",") if rest else ():
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise NiwakiError(f"--criterion {text!r}: expected NAME:OPTION=VALUE,OPTION=VALUE")
-        try:
-            options[key.strip()] = parse_json(value, Anything(), value)
-        except NiwakiError:
-            options[key.strip()] = value.strip()
+    name, options = split_options(text)
     try:
         create(name, **options)
     except TypeError as error:

@@ -111,7 +111,8 @@ Methods = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
-        help="Method to explain by; may be given several times. See `niwaki methods`.",
+        help="Method to explain by, with options as in smoothgrad:samples=8; may be given several "
+        "times. See `niwaki methods`.",
         show_default=False,
     ),
 ]

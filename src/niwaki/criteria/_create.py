@@ -7,6 +7,8 @@ from typing import Any
 from niwaki.criteria._combination import Combination
 from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._registry import make
+from niwaki.errors import NiwakiError
+from niwaki.spelling import split_options
 
 __all__ = ["create"]
 
@@ -17,8 +19,8 @@ def create(criterion: str | Criterion, **options: Any) -> Criterion:
     Parameters
     ----------
     criterion : str or Criterion
-        One of `niwaki.criteria.names`, or several of them: ``"lrp + 0.5*weight"``, see
-        `Combination`.
+        One of `niwaki.criteria.names`, with options as in ``"lrp:max_loss=None"``; or several of
+        them: ``"lrp + 0.5*weight"``, see `Combination`.
     **options
         The criterion's own.
 
@@ -33,6 +35,12 @@ def create(criterion: str | Criterion, **options: Any) -> Criterion:
         if options:
             raise ValueError(f"{criterion} is made already: it takes no options {sorted(options)}")
         return criterion
+    if ":" in criterion:
+        name, told = split_options(criterion)
+        try:
+            return create(name, **{**told, **options})
+        except TypeError as error:
+            raise NiwakiError(f"criterion {criterion!r}: {error}") from error
     if "+" in criterion or "*" in criterion:
         return Combination(criterion, **options)
     return make(criterion, **options)

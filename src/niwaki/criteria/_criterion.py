@@ -100,6 +100,10 @@ class Criterion(ABC):
             The network.
         """
 
+    def fallbacks(self) -> list[Criterion]:
+        """List the criteria to take, in turn, where this one loses too much relevance."""
+        return []
+
     def __repr__(self) -> str:
         options = {k: v for k, v in vars(self).items() if k[0] != "_" and k not in self._untold}
         told = ", ".join(f"{name}={value!r}" for name, value in options.items())

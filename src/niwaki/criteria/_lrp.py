@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from niwaki.accumulation import Totals
 from niwaki.criteria._composites import named, told
 from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, per_unit_size, sums_of
-from niwaki.criteria._registry import register, register_variant
+from niwaki.criteria._registry import make, register, register_variant
 from niwaki.criteria._starts import Evidence, check_evidence
 from niwaki.propagation import (
     Assign,
@@ -124,6 +124,18 @@ class Relevance(Criterion):
             max_loss=self.max_loss,
         )
         return {**sums.sums, **start.sums}
+
+    def fallbacks(self) -> list[Criterion]:
+        """List them for the default alone, which was not chosen for this network.
+
+        Behind activations that let values below zero pass (hard swish), and between branches that
+        nearly cancel, relevance by epsilon grows without bound; that by z-plus cannot. Where all
+        contributions are tiny, only derivatives are left.
+        """
+        usual = type(self)()
+        if self.name == "lrp" and repr(self) == repr(usual) and self.max_loss == usual.max_loss:
+            return [make("lrp.epsilon_plus"), make("taylor")]
+        return []
 
     def scores(
         self, totals: Totals, layers: Sequence[Layer], model: nn.Module

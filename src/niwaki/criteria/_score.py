@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,12 @@ from niwaki.criteria._create import create
 from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._scores import Scores
 from niwaki.data import Data, batches, check_labels
-from niwaki.errors import ModelError, NothingToPruneError
+from niwaki.errors import (
+    FallbackWarning,
+    LostRelevanceError,
+    ModelError,
+    NothingToPruneError,
+)
 from niwaki.models import class_outputs, fingerprint, home
 from niwaki.propagation import Layer, trace
 from niwaki.ranges import BATCH, checked
@@ -62,7 +68,8 @@ def score(
     """
     made = create(criterion, **options).prepared(model, data, batch_size)
     scores, _ = scored(model, data, made, hidden_layers, batch_size)
-    return scores.normalised(made.normalise if normalise is None else normalise)
+    taken = made if scores.criterion == made.name else create(scores.criterion)
+    return scores.normalised(taken.normalise if normalise is None else normalise)
 
 
 def scored(
@@ -73,7 +80,35 @@ def scored(
     batch_size: int,
     what: str = "scoring",
 ) -> tuple[Scores, list[Layer]]:
-    """Take the sums over all batches; return the scores as they are, and the layers."""
+    """Take the sums over all batches; return the scores as they are, and the layers.
+
+    Warns
+    -----
+    FallbackWarning
+        If the default loses too much relevance in this network, and another took its place.
+    """
+    *first, last = [criterion, *criterion.fallbacks()]
+    for tried, other in zip(first, [*first[1:], last], strict=True):
+        try:
+            return _scored(model, data, tried, list_layers, batch_size, what)
+        except LostRelevanceError as error:
+            warnings.warn(
+                f"{tried.name!r} does not serve this network, and {other.name!r} is tried in its "
+                f"place: {error}",
+                FallbackWarning,
+                stacklevel=3,
+            )
+    return _scored(model, data, last, list_layers, batch_size, what)
+
+
+def _scored(
+    model: nn.Module,
+    data: Data,
+    criterion: Criterion,
+    list_layers: Callable[[nn.Module, Tensor], list[Layer]],
+    batch_size: int,
+    what: str,
+) -> tuple[Scores, list[Layer]]:
     totals, layers, judged, outputs = Totals(), None, model, 0
     for inputs, labels in batches(data, batch_size, home(model), f"{what} by {criterion.name}"):
         if layers is None:

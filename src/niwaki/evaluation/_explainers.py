@@ -42,6 +42,13 @@ def factories(methods: Methods) -> dict[str, Factory]:
     """
     if isinstance(methods, Mapping):
         found = dict(methods)
+        for title, make in found.items():
+            if isinstance(make, Method):
+                raise DataError(
+                    f"methods: {title!r} is a method that is made already, for one network; pass a "
+                    f"function that makes it, such as {{{title!r}: lambda network: "
+                    "niwaki.attribution.create('lrp.epsilon_plus', network)}"
+                )
     else:
         wanted = [methods] if isinstance(methods, str) else list(methods)
         for name in wanted:

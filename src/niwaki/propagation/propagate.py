@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from niwaki.errors import (
     DataError,
+    LostRelevanceError,
     ModelError,
     PropagationError,
     SoftmaxOutputError,
@@ -263,12 +264,12 @@ def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> 
     if share <= max_loss:
         return
     worst = max(operations, key=lambda op: float(torch.as_tensor(op.lost_size).sum()))
-    raise PropagationError(
+    raise LostRelevanceError(
         f"{float(share):.1%} of the relevance gets lost on its way, most of it in {worst} "
         f"under {worst.rule}: its contributions are tiny beside the stabilizer, or units with "
         "relevance have no contribution that the rule counts. Choose a smaller stabilizer, "
         "another rule (Epsilon loses nothing where z-plus finds nothing above zero), or accept "
-        "the loss with max_loss=None"
+        "the loss with max_loss=None (as part of a name: NAME:max_loss=None)"
     )
 
 

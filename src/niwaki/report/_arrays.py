@@ -27,7 +27,9 @@ def save_npy(folder: str | Path, heatmaps: Mapping[str, Tensor]) -> None:
     """
     for name, values in heatmaps.items():
         array = values.detach().cpu().numpy()
-        write_atomically(Path(folder) / f"{name}.npy", partial(np.save, arr=array))
+        write_atomically(
+            Path(folder) / f"{name.replace('/', '_')}.npy", partial(np.save, arr=array)
+        )
 
 
 def save_hdf5(
@@ -67,7 +69,7 @@ def save_hdf5(
             file["prediction"] = prediction.detach().cpu().numpy()
             file["label"] = label.detach().cpu().numpy()
             for name, values in heatmaps.items():
-                group = file.create_group(name)
+                group = file.create_group(name.replace("/", "_"))
                 group["attribution"] = values.detach().cpu().numpy()
                 group["prediction"] = file["prediction"]
                 group["label"] = file["label"]
