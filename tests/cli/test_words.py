@@ -259,3 +259,14 @@ def test_python_m_niwaki(work):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("niwaki 0")
+
+
+def test_a_fork_in_the_code_of_a_model_does_no_work_twice(work):
+    (work / "forks.py").write_text(f"import os\nos.fork()\n{SMALL}\n")
+    code = "from niwaki.models import build; build('forks.py:small'); print('once')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=work,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}, check=False,
+    )  # fmt: skip
+    assert done.stdout == "once\n"
+    assert "has forked" in done.stderr

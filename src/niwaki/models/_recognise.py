@@ -40,6 +40,7 @@ def recognise(model: nn.Module, shapes: Shapes) -> Origin | None:
         return None
     if module.startswith("timm."):
         config = getattr(model, "pretrained_cfg", None) or {}
+        classes = getattr(model, "num_classes", classes)
         return _fitting(f"timm:{config.get('architecture')}", classes, shapes, _timm)
     if module.startswith("torchvision.models."):
         found = [

@@ -184,8 +184,8 @@ def prune(
     >>> pruned = niwaki.prune(model, (images, labels), criterion="lrp", keep=0.5, of="macs")
     >>> pruned.save("smaller")
     """
-    if tune is not None or folder is not None:
-        check_alone("pruning with fine-tuning or a run folder")
+    if tune is not None:
+        check_alone("fine-tuning")
     shares = targets(keep, steps, per_step, schedule)
     if of not in ("units", "params", "macs"):
         raise ValueError(f"of = {of!r} is not one of 'units', 'params', 'macs'")

@@ -18,6 +18,7 @@ from torch import Tensor
 from niwaki.errors import DataError
 from niwaki.files import clear_leftovers, read_layers, write_layers, write_text
 from niwaki.hashing import sha256_of
+from niwaki.processes import check_alone
 from niwaki.runs._lock import LOCK, locked
 from niwaki.runs._workplace import Workplace
 from niwaki.schema import Anything, MapOf, Record, Text, Whole, parse_json
@@ -176,11 +177,12 @@ def open_run(folder: Folder, identity: Callable[[], Identity]) -> Iterator[Run]:
         If the folder holds something else, or a run of another identity, whose differences are
         named.
     NiwakiError
-        If another process works in it.
+        If another process works in it, or a launcher has started several.
     """
     if folder is None:
         yield Run(None, {})
         return
+    check_alone("keeping a run")
     known = identity() if isinstance(folder, Workplace) else None
     path = folder.run(known) if isinstance(folder, Workplace) else Path(folder)
     check_ours(path)
