@@ -64,7 +64,19 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
-    "out", ["photos", ".", "..", "trained", "photos/cat", "photos/heatmaps", "way", "others", "~"]
+    "out",
+    [
+        "photos",
+        ".",
+        "..",
+        "trained",
+        "photos/cat",
+        "photos/heatmaps",
+        "way",
+        "others",
+        "~",
+        "itself",
+    ],
 )
 def test_force_spares_what_is_read_or_foreign(work, command, out, monkeypatch, tmp_path_factory):
     (work / "way").symlink_to("photos")
@@ -74,8 +86,10 @@ def test_force_spares_what_is_read_or_foreign(work, command, out, monkeypatch, t
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
     before = files(work)
     options = ["--weights", "trained/w.safetensors", *INPUTS, *COMMANDS[command]]
-    out = os.path.expanduser(out)
-    with pytest.raises(NiwakiError, match=r"never replaced|lies inside|did not write"):
+    out = os.path.expanduser(out) if out != "itself" else f"../{work.name}"
+    with pytest.raises(
+        NiwakiError, match=r"never replaced|lies inside|did not write|give the name"
+    ):
         run(command, "nets.py:small", "photos", *options, "--out", out, "--force")
     assert files(work) == before
 
@@ -96,7 +110,9 @@ def test_force_spares_single_files_and_demos(work, command, out):
     (work / "w.onnx").write_bytes((work / "trained" / "w.safetensors").read_bytes())
     before = files(work)
     force = [] if command[0] == "demo" else ["--force"]
-    with pytest.raises(NiwakiError, match=r"read|exists|never replaced|did not write"):
+    with pytest.raises(
+        NiwakiError, match=r"read|exists|never replaced|did not write|give the name"
+    ):
         run(*command, "--out", out, *force)
     assert files(work) == before
 
