@@ -41,7 +41,7 @@ ELSEWHERE = {
 }
 UNCHECKED = {
     "check_labels", "open_data", "served", "removal_order", "save_filters", "filter_gallery",
-    "before_and_after", "load_masks", "per_class", "Images", "Estimate", "Origin.of",
+    "before_and_after", "load_masks", "per_class", "Images", "Estimate", "Origin.of", "Part",
     "number_classes", "warn_near_chance", "Relabelled", "Importance", "Combination", "Car",
 }  # fmt: skip
 # Parameters whose numbers are many, names beside numbers, or another thing altogether.
