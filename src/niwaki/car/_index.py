@@ -230,7 +230,9 @@ class CarIndex(Mapping[str, LayerCar]):
         )
 
 
-_LAYER = Record({"units": ListOf(ListOf(Count())), "layers": ListOf(Text()), "path": Text()})
+_LAYER = Record(
+    {"units": ListOf(ListOf(Count())), "layers": ListOf(Text()), "paths": ListOf(Text())}
+)
 _TENSORS = ("broken", "mended", "loss_change", "margin_change", "near_ties")
 
 
