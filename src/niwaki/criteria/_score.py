@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -87,8 +88,8 @@ def scored(
     FallbackWarning
         If the default loses too much relevance in this network, and another took its place.
     """
-    *first, last = [criterion, *criterion.fallbacks()]
-    for tried, other in zip(first, [*first[1:], last], strict=True):
+    order = [criterion, *criterion.fallbacks()]
+    for tried, other in pairwise(order):
         try:
             return _scored(model, data, tried, list_layers, batch_size, what)
         except LostRelevanceError as error:
@@ -98,7 +99,7 @@ def scored(
                 FallbackWarning,
                 stacklevel=3,
             )
-    return _scored(model, data, last, list_layers, batch_size, what)
+    return _scored(model, data, order[-1], list_layers, batch_size, what)
 
 
 def _scored(
