@@ -9,6 +9,7 @@ from networks import Functional, network
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
+from niwaki.attribution import explain
 from niwaki.propagation import Assign, Epsilon, Maps, epsilon_plus, gradient, propagate
 
 LAST = gradient().with_rows(Assign(Epsilon(), kind="linear", layer="nowhere", place="last"))
@@ -161,3 +162,94 @@ def test_a_layer_used_twice_gets_both_relevances() -> None:
     first = model[0](x).detach().requires_grad_()
     (grad,) = torch.autograd.grad(model[2](first.relu()).sum(), first)
     torch.testing.assert_close(maps.relevances["0"], torch.ones(3, 4).double() + grad)
+
+
+def in_place_on_slices(z: Tensor) -> Tensor:
+    z = z.clone()
+    z[:, :2] += z[:, 1:]
+    z[:, :1] *= 3
+    z[:, 2].sub_(1)
+    z[:, :, ::2].relu_()
+    return z
+
+
+def in_place_on_a_view(z: Tensor) -> Tensor:
+    z = torch.cat([z], 1)
+    part = z[:, 1:]
+    part.mul_(z[:, :1].detach().clone())
+    return z
+
+
+def fourier(z: Tensor) -> Tensor:
+    spectrum = torch.fft.rfft2(z)
+    gate = torch.linspace(0, 1, spectrum.shape[-1], dtype=z.dtype)
+    return torch.fft.irfft2(spectrum * gate, s=z.shape[-2:])
+
+
+def spectrum(z: Tensor) -> Tensor:
+    found = torch.fft.fft2(z, norm="ortho")
+    return found.abs() + torch.view_as_real(found).sum(-1) + found.imag
+
+
+class Middle(nn.Module):
+    """A convolution, a function of one's own, and a linear layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.head = nn.Linear(192, 4)
+        self.function = function
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.function(self.conv(x)).flatten(1))
+        return out
+
+
+def as_autograd_has_it(model: nn.Module) -> None:
+    torch.manual_seed(1)
+    leaf = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+    torch.testing.assert_close(explain(model, leaf.detach(), 1, "gradient"), expected)
+
+
+@pytest.mark.parametrize(
+    "function", [in_place_on_slices, in_place_on_a_view, fourier, spectrum, torch.linalg.svdvals]
+)
+def test_operations_that_no_rule_knows(function: Callable[[Tensor], Tensor]) -> None:
+    model = Middle(function)
+    if function is torch.linalg.svdvals:
+        model.head = nn.Linear(24, 4).double().eval()
+    as_autograd_has_it(model)
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_models_with_hooks(root: bool) -> None:
+    model = Middle(nn.Identity())
+    hooked = model if root else model.conv
+    hooked.register_full_backward_hook(lambda module, sent, got: None)
+    hooked.register_full_backward_pre_hook(lambda module, sent: None)
+    hooked.register_forward_hook(lambda module, given, output: output * 2)
+    hooked.register_forward_pre_hook(lambda module, given: (given[0] * 3,))
+    as_autograd_has_it(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*:FutureWarning")
+def test_weights_that_hooks_and_parametrizations_make() -> None:
+    for wrap in (
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.spectral_norm,
+    ):
+        model = Middle(nn.Identity())
+        model.conv = wrap(model.conv).double().eval()
+        as_autograd_has_it(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_a_scripted_part() -> None:
+    model = Middle(nn.Identity())
+    model.head = torch.jit.script(model.head)
+    as_autograd_has_it(model)

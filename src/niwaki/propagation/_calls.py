@@ -153,10 +153,14 @@ class Tag:
 class Tags:
     """The tags of the tensors of one forward pass; forgets those that are gone."""
 
-    def __init__(self, constants: Mapping[int, tuple[Tensor, str]]) -> None:
+    def __init__(
+        self, constants: Mapping[int, tuple[Tensor, str]], *, trusting: bool = False
+    ) -> None:
         self._tags: Any = WeakTensorKeyDictionary()
         # What the model holds from before cannot carry the signal: by id, with its layer's name.
         self._constants = constants
+        # Where everything gets its derivative, what was made unseen is no worry: autograd saw it.
+        self._trusting = trusting
 
     def __setitem__(self, tensor: Tensor, tag: Tag) -> None:
         tag.version = tensor._version
@@ -167,17 +171,24 @@ class Tags:
         tag: Tag | None = self._tags.get(tensor)
         if tag is None:
             if tensor.requires_grad and not tensor.is_leaf and id(tensor) not in self._constants:
-                raise _unseen(tensor)
+                return self._unseen(tensor)
             return Tag(signal=False)
         if tag.requires_grad != tensor.requires_grad and tensor.requires_grad:
-            raise _unseen(tensor)
+            return self._unseen(tensor)
         if tag.version != tensor._version:
             made_by = "" if tensor.grad_fn is None else tensor.grad_fn.name()
             through_view = tensor._is_view() or made_by == "CopySlices"
             if tag.signal and tensor.requires_grad and not through_view:
-                raise _unseen(tensor)
+                return self._unseen(tensor)
             tag.nonnegative, tag.version = False, tensor._version
         return tag
+
+    def _unseen(self, tensor: Tensor) -> Tag:
+        """Take a tensor that nobody saw being made for a signal, or refuse it."""
+        if not self._trusting:
+            raise _unseen(tensor)
+        self[tensor] = Tag(signal=True)
+        return self[tensor]
 
     def owner(self, tensor: Tensor) -> str:
         """Name of the layer that holds a constant or from whose parameters it was made, or ""."""

@@ -107,6 +107,11 @@ class Composite:
         return replace(self, rows=(*rows, *self.rows))
 
     @property
+    def is_derivative(self) -> bool:
+        """Whether every operation gets its own derivative, so that autograd alone decides."""
+        return bool(self.rows) and all(isinstance(row.rule, Gradient) for row in self.rows)
+
+    @property
     def looks_at_last(self) -> bool:
         """Whether a rule depends on a layer being the last one."""
         return any(row.place == "last" for row in self.rows)

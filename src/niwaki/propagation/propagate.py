@@ -124,12 +124,14 @@ def propagate(
                 output,
                 ends or leaf,
                 one,
-                allow_unused=bool(ends),
+                allow_unused=True,
                 retain_graph=number < len(starts),  # the last one frees memory as it goes
             )[0]
             for number, one in enumerate(starts, 1)
         ]
     watch.release()
+    if to_input and any(one is None for one in found):
+        raise PropagationError("the output does not depend on the input")
     _check_finite(relevance, found if to_input else [], watch.operations)
     if max_loss is not None:
         total = relevance.abs().sum(0) if several else relevance

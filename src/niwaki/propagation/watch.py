@@ -115,7 +115,7 @@ class Watch(TorchFunctionMode):
         self._model = model
         self._held: dict[int, tuple[Tensor, str]] = {}  # the tensors too: ids are used again
         self._look_up_held()
-        self.tags = Tags(self._held)
+        self.tags = Tags(self._held, trusting=composite.is_derivative)
 
     def begin(self, signal: Tensor) -> Tensor:
         """Declare `signal`, which must require a gradient, to be the input."""
