@@ -20,6 +20,7 @@ FEWEST = 5  # images that make a group
 _NEIGHBOURS = 5
 _LOOKED = 50
 _FEW_DRAWS = 499
+_ROWS = 256
 
 #: From which images are the others, shape (N,), to how far each image is off them, (N,).
 Lean = Callable[[Array], Array]
@@ -38,27 +39,46 @@ def lean_of(values: Array, groups: Array | None = None) -> Lean:
     """
     if values.ndim == 1:
         return lambda others: values
-    distances = cdist(values, values)
-    np.fill_diagonal(distances, np.inf)
-    if groups is not None:
-        distances[groups[:, None] == groups] = np.inf
-    order = np.argsort(distances, axis=1)
-    ranked = np.take_along_axis(distances, order, axis=1)
+
+    def distances(rows: Array) -> Array:
+        found: Array = cdist(values[rows], values)
+        found[np.arange(len(rows)), rows] = np.inf
+        if groups is not None:
+            found[groups[rows, None] == groups] = np.inf
+        return found
+
+    order, ranked = _nearest(distances, len(values))
 
     def lean(others: Array) -> Array:
         nearest = min(_NEIGHBOURS, int(others.sum()) - 1)
         found = np.empty(len(ranked))
-        left = np.arange(len(ranked))
         # Nearly always they are among the nearest few; all of them are looked at where not.
-        for width in (_LOOKED, len(ranked)):
-            count = np.cumsum(others[order[left, :width]], axis=1, dtype=np.int32)
-            known = count[:, -1] >= nearest
-            place = (count[known] >= nearest).argmax(1)
-            found[left[known]] = ranked[left[known], place]
-            left = left[~known]
+        count = np.cumsum(others[order], axis=1, dtype=np.int32)
+        known = count[:, -1] >= nearest
+        place = (count[known] >= nearest).argmax(1)
+        found[known] = ranked[known, place]
+        for rows in _blocks(np.flatnonzero(~known)):
+            every = np.where(others, distances(rows), np.inf)
+            found[rows] = np.partition(every, nearest - 1, axis=1)[:, nearest - 1]
         return found
 
     return lean
+
+
+def _nearest(distances: Callable[[Array], Array], count: int) -> tuple[Array, Array]:
+    """Return for each image the few nearest, nearest first, and how far off they are."""
+    orders, ranks = [], []
+    for rows in _blocks(np.arange(count)):
+        found = distances(rows)
+        order = np.argsort(found, axis=1)[:, :_LOOKED]
+        orders.append(order.astype(np.int32))
+        ranks.append(np.take_along_axis(found, order, axis=1))
+    return np.concatenate(orders), np.concatenate(ranks)
+
+
+def _blocks(rows: Array) -> list[Array]:
+    """Split rows, so that all distances from a part of the images are held at a time, not more."""
+    return [rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)]
 
 
 def share_beyond(lean: Lean, is_class: Array) -> tuple[float, Array]:

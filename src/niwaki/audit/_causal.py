@@ -15,9 +15,10 @@ from niwaki.audit._chance import sign_test
 from niwaki.audit._material import Material, margins
 from niwaki.ranges import FEW, checked
 
-__all__ = ["Cause", "blurred", "compare_regions", "filled", "rolled", "transplanted"]
+__all__ = ["Cause", "blurred", "compare_regions", "filled", "rolled", "some", "transplanted"]
 
 Array = NDArray[Any]
+_TRIED = 1000  # images that are changed to see what that does
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,20 @@ def compare_regions(
     controls : int
         Random places per image.
     """
-    part = material.select(positions)
-    masks = np.broadcast_to(masks, (len(part), *part.relevance.shape[1:]))
+    masks = np.broadcast_to(masks, (len(positions), *material.relevance.shape[1:]))
+    tried = some(np.arange(len(positions)), rng)
+    part, masks = material.select(positions[tried]), masks[tried]
+    plain = part.pixels[:]
     others = [np.flatnonzero(material.labels != label) for label in part.labels]
 
     def changed(where: Array) -> Array:
         if how == "transplant":
             donors = np.array([rng.choice(o) if len(o) else 0 for o in others])
-            pixels = transplanted(part.pixels, material.pixels[torch.as_tensor(donors)], where)
+            pixels = transplanted(plain, material.pixels[torch.as_tensor(donors)], where)
         elif how == "inpaint":
-            pixels = filled(part.pixels, where)
+            pixels = filled(plain, where)
         else:
-            pixels = transplanted(part.pixels, blurred(part.pixels), where)
+            pixels = transplanted(plain, blurred(plain), where)
         return material.ask(pixels)
 
     before = margins(part.outputs, part.labels)
@@ -109,6 +112,13 @@ def compare_regions(
         sign_test(mine - random, rng),
         len(part),
     )
+
+
+def some(positions: Array, rng: np.random.Generator) -> Array:
+    """Return all positions, or of many a thousand at random: these tell how much it matters."""
+    if len(positions) <= _TRIED:
+        return positions
+    return np.sort(rng.choice(positions, _TRIED, replace=False))
 
 
 def transplanted(pixels: Tensor, donors: Tensor, masks: Array) -> Tensor:

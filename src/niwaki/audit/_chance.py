@@ -24,6 +24,8 @@ __all__ = [
 
 Array = NDArray[Any]
 DRAWS = 4999
+_MAPS = 64  # maps transformed at a time
+_DRAWS_AT_ONCE = 250
 
 
 @dataclass(frozen=True)
@@ -115,19 +117,24 @@ def shift_test(
         One-sided.
     """
     count, height, width = maps.shape
-    total = maps.sum((1, 2), keepdims=True)
-    shares = maps / np.where(total > 0, total, 1)
-    spectrum = np.fft.rfft2(shares) * np.conj(np.fft.rfft2(zone))
-    # Entry (i, s) is the share of map i inside the zone after a step s.
-    moved = np.fft.irfft2(spectrum, (height, width)).reshape(count, -1)
-    observed = float(moved[:, 0].mean())
-    steps = rng.integers(0, height * width, (draws, count))
-    random = moved[np.arange(count), steps].mean(1)
+    steps = rng.integers(0, height * width, (draws, count), dtype=np.uint32)
+    random, observed, expected, empty = np.zeros(draws), 0.0, 0.0, True
+    for start in range(0, count, _MAPS):
+        part = slice(start, start + _MAPS)
+        total = maps[part].sum((1, 2), keepdims=True)
+        empty &= not total.any()
+        shares = maps[part] / np.where(total > 0, total, 1)
+        there = np.fft.rfft2(zone if zone.ndim == 2 else zone[part])
+        # Entry (i, s) is the share of map i inside the zone after a step s.
+        moved = np.fft.irfft2(np.fft.rfft2(shares) * np.conj(there), (height, width))
+        moved = moved.reshape(len(moved), -1)
+        random += moved[np.arange(len(moved)), steps[:, part]].sum(1)
+        observed += float(moved[:, 0].sum())
+        expected += float(moved.mean(1).sum())
     # Rounding of the transforms must not make equal values unequal.
-    p = (1 + int((random >= observed - 1e-12).sum())) / (1 + draws)
+    p = (1 + int((random >= observed - 1e-12 * count).sum())) / (1 + draws)
     # Of maps that are all empty, as where the output explained is constant, nothing is anywhere.
-    expected = float(moved.mean()) if total.any() else float(zone.mean())
-    return observed, expected, p
+    return observed / count, float(zone.mean()) if empty else expected / count, p
 
 
 def sign_test(differences: Array, rng: np.random.Generator, draws: int = DRAWS) -> float:
@@ -161,9 +168,12 @@ def group_test(
     if count == 0 or count == len(values):
         return 1.0
     observed = values[members].mean()
-    order = rng.random((draws, len(values))).argpartition(count - 1, 1)[:, :count]
-    random = values[order].mean(1)
-    return (1 + int((random >= observed - 1e-12).sum())) / (1 + draws)
+    as_large = 0
+    for start in range(0, draws, _DRAWS_AT_ONCE):  # the same numbers as all at once
+        size = (min(_DRAWS_AT_ONCE, draws - start), len(values))
+        order = rng.random(size).argpartition(count - 1, 1)[:, :count]
+        as_large += int((values[order].mean(1) >= observed - 1e-12).sum())
+    return (1 + as_large) / (1 + draws)
 
 
 @checked(ps=FRACTION)

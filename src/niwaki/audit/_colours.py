@@ -7,15 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, mean, uniform_filter
 from scipy.ndimage import label as connected
 from torch import Tensor
 
-from niwaki.audit._causal import Cause, compare_regions
+from niwaki.audit._causal import Cause, compare_regions, some
 from niwaki.audit._chance import shift_test
 from niwaki.audit._finding import Finding
 from niwaki.audit._material import Material
+from niwaki.audit._rows import blocks
 from niwaki.ranges import INDEX, checked
 
 __all__ = ["ask_colours", "by_stain", "foreign", "stains"]
@@ -37,17 +39,17 @@ def ask_colours(material: Material, rng: np.random.Generator) -> list[Finding]:
     found: list[Finding] = []
     if material.pixels.shape[1] != 3:
         return found
-    strength = material.strength()
+    cells = np.concatenate([_cells(material.pixels[part]) for part in blocks(len(material))])
     for label in material.classes():
         members = material.members(label)
-        masks = foreign(material.pixels, material.labels, label)
+        masks = _foreign(cells, material.labels, label)
         has = masks.mean((1, 2)) >= _AREA
         with_it, areas = members[has], masks[has]
         share, expected, p = 0.0, 1.0, 1.0
         # Less than a handful of images is no habit of the network.
         if len(with_it) >= max(5, 0.02 * len(members)):
-            share, expected, p = shift_test(strength[with_it], areas.astype(float), rng)
-        order = np.argsort(-(strength[with_it] * areas).sum((1, 2)))[:8]
+            share, expected, p = shift_test(material.strength(with_it), areas.astype(float), rng)
+        order = np.argsort(-(material.strength(with_it) * areas).sum((1, 2)))[:8]
         finding = Finding(
             key=f"colour/{material.class_names[label]}/foreign",
             question=f"Does the network look at colours that only images of class "
@@ -68,7 +70,8 @@ def ask_colours(material: Material, rng: np.random.Generator) -> list[Finding]:
         )
         if finding.suspicious():
             cause = compare_regions(material, with_it, _grown(areas), "inpaint", rng)
-            colour = _mean_colour(material.pixels[with_it], areas)
+            tried = some(np.arange(len(with_it)), rng)
+            colour = _mean_colour(material.pixels[torch.as_tensor(with_it[tried])], areas[tried])
             finding = replace(
                 finding,
                 cause=cause,
@@ -101,18 +104,44 @@ def foreign(pixels: Tensor, labels: Array, label: int) -> Array:
         left out, and so are areas whose colours lie, on average, less than two cells from one that
         is not rare: of what all classes have, one class often has the palest or the reddest.
     """
-    cells = (pixels.numpy() * (_LEVELS - 1e-6)).astype(int)
-    flat = (cells[:, 0] * _LEVELS + cells[:, 1]) * _LEVELS + cells[:, 2]
-    own, others = flat[labels == label], flat[labels != label]
+    return _foreign(_cells(pixels), labels, label)
+
+
+def _cells(pixels: Tensor) -> Array:
+    """Return the number of each pixel's cell of colours, shape (N, H, W)."""
+    cells = (pixels.numpy() * (_LEVELS - 1e-6)).astype(np.int16)
+    flat: Array = (cells[:, 0] * _LEVELS + cells[:, 1]) * _LEVELS + cells[:, 2]
+    return flat
+
+
+def _foreign(cells: Array, labels: Array, label: int) -> Array:
+    own, others = np.flatnonzero(labels == label), np.flatnonzero(labels != label)
     if not len(others):
-        return np.zeros(own.shape, bool)
-    counts = np.bincount(others.ravel(), minlength=_LEVELS**3).reshape((_LEVELS,) * 3)
-    density = gaussian_filter(counts.astype(float), 0.7, mode="constant")
-    cut = np.quantile(density.ravel()[others.ravel()], _RARE)
-    rare = (density < cut).ravel()[own]
-    dense: Array = rare & (uniform_filter(rare.astype(float), (0, 3, 3)) > 0.5)
-    away = distance_transform_edt(density < cut).ravel()[own]
-    return _far(dense, away)
+        return np.zeros((len(own), *cells.shape[1:]), bool)
+    counts = np.zeros(_LEVELS**3, np.int64)
+    for part in blocks(others):
+        counts += np.bincount(cells[part].ravel(), minlength=_LEVELS**3)
+    density = gaussian_filter(counts.reshape((_LEVELS,) * 3).astype(float), 0.7, mode="constant")
+    is_rare = density < _quantile(density.ravel(), counts, _RARE)
+    distance = distance_transform_edt(is_rare).ravel()
+    found = []
+    for part in blocks(own):
+        rare = is_rare.ravel()[cells[part]]
+        dense: Array = rare & (uniform_filter(rare.astype(float), (0, 3, 3)) > 0.5)
+        found.append(_far(dense, distance[cells[part]]))
+    return np.concatenate(found)
+
+
+def _quantile(values: Array, counts: Array, share: float) -> float:
+    """Return a quantile of values that occur so many times, as `numpy.quantile` does."""
+    order = np.argsort(values)
+    reached = np.cumsum(counts[order])
+    place = share * (reached[-1] - 1)
+    low, high = (
+        values[order[np.searchsorted(reached, step, side="right")]]
+        for step in (np.floor(place), np.ceil(place))
+    )
+    return float(low + (high - low) * (place - np.floor(place)))
 
 
 def _far(masks: Array, away: Array) -> Array:
@@ -158,15 +187,15 @@ def stains(pixels: Tensor) -> dict[str, Array]:
 
 def by_stain(material: Material) -> dict[str, dict[str, dict[str, float]]]:
     """Say for each class how much of the area and of the relevance each stain has."""
-    groups = stains(material.pixels)
-    strength = material.strength()
+    groups = stains(material.pixels[:])
     table = {}
     for label in material.classes():
         members = material.members(label)
+        strength = material.strength(members)
         table[material.class_names[label]] = {
             name: {
                 "area": float(mask[members].mean()),
-                "relevance": float((strength[members] * mask[members]).sum((1, 2)).mean()),
+                "relevance": float((strength * mask[members]).sum((1, 2)).mean()),
             }
             for name, mask in groups.items()
         }

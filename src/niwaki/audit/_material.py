@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Subset
 
 from niwaki import models
 from niwaki.attribution import Method, Propagating, create
+from niwaki.audit._rows import Maps, Tensors
 from niwaki.data import Place, Preprocessing, batches, check_labels
 from niwaki.errors import DataError
 from niwaki.propagation import per_class
@@ -28,22 +29,22 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Images with heatmaps, in memory, as all questions of an audit need them.
+    """Images with heatmaps, as all questions of an audit need them.
 
     Attributes
     ----------
     model : nn.Module
         In evaluation mode; never changed.
-    inputs : Tensor
-        Shape (N, C, H, W), on the CPU.
-    pixels : Tensor
-        The images as a person sees them, shape (N, C, H, W), from 0 to 1.
+    inputs : Tensor or Tensors
+        Shape (N, C, H, W), on the CPU; of a data set they lie on disk, and are read by position.
+    pixels : Tensor or Tensors
+        The images as a person sees them, shape (N, C, H, W), from 0 to 1; likewise.
     labels : ndarray
         True classes, shape (N,).
     outputs : ndarray
         Of the network, shape (N, classes).
-    relevance : ndarray
-        Heatmaps summed over channels, shape (N, H, W).
+    relevance : ndarray or Maps
+        Heatmaps summed over channels, shape (N, H, W); likewise.
     indices : ndarray
         Place of each image in the data set, shape (N,).
     class_names : tuple of str
@@ -60,11 +61,11 @@ class Material:
     """
 
     model: nn.Module
-    inputs: Tensor
-    pixels: Tensor
+    inputs: Tensor | Tensors
+    pixels: Tensor | Tensors
     labels: Array
     outputs: Array
-    relevance: Array
+    relevance: Array | Maps
     indices: Array
     class_names: tuple[str, ...]
     method: str
@@ -81,9 +82,15 @@ class Material:
         found: Array = self.outputs.argmax(1) == self.labels
         return found
 
-    def strength(self) -> Array:
-        """Return how much each pixel matters, as a share of its image: (N, H, W), sums of 1."""
-        size = np.abs(self.relevance)
+    def strength(self, positions: Any = slice(None)) -> Array:
+        """Return how much each pixel matters, as a share of its image: (N, H, W), sums of 1.
+
+        Parameters
+        ----------
+        positions : ndarray, optional
+            Which images; default: all, which takes as much memory as their heatmaps do.
+        """
+        size = np.abs(self.relevance[positions])
         total = size.sum((1, 2), keepdims=True)
         shares: Array = size / np.where(total > 0, total, 1)
         return shares
@@ -116,8 +123,7 @@ class Material:
         chosen = torch.as_tensor(positions)
         return replace(
             self,
-            inputs=self.inputs[chosen],
-            pixels=self.pixels[chosen],
+            **{name: getattr(self, name)[chosen] for name in ("inputs", "pixels")},
             **{
                 name: getattr(self, name)[positions]
                 for name in ("labels", "outputs", "relevance", "indices", "groups")
@@ -221,24 +227,28 @@ def gather(
         heat = explainer.attribute(batch, truth if target == "true" else said.argmax(1))
         return {"inputs": batch, "outputs": said, "relevance": heat.detach().sum(1)}
 
-    parts: list[dict[str, Tensor]] = []
+    inputs, pixels, relevance = Tensors(), Tensors(), Maps()
     labels: list[Tensor] = []
+    outputs: list[Tensor] = []
     with open_run(folder, identity) as kept:
         for batch, truth in batches(subset, batch_size, place, "explaining"):
-            parts.append(kept.once(f"batch-{len(parts):05}", partial(explain, batch, truth)))
+            part = kept.once(f"batch-{len(labels):05}", partial(explain, batch, truth))
+            shown = part["inputs"].cpu()
+            inputs.append(shown.numpy())
+            pixels.append(known.denormalise(shown).numpy())
+            relevance.append(part["relevance"].cpu().numpy())
+            outputs.append(part["outputs"].cpu())
             labels.append(truth.cpu())
-    together, said, relevance = (
-        torch.cat([part[what] for part in parts]) for what in ("inputs", "outputs", "relevance")
-    )
+    said = torch.cat(outputs)
     names = list(class_names or getattr(data, "classes", []))
     names += [str(output) for output in range(len(names), said.shape[1])]
     return Material(
         model,
-        together,
-        known.denormalise(together),
+        inputs,
+        pixels,
         torch.cat(labels).numpy(),
         said.double().numpy(),
-        relevance.double().numpy(),
+        relevance,
         np.asarray(chosen),
         tuple(names),
         method,

@@ -16,6 +16,7 @@ from niwaki.audit._causal import Cause
 from niwaki.audit._chance import group_test
 from niwaki.audit._finding import Finding
 from niwaki.audit._material import Material, margins
+from niwaki.audit._rows import blocks
 from niwaki.audit._strategies import Strategies
 
 __all__ = ["ask_strategies", "peak_windows"]
@@ -38,8 +39,13 @@ def ask_strategies(
     found = []
     for found_in in strategies:
         members = found_in.positions
-        boxes = peak_windows(material.relevance[members])
-        looks = _looks(material.pixels[torch.as_tensor(members)], boxes)
+        boxes = np.concatenate([peak_windows(material.relevance[part]) for part in blocks(members)])
+        looks = np.concatenate(
+            [
+                _looks(material.pixels[torch.as_tensor(members[part])], boxes[part])
+                for part in blocks(len(members))
+            ]
+        )
         for cluster in found_in.clusters[:ASKED]:
             inside = np.isin(members, cluster.positions)
             if inside.sum() < 5 or (~inside).sum() < 10:
@@ -138,13 +144,16 @@ def _paste(
     gain, flipped, eligible = [], [], []
     for _ in range(RECIPIENTS):
         recipients = rng.choice(others, len(donors))
-        mixed = torch.where(
-            torch.as_tensor(boxes)[:, None],
-            material.pixels[torch.as_tensor(donors)],
-            material.pixels[torch.as_tensor(recipients)],
-        )
+        said = []
+        for part in blocks(len(donors)):
+            mixed = torch.where(
+                torch.as_tensor(boxes[part])[:, None],
+                material.pixels[torch.as_tensor(donors[part])],
+                material.pixels[torch.as_tensor(recipients[part])],
+            )
+            said.append(material.ask(mixed))
         before = margins(material.outputs[recipients], label)
-        after = margins(material.ask(mixed), label)
+        after = margins(np.concatenate(said), label)
         gain.append(after - before)
         flipped.append((before < 0) & (after > 0))
         eligible.append(before < 0)

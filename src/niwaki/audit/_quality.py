@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from niwaki.audit._beyond import FEWEST, RARE, SMALLEST, Lean, chance_of, lean_of, share_beyond
-from niwaki.audit._causal import Cause
+from niwaki.audit._causal import Cause, some
 from niwaki.audit._chance import Exchange, sign_test
 from niwaki.audit._finding import Finding
 from niwaki.audit._material import Material, margins
 from niwaki.audit._properties import PROPERTIES, Property
+from niwaki.audit._rows import blocks
 
 __all__ = ["ask_quality"]
 
@@ -41,7 +42,9 @@ def ask_quality(material: Material, rng: np.random.Generator) -> list[Finding]:
     for name, quality in PROPERTIES.items():
         if quality.coloured and material.pixels.shape[1] != 3:
             continue
-        lean = lean_of(quality.measure(material.pixels))
+        lean = lean_of(
+            np.concatenate([quality.measure(material.pixels[b]) for b in blocks(len(material))])
+        )
         for label in classes:
             found.append(_ask(material, name, quality, lean, label, exchange, rng))
     return found
@@ -79,8 +82,8 @@ def _ask(
     )
     if not (large and finding.suspicious()):
         return finding
-    having = material.pixels[torch.as_tensor(beyond)]
-    alike = _reference(material, quality, having, is_class, beyond)
+    having = material.pixels[torch.as_tensor(some(np.flatnonzero(beyond), rng))]
+    alike = _reference(material, quality, having, is_class, beyond, rng)
     if alike is None:
         return replace(finding, note=quality.otherwise)
     cause = _cause(material, quality, (having, alike), np.flatnonzero(~is_class), rng)
@@ -96,7 +99,12 @@ def _ask(
 
 
 def _reference(
-    material: Material, quality: Property, having: Tensor, is_class: Array, beyond: Array
+    material: Material,
+    quality: Property,
+    having: Tensor,
+    is_class: Array,
+    beyond: Array,
+    rng: np.random.Generator,
 ) -> Tensor | None:
     """Return images without the property to compare with, or None if what lies between is another
     thing: the rest of the class, which shows the same, or the other classes, where most have it.
@@ -106,7 +114,7 @@ def _reference(
         groups.append((~is_class, False))
     for group, same in groups:
         if group.sum() >= FEWEST:
-            rest = material.pixels[torch.as_tensor(group)]
+            rest = material.pixels[torch.as_tensor(some(np.flatnonzero(group), rng))]
             if quality.fits(having, rest, same):
                 return rest
     return None
@@ -129,8 +137,8 @@ def _cause(
     """Give the property to the other classes' images, as images that have it and images that show
     the same without it say.
     """
-    without = material.select(others)
-    given, unrelated = quality.give(*examples, without.pixels, rng)
+    without = material.select(some(others, rng))
+    given, unrelated = quality.give(*examples, without.pixels[:], rng)
     before = margins(without.outputs, without.labels)
     after = np.stack([margins(material.ask(p), without.labels) for p in (given, *unrelated)])
     drops = before - after

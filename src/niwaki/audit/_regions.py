@@ -67,7 +67,7 @@ def _ask(
     rng: np.random.Generator,
 ) -> Finding:
     who = material.class_names[label]
-    strength = material.strength()[with_it]
+    strength = material.strength(with_it)
     share, expected, p = 0.0, 1.0, 1.0
     if len(with_it) >= FEWEST:
         share, expected, p = shift_test(strength, masks.astype(float), rng)

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from scipy.sparse import diags
+from scipy.sparse.linalg import eigsh
 
 from niwaki.audit._material import Material
+from niwaki.audit._rows import blocks
 from niwaki.ranges import FEW, SEED, checked
 
 __all__ = ["Cluster", "Strategies", "find_strategies", "heatmap_features", "spectral"]
@@ -18,6 +21,9 @@ Array = NDArray[Any]
 NEIGHBOURS = 10
 MOST_CLUSTERS = 8
 _EIGENVECTORS = 32
+_SIZE = 16
+_ROWS = 256  # images compared with all others at a time
+_DENSE = 1000  # images of a class above which the graph is kept sparse
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Strategies:
         return f"Strategies(class {self.label}, {self.features}: clusters of {sizes})"
 
 
-def heatmap_features(strength: Array, kind: str, size: int = 16) -> Array:
+def heatmap_features(strength: Array, kind: str, size: int = _SIZE) -> Array:
     """Turn heatmaps into vectors that can be compared.
 
     Parameters
@@ -109,21 +115,38 @@ def heatmap_features(strength: Array, kind: str, size: int = 16) -> Array:
     ndarray
         Shape (N, features), each row of length 1.
     """
+    return _unit(_vectors(strength, kind, size), kind)
+
+
+def _vectors(strength: Array, kind: str, size: int) -> Array:
+    """Return the vectors as they are for each image alone."""
     if kind == "place":
         factor = max(1, min(strength.shape[1:]) // size)
         soft = gaussian_filter(strength, (0, factor / 2, factor / 2), mode="nearest")
-        flat = soft[:, factor // 2 :: factor, factor // 2 :: factor].reshape(len(strength), -1)
-    elif kind == "pattern":
+        small: Array = soft[:, factor // 2 :: factor, factor // 2 :: factor]
+        return small.reshape(len(strength), -1)
+    if kind == "pattern":
         spectrum = np.abs(np.fft.rfft2(strength))
         half = min(size, strength.shape[1] // 2)
         low = np.concatenate([spectrum[:, :half, :half], spectrum[:, -half:, :half]], 1)
-        flat = np.log(low.reshape(len(strength), -1) + 1e-3)
+        logarithms: Array = np.log(low.reshape(len(strength), -1) + 1e-3)
+        return logarithms
+    raise ValueError(f"features {kind!r} are neither 'place' nor 'pattern'")
+
+
+def _unit(flat: Array, kind: str) -> Array:
+    """Return vectors of length 1; patterns as what differs from the mean over the images."""
+    if kind == "pattern":
         flat = flat - flat.mean(0)
-    else:
-        raise ValueError(f"features {kind!r} are neither 'place' nor 'pattern'")
     length = np.linalg.norm(flat, axis=1, keepdims=True)
     unit: Array = flat / np.where(length > 0, length, 1)
     return unit
+
+
+def _features(material: Material, kind: str) -> Array:
+    """Return `heatmap_features` of all images, a part at a time."""
+    parts = [_vectors(material.strength(some), kind, _SIZE) for some in blocks(len(material))]
+    return _unit(np.concatenate(parts), kind)
 
 
 @checked(neighbours=FEW)
@@ -147,14 +170,19 @@ def spectral(features: Array, neighbours: int = NEIGHBOURS) -> tuple[Array, Arra
     from sklearn.neighbors import kneighbors_graph
 
     count = len(features)
-    graph = kneighbors_graph(features, min(neighbours, count - 1), include_self=False).toarray()
-    weights = np.maximum(graph, graph.T)
-    degree = weights.sum(1)
-    root = 1 / np.sqrt(degree)
-    laplacian = np.eye(count) - root[:, None] * weights * root
-    values, vectors = np.linalg.eigh(laplacian)
+    graph = kneighbors_graph(features, min(neighbours, count - 1), include_self=False)
+    weights = graph.maximum(graph.T)
+    root = 1 / np.sqrt(np.asarray(weights.sum(1)).ravel())
     kept = min(_EIGENVECTORS, count)
-    return values[:kept].clip(0), vectors[:, :kept]
+    if count <= _DENSE:
+        laplacian = np.eye(count) - root[:, None] * weights.toarray() * root
+        values, vectors = np.linalg.eigh(laplacian)
+        return values[:kept].clip(0), vectors[:, :kept]
+    scaled = diags(root) @ weights @ diags(root)
+    first = np.random.default_rng(0).standard_normal(count)
+    values, vectors = eigsh(scaled, kept, which="LA", v0=first)
+    order = np.argsort(-values)
+    return (1 - values[order]).clip(0), vectors[:, order]
 
 
 @checked(seed=SEED)
@@ -177,10 +205,9 @@ def find_strategies(
     list of Strategies
         For each class and kind of features; classes of fewer than 30 images are left out.
     """
-    strength = material.strength()
     found = []
     for kind in kinds:
-        features = heatmap_features(strength, kind)
+        features = _features(material, kind)
         for label in material.classes():
             members = material.members(label)
             if len(members) >= 3 * NEIGHBOURS:
@@ -191,6 +218,7 @@ def find_strategies(
 def _cluster(
     material: Material, features: Array, members: Array, label: int, kind: str, seed: int
 ) -> Strategies:
+    from sklearn import config_context
     from sklearn.cluster import KMeans
     from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_samples
@@ -201,20 +229,22 @@ def _cluster(
     rows = vectors[:, :count]
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
     assigned = KMeans(count, n_init=10, random_state=seed).fit_predict(rows)
-    silhouette = silhouette_samples(rows, assigned)
-    alike = own @ own.T
-    neighbours = np.argsort(-(own @ features.T), axis=1)[:, 1 : NEIGHBOURS + 1]
-    same = (material.labels[neighbours] == label).mean(1)
+    with config_context(working_memory=64):
+        silhouette = silhouette_samples(rows, assigned)
+    same = (material.labels[_neighbours(own, features)] == label).mean(1)
+    # Mean products with many vectors are products with their mean.
+    overall = float(own.mean(0) @ own.mean(0))
     clusters = []
     for number in range(count):
         inside = np.flatnonzero(assigned == number)
-        typical = inside[np.argsort(-alike[np.ix_(inside, inside)].mean(1))]
+        centre = own[inside].mean(0)
+        typical = inside[np.argsort(-(own[inside] @ centre))]
         clusters.append(
             Cluster(
                 number,
                 tuple(int(position) for position in members[typical]),
                 float(silhouette[inside].mean()),
-                float(alike[np.ix_(inside, inside)].mean() - alike.mean()),
+                float(centre @ centre) - overall,
                 float(same[inside].mean()),
             )
         )
@@ -226,6 +256,15 @@ def _cluster(
     return Strategies(
         label, kind, members, tuple(clusters), assigned, values, vectors, plane.astype(float)
     )
+
+
+def _neighbours(own: Array, features: Array) -> Array:
+    """Return for each vector the most alike of all, without the first, which is itself."""
+    found = [
+        np.argsort(-(own[start : start + _ROWS] @ features.T), axis=1)[:, 1 : NEIGHBOURS + 1]
+        for start in range(0, len(own), _ROWS)
+    ]
+    return np.concatenate(found)
 
 
 def _eigengap(values: Array) -> int:

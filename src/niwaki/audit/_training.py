@@ -21,6 +21,7 @@ from niwaki.audit._causal import Cause
 from niwaki.audit._chance import Exchange, group_test
 from niwaki.audit._finding import Finding
 from niwaki.audit._material import Material, check_groups, sample
+from niwaki.audit._rows import blocks
 from niwaki.criteria import hidden_layers
 from niwaki.data import batches, check_labels
 from niwaki.errors import DataError, NothingToPruneError
@@ -226,7 +227,7 @@ def ask_training(
     """
     if training is None:
         return []
-    parts = torch.split(material.inputs, material.batch_size)
+    parts = [material.inputs[block] for block in blocks(len(material), material.batch_size)]
     device = next((p.device for p in material.model.parameters()), torch.device("cpu"))
     looks = np.concatenate(
         [look_of(material.model, part.to(device), training.layers)[0] for part in parts]

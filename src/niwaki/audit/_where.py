@@ -12,6 +12,7 @@ from niwaki.audit._causal import Cause, compare_regions
 from niwaki.audit._chance import shift_test
 from niwaki.audit._finding import Finding
 from niwaki.audit._material import Material
+from niwaki.audit._rows import blocks
 from niwaki.ranges import SIDE, checked
 
 __all__ = ["ask_where", "mean_maps", "zones"]
@@ -47,11 +48,13 @@ def zones(height: int, width: int) -> dict[str, Array]:
 
 def mean_maps(material: Material) -> dict[int, Array]:
     """Return each class's mean map of relevance, in multiples of an even distribution."""
-    strength = material.strength()
-    pixels = strength.shape[1] * strength.shape[2]
-    return {
-        label: strength[material.members(label)].mean(0) * pixels for label in material.classes()
-    }
+    height, width = material.relevance.shape[1:]
+    maps = {}
+    for label in material.classes():
+        members = material.members(label)
+        total = sum(material.strength(block).sum(0) for block in blocks(members))
+        maps[label] = total * (height * width / len(members))
+    return maps
 
 
 def ask_where(material: Material, rng: np.random.Generator) -> list[Finding]:
@@ -61,13 +64,13 @@ def ask_where(material: Material, rng: np.random.Generator) -> list[Finding]:
     suspicion is tried by replacing the place's content by that of images of other classes, against
     the same shape at random places.
     """
-    strength = material.strength()
     found = []
     for label in material.classes():
         members = material.members(label)
+        strength = material.strength(members)
         for name, zone in zones(*strength.shape[1:]).items():
-            share, expected, p = shift_test(strength[members], zone, rng)
-            inside = (strength[members] * zone).sum((1, 2))
+            share, expected, p = shift_test(strength, zone, rng)
+            inside = np.einsum("nhw,hw->n", strength, zone)
             finding = Finding(
                 key=f"where/{material.class_names[label]}/{name}",
                 question=f"Does the network look at the {name} of images of class "
