@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -182,8 +182,12 @@ class _Look:
         return found
 
     def _cut(self, images: Tensor, places: list[tuple[int, int, int, int]]) -> Tensor:
-        """Crop one patch out of each image."""
-        patches = [crop(image, place) for image, place in zip(images, places, strict=True)]
+        """Crop one patch out of each image, all as large as the layer's largest field."""
+        size = self.layer.field.size
+        patches = [
+            _padded(crop(image, place), place, size, image.shape[1:])
+            for image, place in zip(images, places, strict=True)
+        ]
         return _shrunk(torch.stack(patches), self.largest)
 
     def _heatmaps(self, unit: int, inputs: Tensor, positions: Tensor) -> Tensor:
@@ -217,6 +221,21 @@ def crop(image: Tensor, place: tuple[int, int, int, int]) -> Tensor:
     row, column = max(-top, 0), max(-left, 0)
     patch[:, row : row + inside.shape[1], column : column + inside.shape[2]] = inside
     return patch
+
+
+def _padded(
+    patch: Tensor, place: tuple[int, int, int, int], size: tuple[int, int], image: Sequence[int]
+) -> Tensor:
+    """Lengthen a patch by NaN on the side of the nearer border.
+
+    A position there may see less than others, where a pooling window reaches beyond the image.
+    """
+    top, bottom, left, right = place
+    missing = size[0] - (bottom - top), size[1] - (right - left)
+    above = missing[0] if top < image[0] - bottom else 0
+    before = missing[1] if left < image[1] - right else 0
+    sides = (before, missing[1] - before, above, missing[0] - above)
+    return F.pad(patch, sides, value=torch.nan)
 
 
 def _shrunk(patches: Tensor, largest: int) -> Tensor:
