@@ -1,14 +1,15 @@
 """One progress bar for every loop, shown only to a person at a terminal."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from niwaki.terminal import Terminal, clean
 
-__all__ = ["track"]
+__all__ = ["bar", "track"]
 
 T = TypeVar("T")
 
@@ -18,6 +19,7 @@ def track(
     description: str,
     total: float | None = None,
     show: bool | None = None,
+    size: Callable[[T], float] | None = None,
 ) -> Iterator[T]:
     """Hand on what `iterable` yields and show on stderr how far it is.
 
@@ -31,19 +33,47 @@ def track(
         Number of steps; by default the length of `iterable`, where it has one.
     show
         True or False decides; None shows the bar only when stderr is a terminal.
+    size
+        How many steps an item is; by default 1.
 
     Yields
     ------
     T
         The items, in order.
     """
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    with bar(description, total, show) as advance:
+        for item in iterable:
+            yield item
+            advance(1 if size is None else size(item))
+
+
+@contextmanager
+def bar(
+    description: str, total: float | None, show: bool | None = None
+) -> Iterator[Callable[[float], None]]:
+    """Show on stderr how far something is, which says itself by how much it has come on.
+
+    Parameters
+    ----------
+    description
+        Stands before the bar.
+    total
+        When it is done; None where that is not known.
+    show
+        As for `track`.
+
+    Yields
+    ------
+    callable
+        To be called with what has been done since.
+    """
     if show is None:
         show = sys.stderr.isatty()
     if not show:
-        yield from iterable
+        yield lambda _: None
         return
-    if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -51,4 +81,5 @@ def track(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Terminal(stderr=True)) as progress:
-        yield from progress.track(iterable, total=total, description=clean(description))
+        task = progress.add_task(clean(description), total=total)
+        yield lambda done: progress.advance(task, done)

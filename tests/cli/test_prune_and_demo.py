@@ -215,7 +215,7 @@ def images(folder, *, broken=False):
         ([MODEL, "{folder}/nothing"], "no data set and no file or folder"),
         ([MODEL, "{folder}/empty"], "empty"),
         ([MODEL, "{folder}/images", "--outputs", "0,10", "--references", "1"], "label 10"),
-        ([MODEL, "{folder}/broken", "--references", "1"], "1.png"),
+        ([MODEL, "{folder}/broken", "--outputs", "0,1", "--references", "1"], "1.png"),
         (["no.such.module:net", "digits"], "no.such"),
         (["niwaki.models.zoo:nothing", "digits"], "nothing"),
         ([MODEL, "digits", "--weights", "{folder}/lenet.safetensors"], "does not fit"),

@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import torch
 
+from niwaki.data import batches
 from niwaki.errors import NiwakiError
 from niwaki.files import new_folder, write_atomically, write_json, write_text
 from niwaki.ownership import MARKER
-from niwaki.progress import track
+from niwaki.progress import bar, track
 
 
 def content(folder):
@@ -73,3 +75,17 @@ def test_track_shows_on_stderr(capfd):
     assert out == ""
     assert "counting [x]" in err
     assert "3/3" in err
+
+
+def test_batches_count_samples(capfd, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    data = torch.zeros(10, 3), torch.zeros(10, dtype=torch.int64)
+    assert [len(x) for x, _ in batches(data, 4, description="reading")] == [4, 4, 2]
+    assert "10/10" in capfd.readouterr().err
+
+
+def test_a_bar_moves_by_what_was_done(capfd):
+    with bar("explaining", 8, show=True) as advance:
+        for _ in range(3):
+            advance(8 / 3)
+    assert "8/8" in capfd.readouterr().err

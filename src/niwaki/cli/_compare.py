@@ -68,7 +68,7 @@ def compare(
         found.images,
         {_folded(name) if rows == "images" else name: h for name, h in found.heatmaps.items()},
         titles=found.titles(),
-        heading=f"{Path(model).name}: what speaks for {explained}",
+        heading=found.heading(f"{Path(model).name}: what speaks for {explained}"),
         across="methods" if rows == "images" else "images",
         colours=colours,
         percentile=percentile,

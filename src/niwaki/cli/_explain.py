@@ -35,11 +35,11 @@ def explain(
 ) -> None:
     """Show which pixels speak for what the network says.
 
-    Writes a contact sheet of all images and methods (sheet.png), the heatmaps as arrays, and what
-    the network says (images.json).
+    Writes a contact sheet of the methods and at most 64 images (sheet.png), the heatmaps of all
+    images as arrays, and what the network says (images.json).
     """
     from niwaki.files import write_json
-    from niwaki.report import contact_sheet, is_diverging, save_hdf5, save_npy
+    from niwaki.report import HeatmapFiles, contact_sheet, is_diverging
 
     common.check_output(out, model, images)
     is_diverging(colours)  # or it is refused: before the work, not after it
@@ -49,26 +49,20 @@ def explain(
     found_images = common.images(images, loaded)
     loaded = loaded.named_by(found_images)
     picked = pick(found_images, limit, common.seed, images)
-    found = explain_images(loaded, picked, chosen, target, common.batch_size, folder=work)
     heading = f"{Path(model).name}: prediction and heatmaps"
     if target is not None:
         heading += f" for output {loaded.class_name(target)}"
     with work.result() as folder:
-        if format == "npy":
-            save_npy(folder, found.heatmaps)
-        else:
-            save_hdf5(
-                folder / "heatmaps.hdf5",
-                found.heatmaps,
-                prediction=found.outputs,
-                label=found.labels,
+        with HeatmapFiles(folder, format, len(picked.indices)) as files:
+            found = explain_images(
+                loaded, picked, chosen, target, common.batch_size, folder=work, keep=files.write
             )
         contact_sheet(
             folder / "sheet.png",
             found.images,
             found.heatmaps,
             titles=found.titles(),
-            heading=heading,
+            heading=found.heading(heading),
             colours=colours,
             percentile=percentile,
             shared=shared_scale,

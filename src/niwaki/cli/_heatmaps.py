@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.table import Table
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from niwaki.data import Images
     from niwaki.runs import Folder
 
-__all__ = ["Explained", "Picked", "by_default", "explain_images", "pick", "table"]
+__all__ = ["SHOWN", "Explained", "Picked", "by_default", "explain_images", "pick", "table"]
 
 # What most people compare, from the plainest to the most refined.
 _USUAL = (
@@ -45,6 +45,10 @@ def by_default() -> list[str]:
 
     known = attribution.names()
     return [name for name in _USUAL if name in known]
+
+
+SHOWN = 64  # images on a sheet at the most
+Keep: TypeAlias = "Callable[[dict[str, Tensor], Tensor, Tensor], None]"
 
 
 @dataclass(frozen=True)
@@ -83,32 +87,31 @@ def pick(data: Images, limit: int, seed: int, name: str) -> Picked:
 
 @dataclass(frozen=True)
 class Explained:
-    """Images, what the network says of them, and why.
+    """What the network says of images, and the first of them with their heatmaps, to be shown.
 
     Attributes
     ----------
     images : Tensor
-        Shape (N, C, H, W), from 0 to 1.
+        Shape (n, C, H, W), from 0 to 1; n is at most `SHOWN`.
     heatmaps : dict of str to Tensor
-        By method, shape (N, C, H, W).
-    outputs : Tensor
-        Of the network, shape (N, classes).
-    labels : Tensor
-        Shape (N,); -1 where not known.
+        By method, shape (n, C, H, W).
     rows : list of dict
-        For each image: its name, class, prediction and probability.
+        For each image, also those that are not shown: its name, class, prediction and probability.
     """
 
     images: Tensor
     heatmaps: dict[str, Tensor]
-    outputs: Tensor
-    labels: Tensor
     rows: list[dict[str, Any]]
+
+    def heading(self, text: str) -> str:
+        """Say in the heading of a sheet how many images it shows, if not all."""
+        shown, every = len(self.images), len(self.rows)
+        return text if shown == every else f"{text} (the first {shown} of {every} images)"
 
     def titles(self, width: int = 24) -> list[str]:
         """Prediction with its probability and, where known, the true class, for a picture."""
         titles = []
-        for row in self.rows:
+        for row in self.rows[: len(self.images)]:
             said = f"{_short(row['prediction'], width - 6)} {row['probability']:.0%}"
             true = row["class"]
             titles.append(said if true is None else f"{said}\ntrue: {_short(true, width - 6)}")
@@ -124,17 +127,19 @@ def explain_images(
     *,
     strict: bool = True,
     folder: Folder = None,
+    keep: Keep | None = None,
 ) -> Explained:
     """Compute the heatmaps of some images under some methods.
 
     Unless `strict`, a method is shown also where relevance gets lost on its way. A folder keeps
-    finished batches.
+    finished batches. Each batch is handed to `keep`: heatmaps by method, outputs and labels.
     """
     import torch
 
     from niwaki import attribution, models
     from niwaki.data import batches
     from niwaki.models import fingerprint
+    from niwaki.progress import bar
     from niwaki.propagation import per_class
     from niwaki.runs import digest, open_run
 
@@ -146,13 +151,16 @@ def explain_images(
         if isinstance(explainer, attribution.Propagating):
             explainer.max_loss = None
 
-    def explain(batch: Tensor) -> dict[str, Tensor]:
+    def explain(batch: Tensor, advance: Callable[[float], None]) -> dict[str, Tensor]:
         output = models.respond(judged, batch)
         if target is not None and target >= output.shape[1]:
             raise NiwakiError(
                 f"--target {target}: the network has {output.shape[1]} outputs, numbered from 0"
             )
-        heatmaps = {f"by {name}": how.attribute(batch, target) for name, how in made.items()}
+        heatmaps = {}
+        for name, how in made.items():
+            heatmaps[f"by {name}"] = how.attribute(batch, target)
+            advance(len(batch) / len(made))
         return {"inputs": batch, "outputs": output, **heatmaps}
 
     def identity() -> dict[str, Any]:
@@ -165,18 +173,23 @@ def explain_images(
             "batch_size": batch_size,
         }
 
-    parts: list[dict[str, Tensor]] = []
-    labels: list[Tensor] = []
-    with open_run(folder, identity) as kept:
-        for batch, truth in batches(picked.subset, batch_size, place, "explaining"):
-            parts.append(kept.once(f"batch-{len(parts):05}", partial(explain, batch)))
-            labels.append(truth.cpu())
-    said = torch.cat([part["outputs"] for part in parts])
+    shown: list[dict[str, Tensor]] = []
+    said: list[tuple[float, int]] = []
+    with open_run(folder, identity) as kept, bar("explaining", len(picked.indices)) as advance:
+        for number, (batch, truth) in enumerate(batches(picked.subset, batch_size, place)):
+            part = kept.once(f"batch-{number:05}", partial(explain, batch, advance))
+            heatmaps = {name: part[f"by {name}"] for name in methods}
+            if keep is not None:
+                keep(heatmaps, part["outputs"], truth)
+            left = max(0, SHOWN - len(said))
+            first = {"inputs": part["inputs"], **heatmaps}
+            shown.append({name: values[:left].clone() for name, values in first.items()})
+            best = torch.softmax(part["outputs"], 1).max(1)
+            said += zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    first = {name: torch.cat([part[name] for part in shown]) for name in shown[0]}
     return Explained(
-        picked.data.preprocessing.denormalise(torch.cat([part["inputs"] for part in parts])),
-        {name: torch.cat([part[f"by {name}"] for part in parts]) for name in methods},
-        said,
-        torch.cat(labels),
+        picked.data.preprocessing.denormalise(first.pop("inputs")),
+        first,
         _rows(loaded, picked, said),
     )
 
@@ -192,10 +205,9 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     return shown
 
 
-def _rows(loaded: Loaded, picked: Picked, outputs: Tensor) -> list[dict[str, Any]]:
-    import torch
-
-    best = torch.softmax(outputs, 1).max(1)
+def _rows(
+    loaded: Loaded, picked: Picked, said: Sequence[tuple[float, int]]
+) -> list[dict[str, Any]]:
     rows = []
     for position, index in enumerate(picked.indices):
         label = picked.data.targets[index]
@@ -204,8 +216,8 @@ def _rows(loaded: Loaded, picked: Picked, outputs: Tensor) -> list[dict[str, Any
             {
                 "image": picked.file_name(position),
                 "class": true,
-                "prediction": loaded.class_name(int(best.indices[position])),
-                "probability": round(float(best.values[position]), 4),
+                "prediction": loaded.class_name(said[position][1]),
+                "probability": round(said[position][0], 4),
             }
         )
     return rows

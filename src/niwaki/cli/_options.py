@@ -446,7 +446,9 @@ def load_images(
 
     The classes are matched by name with the network's outputs, where their names are known.
     """
-    from niwaki.data import names, open_data
+    import torch
+
+    from niwaki.data import check_labels, names, open_data
 
     if loaded.preprocessing is None and spec not in names():
         raise DataError(
@@ -459,7 +461,10 @@ def load_images(
         chosen = [int(output) for output in numbers("--outputs", outputs, _OUTPUTS)]
     images = open_data(spec, loaded.preprocessing, split=split, outputs=chosen)
     count = count_outputs(loaded.model, images)
-    if chosen is not None or count is None:
+    if count is None:
+        return images
+    if chosen is not None:
+        check_labels(torch.tensor(images.targets), count)
         return images
     known = loaded.class_names
     if known is not None and len(known) == count:

@@ -41,7 +41,7 @@ def batches(
         Where the batches go: a device; or a tensor whose device and type of number the inputs get,
         such as `niwaki.models.home` of a network. None leaves them as they are.
     description
-        Title of a progress bar; None shows none.
+        Title of a progress bar, which counts samples; None shows none.
 
     Yields
     ------
@@ -143,11 +143,12 @@ def as_dataset(data: Dataset[Any] | tuple[Tensor, Tensor]) -> Dataset[Any]:
 def _shown(loader: DataLoader[Any], description: str | None) -> Iterable[Any]:
     if description is None:
         return loader
-    try:
-        total = len(loader)
-    except TypeError:  # an IterableDataset without a length
-        total = None
-    return track(loader, description, total)
+    return track(loader, description, count(loader), size=_samples)
+
+
+def _samples(batch: Any) -> int:
+    """Count the samples of a batch; what is none is refused where it is looked at."""
+    return len(batch[1]) if _is_pair(batch) and isinstance(batch[1], Sized) else 1
 
 
 def _checked(loader: Iterable[Any], place: Place) -> Iterator[tuple[Tensor, Tensor]]:

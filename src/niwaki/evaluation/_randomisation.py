@@ -22,7 +22,7 @@ from niwaki.evaluation._explainers import (
     with_classes,
 )
 from niwaki.evaluation._similarity import rank_correlation, structural_similarity
-from niwaki.progress import track
+from niwaki.progress import bar
 from niwaki.ranges import BATCH, SEED, SOME, checked
 
 __all__ = ["Mode", "Randomisation", "randomisation_test"]
@@ -147,15 +147,19 @@ def randomisation_test(
     twin = copy.deepcopy(model)
     groups = _layers(twin, held[0][0][:1])
     wanted = _selected(list(groups), layers)
-    before = {name: _heatmaps(make(model), held, absolute) for name, make in made.items()}
     found: dict[str, list[tuple[Tensor, Tensor | None]]] = {name: [] for name in made}
     stages = _randomised(model, twin, groups, wanted, mode == "cascading", seed)
-    if description is not None:
-        stages = track(stages, description, len(wanted))
-    for _ in stages:
+    show = None if description else False
+    with bar(description or "", len(made) * (len(wanted) + 1), show) as advance:
+        before = {}
         for name, make in made.items():
-            pair = before[name], _heatmaps(make(twin), held, absolute)
-            found[name].append((rank_correlation(*pair), structural_similarity(*pair)))
+            before[name] = _heatmaps(make(model), held, absolute)
+            advance(1)
+        for _ in stages:
+            for name, make in made.items():
+                pair = before[name], _heatmaps(make(twin), held, absolute)
+                found[name].append((rank_correlation(*pair), structural_similarity(*pair)))
+                advance(1)
     settings = {"mode": mode, "absolute": absolute, "target": target, "seed": seed}
     return {
         name: Randomisation(

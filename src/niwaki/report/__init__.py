@@ -1,6 +1,6 @@
 """What a person sees: heatmaps as pictures and arrays, contact sheets, curves, galleries."""
 
-from niwaki.report._arrays import save_hdf5, save_npy
+from niwaki.report._arrays import HeatmapFiles, save_hdf5, save_npy
 from niwaki.report._audit_page import write_audit
 from niwaki.report._audit_pictures import (
     plot_examples,
@@ -16,6 +16,7 @@ from niwaki.report._judged import plot_perturbation, plot_randomisation
 from niwaki.report._sheets import contact_sheet
 
 __all__ = [
+    "HeatmapFiles",
     "colour",
     "colour_range",
     "contact_sheet",
