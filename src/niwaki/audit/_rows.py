@@ -15,7 +15,7 @@ from torch import Tensor
 __all__ = ["Maps", "Rows", "Tensors", "blocks"]
 
 Array = NDArray[Any]
-_IN_MEMORY = 64 * 2**20  # bytes up to which nothing is written to disk
+_IN_MEMORY = 8 * 2**20  # bytes up to which nothing is written to disk
 _AT_ONCE = 128
 
 
