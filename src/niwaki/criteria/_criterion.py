@@ -120,8 +120,9 @@ def sums_of(totals: Totals, layer: Layer) -> Tensor:
 
 def per_unit(operation: Operation, values: Tensor) -> Tensor:
     """Sum a layer's values over everything but its units; shape (units,)."""
-    others = _others(operation, values)
-    return values.sum(others) if others else values  # no dimensions would mean all
+    # In double precision: what cancels in single would leave what the batches are made of.
+    others = _others(operation, values)  # no dimensions would mean all
+    return values.sum(others, dtype=torch.float64) if others else values.double()
 
 
 def per_unit_size(operation: Operation, values: Tensor) -> Tensor:

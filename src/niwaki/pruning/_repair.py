@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from math import ceil
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from niwaki.accumulation import Totals
 from niwaki.data import Data, batches, count
 from niwaki.errors import DataError
 from niwaki.models import home
@@ -33,13 +29,11 @@ def has_batch_norms(model: nn.Module) -> bool:
 
 @checked(batch_size=BATCH)
 def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 128) -> None:
-    """Measure the running statistics of all batch norms anew, in one pass without labels.
+    """Measure the running statistics of all batch norms anew, without labels.
 
-    Every batch is normalised by its own statistics on its way; what each norm meets is summed up,
-    so that the order of the batches does not matter. Where all samples fit in one batch the result
-    is exact: in evaluation mode the network then computes what it does in training mode. A data set
-    or tensors are dealt out to the batches like cards, since samples sorted by class would give
-    batches that are unlike the whole.
+    Exact over all samples, whatever the batches: in evaluation mode the network then computes what
+    it does in training mode on all of them at once. One norm is measured after the other, in a pass
+    that ends there, since what it meets depends on those before it.
 
     Parameters
     ----------
@@ -48,93 +42,128 @@ def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 128) -> None:
     data : DataLoader, Dataset or pair of tensors
         The reference samples.
     batch_size : int
-        For a data set or tensors; a loader is read as it is.
+        For a data set or tensors; a loader has its own.
 
     Raises
     ------
     DataError
-        If a batch has one value per channel only, which has no variance.
+        If a norm meets one value per channel only, which has no variance.
     """
     norms = _norms(model)
     if not norms:
         return
-    sums: dict[str, Tensor] = {}
+    device = home(model)
+    first, _ = next(iter(batches(data, batch_size, device)))
+    before = [(norm, norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+    try:
+        with torch.no_grad():
+            uses = _uses(model, norms, first)
+            if count(data) == len(first) and len({id(norm) for norm, _ in uses}) == len(uses):
+                _at_once(model, norms, first)
+                return
+            for norm, number in uses:
+                moments = _Moments()
+                for inputs, _ in batches(data, batch_size, device):
+                    _until(model, norm, number, inputs, moments)
+                moments.set(norm)
+    except BaseException:
+        with torch.no_grad():
+            for norm, mean, variance in before:
+                norm.running_mean.copy_(mean)
+                norm.running_var.copy_(variance)
+        raise
 
-    def add(name: str, values: Tensor) -> None:
-        sums[name] = values + sums[name] if name in sums else values
 
-    def watch(number: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0].detach().double().movedim(1, 0).flatten(1)
-            add(f"{number}.count", torch.tensor(float(x.shape[1])))
-            add(f"{number}.mean", x.sum(1))
-            # Around the old mean, so that little is lost when both sums are subtracted.
-            shift = norms[number].running_mean
-            assert shift is not None
-            add(f"{number}.square", (x - shift.double()[:, None]).square().sum(1))
+def _at_once(model: nn.Module, norms: Sequence[Any], inputs: Tensor) -> None:
+    """Do the same in one pass, where all samples are in one batch."""
 
-        return hook
+    def hook(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        moments = _Moments()
+        moments.add(args[0])
+        moments.set(norm)
 
-    totals = Totals()
-    with torch.no_grad(), _normalising_by_batch(norms):
-        handles = [norm.register_forward_pre_hook(watch(i)) for i, norm in enumerate(norms)]
-        try:
-            for inputs, _ in batches(_dealt(data, batch_size), batch_size, home(model)):
-                sums.clear()
-                model(inputs)
-                totals = totals.update(sums, len(inputs))
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
+    handles = [norm.register_forward_pre_hook(hook) for norm in norms]
+    try:
+        model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Moments:
+    """Mean and summed squares around it of each channel, merged batch by batch (Chan et al.)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor = torch.zeros(())
+        self.squares: Tensor = torch.zeros(())
+
+    def add(self, inputs: Tensor) -> None:
+        """Take in a norm's input, shape (N, channels, ...)."""
+        x = inputs.detach().double().movedim(1, 0).flatten(1)
+        mean = x.mean(1)
+        squares = (x - mean[:, None]).square().sum(1)
+        if self.count:
+            apart = mean - self.mean
+            total = self.count + x.shape[1]
+            squares = self.squares + squares + apart.square() * (self.count * x.shape[1] / total)
+            mean = self.mean + apart * (x.shape[1] / total)
+        self.count, self.mean, self.squares = self.count + x.shape[1], mean, squares
+
+    def set(self, norm: Any) -> None:
+        """Let a norm have them."""
+        if self.count < 2:
             raise DataError(
-                "recalibrate: a batch with one sample cannot tell how values vary; give more "
-                "reference samples, or other batches"
-            ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
-    for number, norm in enumerate(norms):
-        if f"{number}.count" in totals.sums:  # else the forward pass does not use it
-            _set(norm, *(totals.sums[f"{number}.{what}"] for what in ("count", "mean", "square")))
+                "recalibrate: one sample cannot tell how values vary; give more reference samples"
+            )
+        norm.running_mean.copy_(self.mean)
+        norm.running_var.copy_(self.squares / self.count)
 
 
-def _set(norm: Any, samples: Tensor, total: Tensor, square: Tensor) -> None:
-    old = norm.running_mean.double()
-    mean = total / samples
-    variance = (square / samples - (mean - old).square()).clamp_min(0)
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(variance)
+class _Enough(Exception):  # noqa: N818 - no error: it ends a pass
+    """What was asked for has been seen."""
+
+
+def _until(model: nn.Module, norm: Any, uses: int, inputs: Tensor, moments: _Moments) -> None:
+    """Run a network until a norm has been used so often, and take in what it meets."""
+    seen = 0
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        nonlocal seen
+        seen += 1
+        moments.add(args[0])
+        if seen == uses:
+            raise _Enough
+
+    handle = norm.register_forward_pre_hook(hook)
+    try:
+        model(inputs)
+    except _Enough:
+        pass
+    finally:
+        handle.remove()
+
+
+def _uses(model: nn.Module, norms: Sequence[Any], inputs: Tensor) -> list[tuple[Any, int]]:
+    """List the norms in the order of their use, with how often each has been used by then."""
+    order: list[tuple[Any, int]] = []
+
+    def hook(norm: nn.Module, _: tuple[Tensor, ...]) -> None:
+        order.append((norm, 1 + sum(other is norm for other, _ in order)))
+
+    handles = [norm.register_forward_pre_hook(hook) for norm in norms]
+    try:
+        model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return order
 
 
 def _norms(model: nn.Module) -> list[Any]:
     return [m for m in model.modules() if isinstance(m, _Norm) and m.running_mean is not None]
 
 
-@contextmanager
-def _normalising_by_batch(norms: Sequence[Any]) -> Iterator[None]:
-    """Let batch norms use the batch at hand, and their running statistics be as they were."""
-    kept = [(norm, norm.training, norm.track_running_stats) for norm in norms]
-    for norm in norms:
-        norm.training, norm.track_running_stats = True, False
-    try:
-        yield
-    finally:
-        for norm, training, tracked in kept:
-            norm.training, norm.track_running_stats = training, tracked
-
-
-def _dealt(data: Data, batch_size: int) -> Data:
-    """Put samples that stand together into different batches; a loader stays as it is."""
-    samples = count(data)
-    if isinstance(data, DataLoader) or samples is None or batch_size < 1 or samples <= batch_size:
-        return data
-    dataset: Dataset[Any] = data if isinstance(data, Dataset) else TensorDataset(*data)
-    hands = ceil(samples / batch_size)
-    dealt = [list(range(hand, samples, hands)) for hand in range(hands)]
-    return DataLoader(dataset, batch_sampler=dealt)
-
-
-@checked(batch_size=BATCH)
 def compensate(
     model: nn.Module,
     example: Tensor,
@@ -212,7 +241,8 @@ def _contributions(
 
     def hook(reader: Any, args: tuple[Tensor, ...]) -> None:
         dimension = -1 if isinstance(reader, nn.Linear) else 1
-        x = args[0].mean(0, keepdim=True)  # the layer is linear: the mean passes as all do
+        # The layer is linear: the mean passes as all do.
+        x = args[0].double().mean(0, keepdim=True).to(args[0])
         doomed = torch.zeros_like(x)
         gone = torch.tensor(sorted(set(lost[reader])), device=x.device)
         doomed.index_copy_(dimension, gone, x.index_select(dimension, gone))

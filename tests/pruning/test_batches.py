@@ -1,0 +1,35 @@
+"""Reference samples in batches of any size give one plan."""
+
+import pytest
+import torch
+from pruning_networks import Residual, chain, data_for, randomise
+
+from niwaki import criteria
+from niwaki.pruning import prune
+
+SAMPLES = 20
+NETWORKS = {"residual": Residual, "chain": lambda: chain(9)}
+
+
+def plan(name, criterion, batch_size, **repairs):
+    torch.manual_seed(0)
+    # In double precision, where no two units are within rounding of each other.
+    model = randomise(NETWORKS[name]()).double()
+    data = data_for(8, samples=SAMPLES, dtype=torch.float64)
+    options = {"keep": 0.5, "of": "units", "steps": 1, "batch_size": batch_size}
+    return prune(model, data, criterion, **options, **repairs).plan
+
+
+@pytest.mark.parametrize("criterion", criteria.names())
+@pytest.mark.parametrize("name", ["chain"])
+def test_every_criterion(name, criterion):
+    plans = [plan(name, criterion, size) for size in (1, 3, 7, SAMPLES)]
+    assert all(other == plans[0] for other in plans)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "gradient", "lrp"])
+@pytest.mark.parametrize("repairs", [{"recalibrate": True}, {"compensate": True}], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_repair(name, repairs, criterion):
+    plans = [plan(name, criterion, size, **repairs) for size in (1, 3, 7, SAMPLES)]
+    assert all(other == plans[0] for other in plans)
