@@ -222,7 +222,6 @@ GREY = ["--mean", "0.5", "--std", "0.5"]
         (["explain", *DIGITS, "--method", "gradint"], "did you mean gradient"),
         (["compare", *DIGITS, "--colours", "nope", "--out", "a.png"], "no colour map 'nope'"),
         (["evaluate", *DIGITS, "--region", "9", "--method", "gradient"], "--region 9"),
-        (["prune", *DIGITS, "--of", "seconds", "--ignore", "nope"], "'nope'"),
         (["prune", *DIGITS, "--criterion", "lrp:normalise=nope"], "normalise = 'nope'"),
         (["prune", *DIGITS, "--criterion", "lrp:max_loss=nan"], "max_loss = "),
         (["prune", *DIGITS, "--precision", "fp16", "--epochs", "1"], "'fp16' needs a GPU"),
