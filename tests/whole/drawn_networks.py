@@ -20,6 +20,7 @@ from torch import Tensor, nn
 Unit = tuple[str, int]
 
 SIDE = 9
+BLOCKS = ("chain", "residual", "dense", "halves", "gated", "split", "excite", "ghost", "pool")
 CLASSES = 3
 
 
