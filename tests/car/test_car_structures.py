@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from car_networks import judged, noise, randomise
-from structured_networks import STRUCTURES
+from car_structures import STRUCTURES
 
 from niwaki.car import greedy, index
 from niwaki.car._outcome import judge
