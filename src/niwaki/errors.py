@@ -45,7 +45,17 @@ class PropagationError(NiwakiError):
 
 
 class LostRelevanceError(PropagationError):
-    """Relevance that gets lost on its way, more than a method or criterion may lose."""
+    """Relevance that gets lost on its way, more than a method or criterion may lose.
+
+    Attributes
+    ----------
+    share : float
+        What is lost of the relevance, of the sample that loses most.
+    """
+
+    def __init__(self, message: str, share: float = 1.0) -> None:
+        super().__init__(message)
+        self.share = share
 
 
 class SoftmaxOutputError(PropagationError):

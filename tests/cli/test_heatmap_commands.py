@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from niwaki import attribution
 from niwaki.cli import app, main
+from niwaki.errors import LostRelevanceError
 
 MODEL = ["niwaki.models.zoo:vgg_digits", "digits", "--weights", "random", "--threads", "1"]
 METHODS = ["--method", "gradient", "--method", "lrp.epsilon_plus"]
@@ -87,6 +88,78 @@ def test_evaluate_judges_methods(tmp_path):
                 "--out", out)  # fmt: skip
     assert json.loads(again.stdout)["methods"][0]["randomised"] is None
     assert "randomisation.png" not in listed(out)
+
+
+DEAD_ENDS = """
+import torch
+from torch import nn
+
+class DeadEnds(nn.Module):
+    # The second unit says minus the mean: nothing above zero contributes to it, as z-plus has it.
+    def __init__(self, share, ending=None):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 2, 1, bias=False), nn.Linear(2, 10, bias=False)
+        self.ending = ending
+        with torch.no_grad():
+            self.first.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+            self.last.weight.copy_(torch.tensor([[1.0 - share, -share]] * 10))
+            self.last.weight[3] *= 2
+
+    def forward(self, x):
+        out = self.last(self.first(x.relu()).mean((2, 3)))
+        return out if self.ending is None else self.ending(out)
+
+def quarter():
+    return DeadEnds(0.25).eval()
+
+def none():
+    return DeadEnds(0.0).eval()
+
+def softmax():
+    return DeadEnds(0.25, nn.Softmax(1)).eval()
+"""
+
+
+@pytest.mark.parametrize("network", ["quarter", "none"])
+def test_lost_relevance_is_said_with_the_share(tmp_path, network):
+    """A unit that nothing speaks for takes its quarter of the output, which no pixel gets."""
+    lost = 0.25 if network == "quarter" else None
+    (tmp_path / "net.py").write_text(DEAD_ENDS)
+    arguments = [f"{tmp_path / 'net.py'}:{network}", "digits", "--limit", 2, "--threads", 1]
+    sheet = tmp_path / "sheet.png"
+    said = json.loads(run("compare", *arguments, "--out", sheet, "--json").stdout)
+    known = said["lost"].get("lrp.epsilon_plus")
+    assert known == (None if lost is None else pytest.approx(lost, abs=1e-4))
+    assert "gradient" not in said["lost"]
+    assert said["left_out"] == {}
+    told = run("compare", *arguments, "--out", sheet, "--force").stdout
+    spoken = f"{lost:.1%}" if lost else "% of the relevance"
+    assert (f"lrp.epsilon_plus: up to {spoken}" in told) == bool(lost)
+    options = [*arguments, *METHODS, "--steps", 2, "--layers", 1, "--out", tmp_path / "judged"]
+    rows = json.loads(run("evaluate", *options, "--json").stdout)["methods"]
+    shares = {row["method"]: row["lost"] for row in rows}
+    assert shares["lrp.epsilon_plus"] == pytest.approx(lost or 0, abs=1e-4)
+    assert shares["gradient"] == 0
+    table = (tmp_path / "judged" / "table.md").read_text()
+    assert (spoken in table) == bool(lost)
+
+
+def test_compare_refuses_what_explain_refuses_of_methods_that_are_asked_for(tmp_path):
+    (tmp_path / "net.py").write_text(DEAD_ENDS)
+    arguments = [f"{tmp_path / 'net.py'}:quarter", "digits", *METHODS, "--limit", 1]
+    for command, out in (("explain", "maps"), ("compare", "sheet.png")):
+        with pytest.raises(LostRelevanceError, match="% of the relevance gets lost"):
+            run(command, *arguments, "--out", tmp_path / out)
+
+
+@pytest.mark.filterwarnings("ignore::niwaki.errors.SoftmaxOutputWarning")
+def test_usual_methods_that_cannot_be_made_are_left_out_with_the_reason(tmp_path):
+    (tmp_path / "net.py").write_text(DEAD_ENDS)
+    arguments = [f"{tmp_path / 'net.py'}:softmax", "digits", "--limit", 1]
+    said = json.loads(run("compare", *arguments, "--out", tmp_path / "s.png", "--json").stdout)
+    assert "gradient" in said["methods"]
+    assert "lrp.epsilon_plus" not in said["methods"]
+    assert "ends in a softmax" in said["left_out"]["lrp.epsilon_plus"]
 
 
 @pytest.mark.parametrize("command", ["explain", "compare", "evaluate"])

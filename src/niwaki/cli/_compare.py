@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from niwaki.cli import _options as o
-from niwaki.cli._heatmaps import by_default, explain_images, pick, table
+from niwaki.cli._heatmaps import Explained, by_default, explain_images, pick, table
 from niwaki.errors import NiwakiError
 
 __all__ = ["compare"]
@@ -44,7 +44,9 @@ def compare(
 ) -> None:
     """Put several methods side by side, on the same images.
 
-    The titles say what the network predicts, how sure it is, and what the image shows.
+    Of the usual methods, one that loses relevance is shown with the share that is lost, and one
+    that cannot explain the network is left out. Methods that are asked for have to fit, as in
+    `explain`. The titles say what the network predicts, how sure it is, and what the image shows.
     """
     from niwaki.report import contact_sheet, is_diverging
 
@@ -66,7 +68,7 @@ def compare(
     contact_sheet(
         out,
         found.images,
-        {_folded(name) if rows == "images" else name: h for name, h in found.heatmaps.items()},
+        {_title(name, found, rows == "images"): h for name, h in found.heatmaps.items()},
         titles=found.titles(),
         heading=found.heading(f"{Path(model).name}: what speaks for {explained}"),
         across="methods" if rows == "images" else "images",
@@ -76,11 +78,27 @@ def compare(
         opacity=0.8 if overlay else None,
     )
     if common.as_json:
-        about = {"file": str(out), "methods": chosen, "images": found.rows}
+        about = {
+            "file": str(out),
+            "methods": list(found.heatmaps),
+            "lost": found.lost,
+            "left_out": found.left_out,
+            "images": found.rows,
+        }
         typer.echo(json.dumps(about, indent=2))
         return
     o.console().print(table(found.rows))
+    for name, share in found.lost.items():
+        o.console().print(f"{name}: up to {share:.1%} of the relevance is lost on its way")
+    for name, reason in found.left_out.items():
+        o.console().print(f"{name} is left out: {reason}")
     o.console().print(f"wrote {out}")
+
+
+def _title(name: str, found: Explained, fold: bool) -> str:
+    """Return a method's name as it stands on the sheet, with what its maps lack."""
+    title = _folded(name) if fold else name
+    return f"{title}\n{found.lost[name]:.1%} lost" if name in found.lost else title
 
 
 def _folded(name: str) -> str:

@@ -14,7 +14,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
-from niwaki.cli._heatmaps import Picked, by_default, pick, table
+from niwaki.cli._heatmaps import Picked, attribute_with_loss, by_default, pick, table
 from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ __all__ = ["evaluate"]
 _EXPLANATION = (
     "area while regions are perturbed, most relevant first (low is good) and least first (high); "
     "gap: least - most (high);\nrandomised: rank correlation of absolute heatmaps with those of a "
-    "network randomised from the output down (near 0 is good)"
+    "network randomised from the output down (near 0 is good);\nlost: relevance that does not "
+    "reach the input, where `niwaki explain` refuses the heatmap for it"
 )
 
 
@@ -134,7 +135,9 @@ def evaluate(
             curves[name] = _perturbed(kept, name, shared, perturb)
             if layers:
                 randomised[name] = _randomised(kept, name, randomise)
-    rows = _rows(curves, randomised, _milliseconds(loaded, picked, chosen, common.batch_size))
+    milliseconds = _milliseconds(loaded, picked, chosen, common.batch_size)
+    lost = _lost(loaded, picked, chosen, which, common.batch_size)
+    rows = _rows(curves, randomised, milliseconds, lost)
     heading = f"{Path(model).name}, {len(picked.indices)} images of {Path(data).name}"
     with work.result() as folder:
         _write(folder, curves, randomised, rows, heading)
@@ -204,10 +207,32 @@ def _milliseconds(
     return {name: 1000 * value for name, value in seconds.items()}
 
 
+def _lost(
+    loaded: o.Loaded, picked: Picked, methods: list[str], target: str | None, batch_size: int
+) -> dict[str, float]:
+    """Share of the relevance that gets lost under each method, of the image that loses most."""
+    from niwaki import attribution, models
+    from niwaki.data import batches
+    from niwaki.propagation import per_class
+
+    place = models.home(loaded.model)
+    example, _ = next(iter(batches(picked.subset, 1, place)))
+    judged = per_class(loaded.model, example)
+    lost = dict.fromkeys(methods, 0.0)
+    made = {name: attribution.create(name, judged) for name in methods}
+    for inputs, labels in batches(picked.subset, batch_size, place):
+        classes = labels if target == "label" else None
+        for name, how in made.items():
+            if isinstance(how, attribution.Propagating) and how.max_loss is not None:
+                lost[name] = max(lost[name], attribute_with_loss(how, inputs, classes)[1])
+    return lost
+
+
 def _rows(
     curves: dict[str, PerturbationCurves],
     randomised: dict[str, Randomisation],
     milliseconds: dict[str, float],
+    lost: dict[str, float],
 ) -> list[dict[str, Any]]:
     """One row per method, the largest gap first, and one for the random order."""
     rows: list[dict[str, Any]] = [
@@ -218,12 +243,13 @@ def _rows(
             "gap": _plain(found.gap()),
             "randomised": _plain(randomised[name].similarity()) if name in randomised else None,
             "ms": milliseconds[name],
+            "lost": lost[name],
         }
         for name, found in curves.items()
     ]
     rows.sort(key=lambda row: -row["gap"]["mean"])
     random = _plain(next(iter(curves.values())).area("random"))
-    nothing = {"gap": None, "randomised": None, "ms": None}
+    nothing = {"gap": None, "randomised": None, "ms": None, "lost": None}
     return [*rows, {"method": "(random order)", "most": random, "least": random, **nothing}]
 
 
@@ -237,6 +263,8 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             error = "" if value["error"] is None else f" ± {value['error']:.3f}"
             cells[name] = f"{value['mean']:.3f}{error}"
+        elif name == "lost":
+            cells[name] = f"{value:.1%}" if value else ""
         else:
             cells[name] = f"{value:.1f}" if isinstance(value, float) else value
     return {("ms/image" if name == "ms" else name): value for name, value in cells.items()}

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.table import Table
 
-from niwaki.errors import NiwakiError
+from niwaki.errors import LostRelevanceError, NiwakiError, PropagationError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from niwaki.attribution import Method, Target
     from niwaki.cli._options import Loaded
     from niwaki.data import Images
     from niwaki.runs import Folder
 
-__all__ = ["SHOWN", "Explained", "Picked", "by_default", "explain_images", "pick", "table"]
+__all__ = [
+    "SHOWN",
+    "Explained",
+    "Picked",
+    "attribute_with_loss",
+    "by_default",
+    "explain_images",
+    "pick",
+    "table",
+]
 
 # What most people compare, from the plainest to the most refined.
 _USUAL = (
@@ -97,11 +107,18 @@ class Explained:
         By method, shape (n, C, H, W).
     rows : list of dict
         For each image, also those that are not shown: its name, class, prediction and probability.
+    lost : dict of str to float
+        The methods whose maps `niwaki explain` refuses, because relevance gets lost on its way: the
+        share that is lost, of the image that loses most.
+    left_out : dict of str to str
+        The methods that cannot explain this network at all: why.
     """
 
     images: Tensor
     heatmaps: dict[str, Tensor]
     rows: list[dict[str, Any]]
+    lost: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def heading(self, text: str) -> str:
         """Say in the heading of a sheet how many images it shows, if not all."""
@@ -131,8 +148,9 @@ def explain_images(
 ) -> Explained:
     """Compute the heatmaps of some images under some methods.
 
-    Unless `strict`, a method is shown also where relevance gets lost on its way. A folder keeps
-    finished batches. Each batch is handed to `keep`: heatmaps by method, outputs and labels.
+    Unless `strict`, a method is shown also where relevance gets lost on its way, with the share,
+    and one that cannot explain the network is left out, with the reason. A folder keeps finished
+    batches. Each batch is handed to `keep`: heatmaps by method, outputs and labels.
     """
     import torch
 
@@ -147,9 +165,20 @@ def explain_images(
     example, _ = next(iter(batches(picked.subset, 1, place)))
     judged = per_class(loaded.model, example)
     made = {name: attribution.create(name, judged) for name in methods}
-    for explainer in made.values() if not strict else ():
-        if isinstance(explainer, attribution.Propagating):
-            explainer.max_loss = None
+    lost: dict[str, float] = {}
+    left_out: dict[str, str] = {}
+
+    def heatmap(name: str, batch: Tensor) -> Tensor | None:
+        if strict:
+            return made[name].attribute(batch, target)
+        try:
+            found, share = attribute_with_loss(made[name], batch, target)
+        except PropagationError as error:
+            left_out[name] = str(error)
+            return None
+        if share:
+            lost[name] = max(share, lost.get(name, 0.0))
+        return found
 
     def explain(batch: Tensor, advance: Callable[[float], None]) -> dict[str, Tensor]:
         output = models.respond(judged, batch)
@@ -158,9 +187,13 @@ def explain_images(
                 f"--target {target}: the network has {output.shape[1]} outputs, numbered from 0"
             )
         heatmaps = {}
-        for name, how in made.items():
-            heatmaps[f"by {name}"] = how.attribute(batch, target)
+        for name in made:
+            found = None if name in left_out else heatmap(name, batch)
+            if found is not None:
+                heatmaps[f"by {name}"] = found
             advance(len(batch) / len(made))
+        if not heatmaps:
+            raise NiwakiError(f"no method can explain this: {next(iter(left_out.values()))}")
         return {"inputs": batch, "outputs": output, **heatmaps}
 
     def identity() -> dict[str, Any]:
@@ -178,7 +211,7 @@ def explain_images(
     with open_run(folder, identity) as kept, bar("explaining", len(picked.indices)) as advance:
         for number, (batch, truth) in enumerate(batches(picked.subset, batch_size, place)):
             part = kept.once(f"batch-{number:05}", partial(explain, batch, advance))
-            heatmaps = {name: part[f"by {name}"] for name in methods}
+            heatmaps = {name: part[f"by {name}"] for name in methods if f"by {name}" in part}
             if keep is not None:
                 keep(heatmaps, part["outputs"], truth)
             left = max(0, SHOWN - len(said))
@@ -186,12 +219,33 @@ def explain_images(
             shown.append({name: values[:left].clone() for name, values in first.items()})
             best = torch.softmax(part["outputs"], 1).max(1)
             said += zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    first = {name: torch.cat([part[name] for part in shown]) for name in shown[0]}
+    names = [name for name in shown[0] if name not in left_out]
+    first = {name: torch.cat([part[name] for part in shown]) for name in names}
     return Explained(
         picked.data.preprocessing.denormalise(first.pop("inputs")),
         first,
         _rows(loaded, picked, said),
+        {name: share for name, share in lost.items() if name in first},
+        left_out,
     )
+
+
+def attribute_with_loss(how: Method, batch: Tensor, target: Target) -> tuple[Tensor, float]:
+    """Compute heatmaps also where relevance gets lost; return them and the share that is lost.
+
+    The share is that of the sample that loses most, and 0 where the method accepts what is lost.
+    """
+    from niwaki.attribution import Propagating
+
+    try:
+        return how.attribute(batch, target), 0.0
+    except LostRelevanceError as error:
+        assert isinstance(how, Propagating)
+        limit, how.max_loss = how.max_loss, None
+        try:
+            return how.attribute(batch, target), error.share
+        finally:
+            how.max_loss = limit
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:

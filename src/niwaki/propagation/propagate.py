@@ -271,7 +271,8 @@ def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> 
         f"under {worst.rule}: its contributions are tiny beside the stabilizer, or units with "
         "relevance have no contribution that the rule counts. Choose a smaller stabilizer, "
         "another rule (Epsilon loses nothing where z-plus finds nothing above zero), or accept "
-        "the loss with max_loss=None (as part of a name: NAME:max_loss=None)"
+        "the loss with max_loss=None (as part of a name: NAME:max_loss=None)",
+        float(share),
     )
 
 
