@@ -249,6 +249,9 @@ def form_of(hint: Any) -> Form:
 def _made(hint: Any, value: Any) -> Any:
     """Give back to checked data the types that JSON does not have."""
     kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType) and value is not None:
+        made = [part for part in parts if is_dataclass(part)]
+        return _made(made[0], value) if made else value  # beside None, nothing else
     if kind is tuple:
         return tuple(_made(parts[0], item) for item in value)
     if kind is not None and isinstance(kind, type) and issubclass(kind, Mapping):

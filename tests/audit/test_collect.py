@@ -1,4 +1,4 @@
-"""Collected heatmaps: their layout, going on after an interruption, and ViRelAy's own loader."""
+"""Collected heatmaps: their layout, their project file, and going on after an interruption."""
 
 import json
 
@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 from audit_networks import inputs_of, looking
 
 from niwaki.attribution import create
@@ -66,21 +67,29 @@ def test_heatmaps_are_those_of_the_method(project, tiles, model):
         collection.read("heatmap")
 
 
-def test_virelays_own_loader_opens_the_project(project, tiles):
-    pytest.importorskip("virelay.model", reason="virelay is not installed")
-    from virelay.model import Project
-
-    opened = Project(str(project / "project.yaml"))
-    assert len(opened.dataset) == 200
-    sample = opened.get_sample(3)
-    assert [label.name for label in sample.labels] == [["normal", "tumour"][tiles.labels[3]]]
-    heat = opened.get_attribution(3)
-    assert heat.data.shape[:2] == (64, 64)
-    assert opened.get_analysis_methods() == ["spectral"]
-    assert len(opened.get_analysis_categories("spectral")) == 2
-    found = opened.get_analysis("spectral", "00000001", "spectral-place", "tsne-place")
-    assert found.embedding.shape == (100, 2)
-    opened.close()
+def test_the_project_file_leads_to_all_that_virelay_shows(project, tiles):
+    """Follow it as ViRelAy's loader does, by hand."""
+    said = yaml.safe_load((project / "project.yaml").read_text())["project"]
+    keys = json.loads((project / said["label_map"]).read_text())
+    assert said["dataset"]["type"] == "hdf5"
+    with h5py.File(project / said["dataset"]["path"]) as file:
+        assert file["data"].shape == (200, 3, 64, 64)
+        assert keys[file["label"][3]]["name"] == ["normal", "tumour"][tiles.labels[3]]
+    assert said["attributions"]["attribution_strategy"] == "predicted_label"
+    assert said["attributions"]["attribution_method"] == "lrp.epsilon"
+    (source,) = said["attributions"]["sources"]
+    with h5py.File(project / source) as file:
+        assert {len(file[name]) for name in ("attribution", "prediction", "label", "index")} == {
+            200
+        }
+    (analysis,) = said["analyses"]
+    assert analysis["analysis_method"] == "spectral"
+    with h5py.File(project / analysis["sources"][0]) as file:
+        assert sorted(file) == sorted(row["word_net_id"] for row in keys)
+        of_class = file[keys[1]["word_net_id"]]
+        assert of_class["embedding/tsne-place"].shape == (100, 2)
+        base = of_class["embedding/tsne-place"].attrs["embedding"]
+        assert len(of_class["embedding"][base]) == len(of_class["cluster"][base]) == 100
 
 
 class Interrupted(torch.utils.data.Dataset):

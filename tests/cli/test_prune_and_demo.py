@@ -88,6 +88,9 @@ def test_every_option_reaches_the_loop(weights, tmp_path):
     assert about["compensate"]
     assert said["trajectory"][-1]["accuracy_tuned"] is not None
     assert said["trajectory"][-1]["validation"] is not None
+    kept = said["trajectory"][-1]["kept"]
+    assert (kept["epochs"], kept["samples"]) == (1, 30)
+    assert kept["accuracy"] == said["trajectory"][-1]["validation"]
     fresh, smaller = zoo.vgg_digits(), niwaki.load(out, model=zoo.vgg_digits())
     widths = {
         name: (module.out_channels, smaller.get_submodule(name).out_channels)

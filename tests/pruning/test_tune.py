@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from niwaki.errors import DataError, ModelError
 from niwaki.evaluation import accuracy
-from niwaki.pruning import FineTune, Trajectory, fine_tune, prune
+from niwaki.pruning import FineTune, Kept, Trajectory, fine_tune, prune
 
 
 def blobs(samples=60, seed=0):
@@ -174,8 +174,9 @@ def test_nothing_else_changes(model):
 
 def test_an_error_leaves_nothing(model):
     attributes = sorted(vars(model))
-    with pytest.raises(ModelError, match=r"diverged in epoch 1.*lr = 1e\+30"):
-        fine_tune(model, blobs(), FineTune(epochs=2, lr=1e30, batch_size=16))
+    images, labels = blobs()
+    with pytest.raises(ModelError, match=r"diverged in epoch 1.*lr = 1000.0"):
+        fine_tune(model, (1e20 * images, labels), FineTune(epochs=2, lr=1000.0, batch_size=16))
     assert sorted(vars(model)) == attributes
     assert not any(module.training for module in model.modules())
 
@@ -277,6 +278,51 @@ def test_the_best_weights_are_kept(model, patience, accuracies, epochs, best, mo
     assert [epoch.accuracy for epoch in history] == accuracies[1 : epochs + 1]
     same = [torch.equal(model[0].weight, found) for found in weights]
     assert same == [epoch == best for epoch in range(epochs + 1)]
+    assert history.kept == Kept(best, epochs, accuracies[best], accuracies[0], 60)
+
+
+@pytest.mark.parametrize(
+    ("kept", "said", "chance"),
+    [
+        (Kept(3, 5, 0.9, 0.55, 20), "epoch 3 of 5: 90.0% on 20 {}, 55.0% before", False),
+        (
+            Kept(1, 5, 0.95, 0.9, 20),
+            "epoch 1 of 5: 95.0% on 20 {}, 90.0% before; one image more may be chance",
+            True,
+        ),
+        (
+            Kept(1, 1, 0.7, 0.45, 20),
+            "epoch 1 of 1: 70.0% on 20 {}, 45.0% before; 5 images more may be chance",
+            True,
+        ),
+        (Kept(1, 1, 0.75, 0.45, 20), "epoch 1 of 1: 75.0% on 20 {}, 45.0% before", False),
+        (
+            Kept(0, 4, 0.885, 0.885, 200),
+            "the weights as they were: no epoch of 4 did better than 88.5% on 200 {}",
+            False,
+        ),
+        (Kept(2, 4, 0.9, 0.5, None), "epoch 2 of 4: 90.0% on the {}, 50.0% before", False),
+    ],
+    ids=["gain", "one image", "five images", "six images", "nothing", "length unknown"],
+)
+def test_what_was_kept_is_said_with_its_gain(kept, said, chance):
+    assert str(kept) == "kept " + said.format("validation images")
+    assert kept.may_be_chance is chance
+
+
+def test_without_validation_data_nothing_is_chosen(model):
+    assert fine_tune(model, blobs(), QUICK).kept is None
+
+
+def test_what_was_kept_is_in_the_trajectory_and_its_json(model):
+    pruned = prune(model, blobs(), "weight", keep=0.6, steps=1, tune=QUICK, validation=blobs(20, 1))
+    first, last = pruned.trajectory
+    assert first.kept is None
+    assert last.kept.samples == 20
+    assert last.kept.accuracy == last.validation
+    assert last.kept.accuracy == max(last.kept.before, *(e.accuracy for e in last.epochs))
+    again = Trajectory.from_json(json.loads(json.dumps(pruned.trajectory.to_json())))
+    assert again == pruned.trajectory
 
 
 def test_a_last_batch_of_one_is_left_out():

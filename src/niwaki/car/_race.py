@@ -1,4 +1,4 @@
-"""The unit of about the lowest reduction, from as few images as a tallyd confidence needs."""
+"""The unit of about the lowest reduction, from as few images as the confidence needs."""
 
 from __future__ import annotations
 

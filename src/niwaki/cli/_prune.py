@@ -166,7 +166,9 @@ def _row(step: Step) -> str:
     accuracy = "" if found is None else f"{found:.2%}"
     return (
         f"{step.step:>4} {step.units:>8,} {step.params:>12,} {step.macs:>15,} {accuracy:>9} "
-        f"{step.seconds:>8.1f}" + (" below the floor" if step.rejected else "")
+        f"{step.seconds:>8.1f}"
+        + (" below the floor" if step.rejected else "")
+        + ("" if step.kept is None else f"\n     {step.kept}")
     )
 
 
@@ -211,6 +213,8 @@ def _report(
         f"parameters, {last.units / first.units:.1%} of the units"
     )
     if first.accuracy is not None and last.accuracy is not None:
-        show(f"accuracy {first.accuracy:.2%} -> {_accuracy(last)}")
+        show(f"accuracy on the test images {first.accuracy:.2%} -> {_accuracy(last)}")
+        if last.kept is not None:
+            show(f"fine-tuning {last.kept}")
     show(f"{1e3 * before:.1f} -> {1e3 * after:.1f} ms for {batch} images ({before / after:.2f}x)")
     show(f"wrote {out}; it is a model again: niwaki explain {out} IMAGES")

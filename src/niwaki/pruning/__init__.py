@@ -20,7 +20,7 @@ from niwaki.pruning._states import restore, tensors_of
 from niwaki.pruning._surgery import operate, replay
 from niwaki.pruning._torch_pruning import CUSTOMIZED_PRUNERS
 from niwaki.pruning._trajectory import Step, Trajectory
-from niwaki.pruning._tune import Epoch, FineTune, fine_tune
+from niwaki.pruning._tune import Epoch, FineTune, Kept, Tuned, fine_tune
 from niwaki.pruning._weights import prune_weights
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Epoch",
     "FineTune",
     "Group",
+    "Kept",
     "Member",
     "Outcome",
     "Plan",
@@ -44,6 +45,7 @@ __all__ = [
     "Summary",
     "Trajectory",
     "Trial",
+    "Tuned",
     "WeightStep",
     "WeightTrajectory",
     "accuracy_at",

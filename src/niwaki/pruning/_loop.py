@@ -191,7 +191,7 @@ def _tune(job: Job, model: nn.Module, row: Step, since: float) -> Step:
         # Another seed for each step; no state of a generator has to be kept between them.
         settings = replace(job.tune, seed=job.tune.seed + row.step)
         history = fine_tune(model, data, settings, teacher=job.original, validation=job.validation)
-        row = replace(row, epochs=tuple(history))
+        row = replace(row, epochs=history.epochs, kept=history.kept)
     elif job.tune is not None:
         _by_hand(job.tune, model, row.step)
     right, held = _accuracies(job, model)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from niwaki.errors import DataError
-from niwaki.pruning._tune import Epoch
+from niwaki.pruning._tune import Epoch, Kept
 from niwaki.schema import rebuild
 
 __all__ = ["Step", "Trajectory"]
@@ -24,17 +24,20 @@ class Step:
     units, params, macs : int
         See `niwaki.evaluation.Cost`.
     accuracy : float or None
-        On the evaluation data, from 0 to 1; None where there are none.
+        On the test data, which decide nothing, from 0 to 1; None where there are none.
     accuracy_tuned : float or None
         The same after fine-tuning; None without.
     seconds : float
         That the step took.
     validation : float or None
-        Accuracy on the validation data, by which a floor decides; None where there are none.
+        Accuracy on the validation data, by which a floor and fine-tuning decide, so that it is no
+        held-out figure; None where there are none.
     rejected : bool
         Whether the step fell below the floor: it was taken back, and nothing came after it.
     epochs : tuple of Epoch
         Of the fine-tuning: learning rate, loss, and accuracy on the validation data.
+    kept : Kept or None
+        Which of these epochs the validation data chose; None without fine-tuning or such data.
     """
 
     step: int
@@ -47,6 +50,7 @@ class Step:
     validation: float | None = None
     rejected: bool = False
     epochs: tuple[Epoch, ...] = ()
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True)

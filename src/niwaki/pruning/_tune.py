@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,7 +33,9 @@ from niwaki.ranges import (
     checked,
 )
 
-__all__ = ["Epoch", "FineTune", "fine_tune"]
+__all__ = ["Epoch", "FineTune", "Kept", "Tuned", "fine_tune"]
+
+_TELLING = 6  # images: fewer, all of them one way, come by chance more often than one time in 20
 
 
 @checked(
@@ -129,6 +131,78 @@ class Epoch:
     accuracy: float | None
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Which weights the validation data chose, and by how much; its text says it in a line.
+
+    Attributes
+    ----------
+    epoch : int
+        After which the weights were kept; 0: those at the start, as no epoch did better.
+    epochs : int
+        That were trained.
+    accuracy, before : float
+        Of the weights that were kept and of those at the start, on the validation data. As these
+        data chose, the first is too high for a held-out figure.
+    samples : int or None
+        Of the validation data; None where a loader does not know.
+    """
+
+    epoch: int
+    epochs: int
+    accuracy: float
+    before: float
+    samples: int | None
+
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether a sign test could not tell the gain from chance, however the images differ."""
+        return self.samples is not None and 0 < self._gained < _TELLING
+
+    @property
+    def _gained(self) -> int:
+        return round((self.accuracy - self.before) * (self.samples or 0))
+
+    def __str__(self) -> str:
+        images = "the" if self.samples is None else f"{self.samples}"
+        where = f"{images} validation images"
+        if self.epoch == 0:
+            return (
+                f"kept the weights as they were: no epoch of {self.epochs} did better than "
+                f"{self.before:.1%} on {where}"
+            )
+        said = (
+            f"kept epoch {self.epoch} of {self.epochs}: {self.accuracy:.1%} on {where}, "
+            f"{self.before:.1%} before"
+        )
+        if self.may_be_chance:
+            more = "one image" if self._gained == 1 else f"{self._gained} images"
+            return f"{said}; {more} more may be chance"
+        return said
+
+
+@dataclass(frozen=True)
+class Tuned(Sequence[Epoch]):
+    """What happened in fine-tuning: a sequence of epochs.
+
+    Attributes
+    ----------
+    epochs : tuple of Epoch
+        All that were trained, also those after the one that was kept.
+    kept : Kept or None
+        What the validation data chose; None without, when the last weights stay.
+    """
+
+    epochs: tuple[Epoch, ...]
+    kept: Kept | None = None
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.epochs[index]
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+
 def fine_tune(
     model: nn.Module,
     data: Data,
@@ -136,7 +210,7 @@ def fine_tune(
     *,
     teacher: nn.Module | None = None,
     validation: Data | None = None,
-) -> list[Epoch]:
+) -> Tuned:
     """Train a network in place.
 
     It may run while other threads train other networks. Dropout draws from torch's one generator,
@@ -160,8 +234,8 @@ def fine_tune(
 
     Returns
     -------
-    list of Epoch
-        What happened.
+    Tuned
+        The epochs, and which of them was kept.
 
     Raises
     ------
@@ -191,7 +265,7 @@ def _train(
     teacher: nn.Module | None,
     validation: Data | None,
     device: torch.device,
-) -> list[Epoch]:
+) -> Tuned:
     history: list[Epoch] = []
     best = _Best(model, validation, settings.batch_size)
     with _training(model, settings) as optimizer:
@@ -226,7 +300,7 @@ def _train(
                 break
         optimizer.zero_grad(set_to_none=True)
     best.restore()
-    return history
+    return Tuned(tuple(history), best.told(len(history)))
 
 
 class _Best:
@@ -236,7 +310,7 @@ class _Best:
         self.model, self.validation, self.batch_size = model, validation, batch_size
         self.epoch, self.accuracy = 0, -1.0
         self.state: dict[str, Tensor] = {}
-        self.look(0)
+        self.before = self.look(0)
 
     def look(self, epoch: int) -> float | None:
         """Measure the network as it is, and keep its weights if they are better."""
@@ -247,6 +321,12 @@ class _Best:
             self.epoch, self.accuracy = epoch, found
             self.state = copy.deepcopy(self.model.state_dict())
         return found
+
+    def told(self, epochs: int) -> Kept | None:
+        """Say which weights are kept after so many epochs."""
+        if self.validation is None or self.before is None:
+            return None
+        return Kept(self.epoch, epochs, self.accuracy, self.before, count(self.validation))
 
     def restore(self) -> None:
         """Put the best weights into the network."""
