@@ -4,6 +4,7 @@ Each message says what happened, where, and what to do about it.
 """
 
 __all__ = [
+    "BypassedWarning",
     "CompletenessWarning",
     "DataError",
     "FallbackWarning",
@@ -68,6 +69,10 @@ class RangeError(NiwakiError):
 
 class NothingToPruneError(NiwakiError):
     """A network without a unit that may be removed."""
+
+
+class BypassedWarning(UserWarning):
+    """A layer whose map is to explain the output, and which part of the signal does not pass."""
 
 
 class SoftmaxOutputWarning(UserWarning):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from niwaki.propagation.operation import Operation
 
-__all__ = ["Maps", "Observer"]
+__all__ = ["Maps", "Observer", "Onlooker"]
 
 
 @runtime_checkable
@@ -27,6 +27,14 @@ class Observer(Protocol):
 
     def relevance(self, operation: Operation, relevance: Tensor) -> None:
         """Read the relevance (or gradient) that reaches a layer's output; same shape."""
+
+
+@runtime_checkable
+class Onlooker(Protocol):
+    """Is told about whatever operations make of the signal, beside the layers."""
+
+    def made(self, output: Tensor) -> None:
+        """Read what an operation returned, before a layer's output is announced."""
 
 
 class Maps:

@@ -17,7 +17,7 @@ from niwaki.propagation._bounds import Box, Carry, carried
 from niwaki.propagation._calls import Call, Tag, Tags, carries_gradient, tensors_in
 from niwaki.propagation._handlers import HANDLERS
 from niwaki.propagation.composites import Composite
-from niwaki.propagation.observers import Observer
+from niwaki.propagation.observers import Observer, Onlooker
 from niwaki.propagation.operation import Operation
 from niwaki.propagation.rules import Gradient, Pass
 
@@ -106,6 +106,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.composite = composite
         self.observers = observers
+        self._onlookers = [one for one in observers if isinstance(one, Onlooker)]
         self.operations: list[Operation] = []
         self.conditions = dict(conditions or {})
         self.wants_weights = wants_weights
@@ -272,6 +273,8 @@ class Watch(TorchFunctionMode):
                 base = tensor._base  # a constant until the signal was written into a part of it
                 if base is not None and base.requires_grad and not self._carries(base):
                     self.tags[base] = Tag(signal=True, nearest=known["nearest"])
+                for onlooker in self._onlookers:
+                    onlooker.made(tensor)
 
     def _carries(self, tensor: Tensor) -> bool:
         """Whether a tensor that may have changed is already known to carry the signal."""
