@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from niwaki import attribution
 from niwaki.cli import app, main
-from niwaki.errors import LostRelevanceError
+from niwaki.errors import LostRelevanceError, ModelError
 
 MODEL = ["niwaki.models.zoo:vgg_digits", "digits", "--weights", "random", "--threads", "1"]
 METHODS = ["--method", "gradient", "--method", "lrp.epsilon_plus"]
@@ -88,6 +88,38 @@ def test_evaluate_judges_methods(tmp_path):
                 "--out", out)  # fmt: skip
     assert json.loads(again.stdout)["methods"][0]["randomised"] is None
     assert "randomisation.png" not in listed(out)
+
+
+DENSE = """
+from torch import nn
+
+def dense():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 10, 1)).eval()
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = dense()
+
+    def forward(self, x):
+        return {"out": self.inner(x), "aux": x}
+
+def named():
+    return Named().eval()
+"""
+
+
+@pytest.mark.parametrize("command", ["explain", "compare", "evaluate", "car", "prune"])
+@pytest.mark.parametrize(
+    ("network", "way_out"), [("dense", "AdaptiveAvgPool2d"), ("named", r"Part\(model, 'out'\)")]
+)
+def test_networks_with_an_output_per_pixel_are_refused(tmp_path, command, network, way_out):
+    (tmp_path / "net.py").write_text(DENSE)
+    out = tmp_path / "out.png"
+    arguments = [f"{tmp_path / 'net.py'}:{network}", "digits", "--out", out, "--threads", 1]
+    with pytest.raises(ModelError, match=way_out):
+        run(command, *arguments)
+    assert not out.exists()
 
 
 DEAD_ENDS = """

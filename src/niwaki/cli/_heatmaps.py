@@ -181,7 +181,7 @@ def explain_images(
         return found
 
     def explain(batch: Tensor, advance: Callable[[float], None]) -> dict[str, Tensor]:
-        output = models.respond(judged, batch)
+        output = models.class_outputs(judged, batch, "the sheet of predictions")
         if target is not None and target >= output.shape[1]:
             raise NiwakiError(
                 f"--target {target}: the network has {output.shape[1]} outputs, numbered from 0"
