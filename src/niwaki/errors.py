@@ -3,6 +3,9 @@
 Each message says what happened, where, and what to do about it.
 """
 
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
 __all__ = [
     "BypassedWarning",
     "CompletenessWarning",
@@ -21,6 +24,7 @@ __all__ = [
     "RangeError",
     "SoftmaxOutputError",
     "SoftmaxOutputWarning",
+    "UnknownOptionError",
     "WeightsError",
 ]
 
@@ -65,6 +69,35 @@ class SoftmaxOutputError(PropagationError):
 
 class RangeError(NiwakiError):
     """A number outside its range."""
+
+
+class UnknownOptionError(NiwakiError, TypeError):
+    """An option that neither the function has that was called, nor what it hands options on to.
+
+    Attributes
+    ----------
+    option : str
+        Its name.
+    takers : dict
+        Who might have had it, the function that was called first, with the options of each.
+    """
+
+    def __init__(self, option: str, takers: Mapping[str, Sequence[str]]) -> None:
+        self.option, self.takers = option, dict(takers)
+        first, *others = takers
+        text = f"{first} has no option {option!r}" + "".join(f", nor has {who}" for who in others)
+        known = list(dict.fromkeys(name for names in takers.values() for name in names))
+        close = get_close_matches(option, known, n=3)
+        if close:
+            hint = f"did you mean {' or '.join(map(repr, close))}?"
+        else:
+            told = [f"{who} has {', '.join(names)}" for who, names in takers.items() if names]
+            hint = "; ".join(told) or "there are none"
+        super().__init__(f"{text}; {hint}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, dict[str, Sequence[str]]]]:
+        """Be copied and sent between processes whole."""
+        return type(self), (self.option, self.takers)
 
 
 class NothingToPruneError(NiwakiError):

@@ -17,7 +17,8 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from niwaki.errors import RangeError
+from niwaki.errors import RangeError, UnknownOptionError
+from niwaki.handed_on import retold
 
 __all__ = [
     "BATCH",
@@ -154,7 +155,8 @@ def checked(**ranges: Range) -> Callable[[Target], Target]:
 
     The check comes before the function's first line. Where an annotation is a ``Literal``, its
     values are checked, too. A parameter that may be None, or be given as
-    text (``max_memory="2GB"``, names of layers), is checked where it is a number.
+    text (``max_memory="2GB"``, names of layers), is checked where it is a number. Of options that
+    the function hands on, one that nobody has is told as an option of the function.
 
     Parameters
     ----------
@@ -165,6 +167,8 @@ def checked(**ranges: Range) -> Callable[[Target], Target]:
     ------
     RangeError
         When the function is called with a value outside.
+    UnknownOptionError
+        For an option that neither the function has nor what it hands options on to.
     """
 
     def decorate(target: Target) -> Target:
@@ -196,7 +200,12 @@ def checked(**ranges: Range) -> Callable[[Target], Target]:
             for name, known in choices().items():
                 if name in given:
                     _check_choice(name, given[name], known)
-            return target(*args, **options)
+            try:
+                return target(*args, **options)
+            except UnknownOptionError as error:
+                if error.option not in options or error.option in signature.parameters:
+                    raise
+                raise retold(error, target) from error
 
         call.__niwaki_ranges__ = ranges  # type: ignore[attr-defined]
         return cast(Target, call)

@@ -321,7 +321,7 @@ def test_unknown_or_superfluous_options_are_refused(plain, samples):
         score(plain, samples, "random", sed=3)
     with pytest.raises(ValueError, match="made already"):
         score(plain, samples, create("random"), seed=3)
-    with pytest.raises(ValueError, match="reduce 'mean'"):
+    with pytest.raises(ValueError, match="reduce = 'mean'"):
         create("lrp", reduce="mean")
     with pytest.raises(ValueError, match="start 'all'"):
         create("lrp", start="all")

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from niwaki.attribution._registry import create
 from niwaki.attribution._targets import Target
+from niwaki.ranges import checked
 
 __all__ = ["explain"]
 
 
+@checked()
 def explain(
     model: nn.Module,
     inputs: Tensor,
@@ -39,6 +41,11 @@ def explain(
     -------
     Tensor
         Heatmaps of the inputs' shape.
+
+    Raises
+    ------
+    UnknownOptionError
+        For an option that the method does not have.
 
     Examples
     --------

@@ -48,9 +48,9 @@ def lrp(
 
 
 def _under(
+    preset: Callable[..., Composite],
     model: nn.Module,
     *,
-    preset: Callable[..., Composite],
     start: Start,
     max_loss: float | None = 1e-3,
     **options: Any,
@@ -60,7 +60,7 @@ def _under(
 
 
 def _define(name: str, about: str, preset: Callable[..., Composite], **fixed: Any) -> None:
-    method: Callable[..., Propagating] = functools.partial(_under, preset=preset, **fixed)
+    method: Callable[..., Propagating] = functools.partial(_under, preset, **fixed)
     method.__doc__ = about
     register(name)(method)
 

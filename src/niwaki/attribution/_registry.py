@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from niwaki.attribution._method import Method
-from niwaki.errors import NiwakiError
+from niwaki.handed_on import make_with
 from niwaki.spelling import split_options
 
 __all__ = ["create", "describe", "names", "register"]
@@ -54,18 +54,12 @@ def create(name: str, model: nn.Module, **options: Any) -> Method:
     Raises
     ------
     ValueError
-        For a name that does not exist, or text with an option that the method does not have.
-    TypeError
+        For a name that does not exist.
+    UnknownOptionError
         For an option that the method does not have.
     """
     plain, told = split_options(name)
-    factory = _lookup(plain)
-    if not told:
-        return factory(model, **options)
-    try:
-        return factory(model, **{**told, **options})
-    except TypeError as error:
-        raise NiwakiError(f"method {name!r}: {error}") from error
+    return make_with(f"method {plain!r}", _lookup(plain), model, **{**told, **options})
 
 
 def _lookup(name: str) -> Factory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from niwaki.errors import NiwakiError
+from niwaki.errors import NiwakiError, UnknownOptionError
 from niwaki.spelling import split_options
 
 __all__ = ["named_files", "parse_criterion"]
@@ -30,6 +30,6 @@ def parse_criterion(text: str) -> tuple[str, dict[str, Any]]:
     name, options = split_options(text)
     try:
         create(name, **options)
-    except TypeError as error:
+    except UnknownOptionError as error:
         raise NiwakiError(f"--criterion {text!r}: {error}") from error
     return name, options

@@ -7,7 +7,8 @@ from typing import Any
 from niwaki.criteria._combination import Combination
 from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._registry import make
-from niwaki.errors import NiwakiError
+from niwaki.errors import UnknownOptionError
+from niwaki.handed_on import make_with
 from niwaki.spelling import split_options
 
 __all__ = ["create"]
@@ -27,20 +28,17 @@ def create(criterion: str | Criterion, **options: Any) -> Criterion:
     Raises
     ------
     ValueError
-        For a name that does not exist, or options beside a criterion that is made already.
-    TypeError
-        For an option that the criterion does not have.
+        For a name that does not exist.
+    UnknownOptionError
+        For an option that the criterion does not have; one that is made already has none.
     """
     if isinstance(criterion, Criterion):
         if options:
-            raise ValueError(f"{criterion} is made already: it takes no options {sorted(options)}")
+            raise UnknownOptionError(min(options), {f"{criterion} (made already)": ()})
         return criterion
     if ":" in criterion:
         name, told = split_options(criterion)
-        try:
-            return create(name, **{**told, **options})
-        except TypeError as error:
-            raise NiwakiError(f"criterion {criterion!r}: {error}") from error
+        return create(name, **{**told, **options})
     if "+" in criterion or "*" in criterion:
-        return Combination(criterion, **options)
+        return make_with(f"criterion {criterion!r}", Combination, criterion, **options)
     return make(criterion, **options)

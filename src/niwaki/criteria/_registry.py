@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from niwaki.criteria._criterion import Criterion
+from niwaki.handed_on import make_with
 
 __all__ = ["describe", "make", "names", "register", "register_variant"]
 
@@ -71,11 +72,11 @@ def make(name: str, **options: Any) -> Criterion:
     ------
     ValueError
         For a name that does not exist.
-    TypeError
+    UnknownOptionError
         For an option that the criterion does not have.
     """
     entry = _lookup(name)
-    made = entry.factory(**{**entry.options, **options})
+    made = make_with(f"criterion {name!r}", entry.factory, **{**entry.options, **options})
     made.name = name
     return made
 

@@ -16,6 +16,8 @@ from niwaki.accumulation import Totals
 from niwaki.criteria._composites import told
 from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._starts import Evidence, check_evidence
+from niwaki.errors import UnknownOptionError
+from niwaki.handed_on import make_with
 from niwaki.models import class_logits
 from niwaki.propagation import Composite, Layer, epsilon, per_class, propagate
 
@@ -71,13 +73,13 @@ def create_weight_criterion(criterion: str | Criterion, **options: Any) -> Weigh
     Raises
     ------
     ValueError
-        For a name that does not exist, a criterion of units, or options beside a made one.
-    TypeError
-        For an option that the criterion does not have.
+        For a name that does not exist, or a criterion of units.
+    UnknownOptionError
+        For an option that the criterion does not have; one that is made already has none.
     """
     if isinstance(criterion, WeightCriterion):
         if options:
-            raise ValueError(f"{criterion} is made already: it takes no options {sorted(options)}")
+            raise UnknownOptionError(min(options), {f"{criterion} (made already)": ()})
         return criterion
     if isinstance(criterion, Criterion):
         raise ValueError(
@@ -90,7 +92,7 @@ def create_weight_criterion(criterion: str | Criterion, **options: Any) -> Weigh
             f"there is no criterion {criterion!r} of weights; {hint}All: "
             f"{', '.join(weight_criteria())}"
         )
-    return _CATALOGUE[criterion](**options)
+    return make_with(f"criterion {criterion!r} of weights", _CATALOGUE[criterion], **options)
 
 
 class _Reduced(WeightCriterion):

@@ -13,7 +13,7 @@ from torch import nn
 from niwaki import models
 from niwaki.criteria import Criterion
 from niwaki.data import Data, batches
-from niwaki.errors import NiwakiError
+from niwaki.errors import NiwakiError, UnknownOptionError
 from niwaki.propagation import trace
 from niwaki.pruning._area import area
 from niwaki.pruning._budget import Of
@@ -166,6 +166,8 @@ def _try(choice: Choice, trial: Trial, measure: Callable[[Criterion, float], flo
     found, error = None, None
     try:
         found = measure(choice.criterion_of(trial), float(trial.settings["per_cost"]))
+    except UnknownOptionError:  # of `choose_rules` itself
+        raise
     except NiwakiError as wrong:
         error = str(wrong)
     return replace(trial, area=found, seconds=time.perf_counter() - started, error=error)

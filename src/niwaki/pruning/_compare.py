@@ -16,7 +16,7 @@ from niwaki import models
 from niwaki.criteria import Criterion, Scores, hidden_layers, score
 from niwaki.data import Data, batches, check_same_classes, in_memory
 from niwaki.data import references as draw
-from niwaki.errors import NiwakiError
+from niwaki.errors import NiwakiError, UnknownOptionError
 from niwaki.evaluation import accuracy, cost
 from niwaki.pruning._budget import Of
 from niwaki.pruning._comparison import Comparison
@@ -227,6 +227,8 @@ def _named_errors(match: _Match, entry: Contender, run: Outcome, few: Data, seed
     try:
         return match.play(entry, run, few, seed)
     except NiwakiError as error:
+        if isinstance(error, UnknownOptionError) and error.option in match.options:
+            raise  # of `compare` itself, not of this contender
         raise NiwakiError(
             f"{entry.label!r}, {run.references} references per class, seed {seed}: {error}"
         ) from error
