@@ -10,6 +10,7 @@ __all__ = [
     "BypassedWarning",
     "CompletenessWarning",
     "DataError",
+    "DisconnectedWarning",
     "FallbackWarning",
     "KeptWarning",
     "LeftOutWarning",
@@ -126,6 +127,10 @@ class NearChanceWarning(UserWarning):
 
 class CompletenessWarning(UserWarning):
     """Heatmaps that should sum to a change of the output, and do not."""
+
+
+class DisconnectedWarning(UserWarning):
+    """A part of the signal that is cut off, as by ``detach()``, and gets no relevance."""
 
 
 class FallbackWarning(UserWarning):

@@ -1,14 +1,19 @@
 """Numbers that are none: no derivative, half precision, recomputed activations, NaN."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from niwaki.attribution import explain
-from niwaki.errors import DataError, PropagationError
+from niwaki.errors import DataError, DisconnectedWarning, PropagationError
 
 METHODS = ["gradient", "deep_lift", "beta_smooth", "lrp.epsilon_plus", "lrp.z", "guided_backprop"]
 
@@ -141,3 +146,208 @@ def test_occlusion_under_autocast(x: Tensor) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = explain(plain(), x, 1, "occlusion")
     torch.testing.assert_close(found, expected)
+
+
+class Cutting(nn.Module):
+    """A convolution, whose output goes on in two branches; `join` may cut one of them."""
+
+    def __init__(self, join: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.other = nn.Conv2d(4, 4, 1)
+        self.head = nn.LazyLinear(3)
+        self.join = join
+        self.head(self.join(self.conv(torch.randn(2, 3, 8, 8))).flatten(1))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.join(self.conv(x)).flatten(1))
+        return out
+
+
+def under_no_grad(y: Tensor) -> Tensor:
+    with torch.no_grad():
+        scale = y.abs().amax((1, 2, 3), keepdim=True)
+    return y / scale
+
+
+def overwritten_under_no_grad(y: Tensor) -> Tensor:
+    z = y * 1
+    with torch.no_grad():
+        z[:, 0] += y[:, 0].tanh()
+    return z + y
+
+
+def in_slices(y: Tensor) -> Tensor:
+    out = torch.zeros(len(y), 8, 8, 8)
+    out[:, :4] = y.detach() * 2
+    out[:, 4:] = y
+    return out
+
+
+def in_other_slices(y: Tensor) -> Tensor:
+    out = torch.zeros(len(y), 8, 8, 8)
+    out[:, 4:] = y
+    out[:, :4] = y.detach().relu()
+    return out
+
+
+def through_an_alias(y: Tensor) -> Tensor:
+    y.data.mul_(2)
+    return y
+
+
+def through_a_part_of_an_alias(y: Tensor) -> Tensor:
+    y.data[:, 1:] = 1.5
+    return y
+
+
+def repeated(y: Tensor) -> Tensor:
+    first, second = torch.broadcast_tensors(y, y.detach().amax(1, keepdim=True))
+    return first * second
+
+
+def in_a_copy(y: Tensor) -> Tensor:
+    out = torch.zeros(len(y), 8, 8, 8)
+    out[:, :4].copy_(y.detach())
+    return out[:, :4] + y
+
+
+CUTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "no_grad": (under_no_grad, r"torch.no_grad\(\)"),
+    "detach": (lambda y: y + y.detach().tanh(), "'detach'"),
+    "data": (lambda y: y + 2 * y.data, "'data'"),
+    "cat": (lambda y: torch.cat([y, y.detach() ** 2], 1), "'detach'"),
+    "stack": (lambda y: torch.stack([y.detach().cos(), y]).movedim(0, 1), "'detach'"),
+    "weight": (lambda y: F.conv2d(y, y.detach().mean((0, 2, 3)).expand(1, 4)[..., None, None]),
+               "'detach'"),
+    "slices": (in_slices, "'detach'"),
+    "other slices": (in_other_slices, "'detach'"),
+    "alias": (through_an_alias, "'data'"),
+    "part of an alias": (through_a_part_of_an_alias, "'data'"),
+    "repeated": (repeated, "'detach'"),
+    "copy": (in_a_copy, "'detach'"),
+    "numpy": (lambda y: y + torch.from_numpy(np.tanh(y.detach().numpy())), "'detach'"),
+    "as_tensor": (lambda y: y + torch.as_tensor(np.tanh(y.detach().numpy())), "'detach'"),
+    "asarray": (lambda y: y + torch.from_numpy(np.asarray(y.detach()) * 2), "'detach'"),
+    "long": (lambda y: y + (3 * y).long(), "'long'"),
+    "int": (lambda y: y + (3 * y).to(torch.int32).float() / 3, "'to'"),
+    "round": (lambda y: y + (3 * y).round(), "'round'"),
+    "floor": (lambda y: torch.cat([y, (3 * y).floor() / 3], 1), "'floor'"),
+    "only rounded": (lambda y: y.round(), "'round'"),
+    "item": (lambda y: y / y.mean().item(), "'item'"),
+    "float": (lambda y: y * torch.tensor(float(y.std())), "'float'"),
+    "tolist": (lambda y: y + torch.tensor(y.mean((0, 1, 2)).tolist()), "'tolist'"),
+    "in place": (overwritten_under_no_grad, r"torch.no_grad\(\)"),
+    "a leaf": (lambda y: y + y.detach().requires_grad_().tanh(), "'detach'"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad:UserWarning")
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_part_that_is_cut_off_is_told(cut: str, x: Tensor) -> None:
+    join, by = CUTS[cut]
+    model = Cutting(join)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+    with pytest.warns(DisconnectedWarning, match=rf"{by} \(after conv\)") as told:
+        found = explain(model, x, 1, "gradient")
+    assert len(told) == 1
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("cut", ["detach", "no_grad", "cat", "item", "long", "numpy"])
+def test_a_part_that_is_cut_off_is_told_under_rules(cut: str, x: Tensor) -> None:
+    join, by = CUTS[cut]
+    with pytest.warns(DisconnectedWarning, match=rf"{by} \(after conv\)"):
+        explain(Cutting(join), x, 1, "lrp.epsilon_plus", max_loss=None)
+
+
+def asks(y: Tensor) -> Tensor:
+    if y.mean().item() > 1e3 or float(y.detach().max()) > 1e3 or (y - y.detach()).sum() > 1:
+        return -y
+    return y.view(y.shape[0], -1)
+
+
+def writes_down(y: Tensor) -> Tensor:
+    with torch.no_grad():
+        str(y.std().item() + y.detach().numpy().sum() + sum(y.flatten().tolist()))
+    return y + torch.arange(8.0) * y.new_ones(8)
+
+
+def chooses(y: Tensor) -> Tensor:
+    order = y.detach().mean((0, 2, 3)).argsort()
+    first = y.detach().amax().long().clamp(0, 0)
+    return y[:, order] + y.index_select(1, first.view(1)) + y * (y > 0) + y * (y.data > 1).float()
+
+
+def takes_the_type(y: Tensor) -> Tensor:
+    grid = torch.linspace(0, 1, 8, dtype=torch.float64).to(y).expand_as(y).type_as(y)
+    return grid + y + torch.zeros_like(y).fill_(2.5) + y.new_full((8,), 0.1)
+
+
+def of_weights(y: Tensor) -> Tensor:
+    with torch.no_grad():
+        weight = torch.full((4, 4, 1, 1), 0.3).round(decimals=1)
+    return F.dropout(F.conv2d(y, weight / weight.detach().norm().item()), training=False)
+
+
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.mark_dirty(y)
+        return y.mul_(2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.save_for_backward(y)
+        return y * y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return 2 * y * gradient
+
+
+def by_functions(y: Tensor) -> Tensor:
+    return y + Double.apply(y * 1) + Square.apply(y)
+
+
+def repeats(y: Tensor) -> Tensor:
+    first, second = torch.broadcast_tensors(y, torch.ones(1, 1, 1, 8))
+    return first * second
+
+
+def overwritten(y: Tensor) -> Tensor:
+    return y.detach().clone().copy_(y) + y.detach().clone().zero_()
+
+
+@pytest.mark.parametrize("method", ["gradient", "lrp.epsilon_plus"])
+@pytest.mark.parametrize(
+    "join",
+    [asks, writes_down, chooses, takes_the_type, of_weights, overwritten, repeats, by_functions],
+)
+def test_nothing_is_told_where_nothing_is_cut(
+    join: Callable[[Tensor], Tensor], method: str, x: Tensor
+) -> None:
+    if method == "lrp.epsilon_plus" and join in (asks, chooses, repeats, overwritten, by_functions):
+        pytest.skip("operations without a rule")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        explain(Cutting(join), x, 1, method, **loss(method))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
+def test_nothing_is_told_of_published_networks(name: str) -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DisconnectedWarning)
+        explain(model, torch.randn(1, 3, 64, 64), 1, "gradient")

@@ -176,7 +176,7 @@ def in_place_on_slices(z: Tensor) -> Tensor:
 def in_place_on_a_view(z: Tensor) -> Tensor:
     z = torch.cat([z], 1)
     part = z[:, 1:]
-    part.mul_(z[:, :1].detach().clone())
+    part.mul_(z[:, :1].clone())
     return z
 
 

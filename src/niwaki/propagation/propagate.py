@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from niwaki.errors import (
     DataError,
+    DisconnectedWarning,
     LostRelevanceError,
     ModelError,
     PropagationError,
@@ -105,11 +106,18 @@ def propagate(
         For an operation without a rule, one that cannot be watched, or relevance that gets lost.
     SoftmaxOutputError
         If the network ends in a softmax or sigmoid and a rule is not the gradient.
+
+    Warns
+    -----
+    DisconnectedWarning
+        If a part of the signal is cut off on its way, as by ``detach()``: it gets no relevance.
     """
     watch = Watch(model, composite, observers, _factors(conditions), weights)
     with torch.inference_mode(False), torch.enable_grad():
         leaf, output = forward(model, inputs, watch)
         _check_conditions(watch)
+        if (cut := watch.cuts.of(output)) is not None:
+            warnings.warn(str(cut), DisconnectedWarning, stacklevel=3)
         relevance = start(output.detach().clone()).detach().to(output)
         several = relevance.shape[1:] == output.shape and relevance.dim() == output.dim() + 1
         if not several and relevance.shape != output.shape:

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from niwaki.errors import PropagationError
 from niwaki.propagation._bounds import Box, Carry, carried
 from niwaki.propagation._calls import Call, Tag, Tags, carries_gradient, tensors_in
+from niwaki.propagation._cuts import Cuts
 from niwaki.propagation._handlers import HANDLERS
 from niwaki.propagation.composites import Composite
 from niwaki.propagation.observers import Observer, Onlooker
@@ -117,32 +118,37 @@ class Watch(TorchFunctionMode):
         self._held: dict[int, tuple[Tensor, str]] = {}  # the tensors too: ids are used again
         self._look_up_held()
         self.tags = Tags(self._held, trusting=composite.is_derivative)
+        self.cuts = Cuts(self.tags, self._held)
 
     def begin(self, signal: Tensor) -> Tensor:
         """Declare `signal`, which must require a gradient, to be the input."""
         self._samples = len(signal)
         self._shape = signal.shape
         self.tags[signal] = Tag(signal=True, carry=_as_it_is)
+        self.cuts.begin(signal)
         return signal
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Give the call to its handler if one of its arguments carries the signal."""
-        with _saved_as_usual():
-            return self.watched(func, args, kwargs)
-
-    def watched(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """See `__torch_function__`."""
         call = Call(func, args, kwargs or {})
-        if call.name == "get" and not carries_gradient(result := call.run()):
-            return result  # a property: its shape, its device
         if func == _SET_HOOKS:  # autograd does so within a Function, where no error may be raised
             return call.run()
-        signals = [t for t in tensors_in((args, call.kwargs)) if self.tags[t].signal]
+        with _saved_as_usual():
+            read = self.cuts.read(call)
+            result = self.watched(call)
+            self.cuts.note(call, read, result)
+        return result
+
+    def watched(self, call: Call) -> Any:
+        """See `__torch_function__`."""
+        if call.name == "get" and not carries_gradient(result := call.run()):
+            return result  # a property: its shape, its device
+        signals = [t for t in tensors_in((call.args, call.kwargs)) if self.tags[t].signal]
         if not signals:
             result = call.run()
-            self.tags.note_constants((args, call.kwargs), result)
+            self.tags.note_constants((call.args, call.kwargs), result)
             return result
         if not torch.is_grad_enabled():
             return self.unfollowed(call, signals)
