@@ -175,6 +175,13 @@ def under_no_grad(y: Tensor) -> Tensor:
 def overwritten_under_no_grad(y: Tensor) -> Tensor:
     z = y * 1
     with torch.no_grad():
+        z.add_(y.tanh())
+    return z + y
+
+
+def overwritten_in_part_under_no_grad(y: Tensor) -> Tensor:
+    z = y * 1
+    with torch.no_grad():
         z[:, 0] += y[:, 0].tanh()
     return z + y
 
@@ -254,6 +261,16 @@ def test_a_part_that_is_cut_off_is_told(cut: str, x: Tensor) -> None:
     with pytest.warns(DisconnectedWarning, match=rf"{by} \(after conv\)") as told:
         found = explain(model, x, 1, "gradient")
     assert len(told) == 1
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_part_overwritten_through_a_view_is_told(x: Tensor) -> None:
+    """The view has no place of its own, so that only what cut it off is named."""
+    model = Cutting(overwritten_in_part_under_no_grad)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+    with pytest.warns(DisconnectedWarning, match=r"torch.no_grad\(\)"):
+        found = explain(model, x, 1, "gradient")
     torch.testing.assert_close(found, expected)
 
 
