@@ -1,6 +1,7 @@
 """`niwaki explain`, `compare` and `evaluate`, as a person and as a machine call them."""
 
 import json
+import re
 import sys
 
 import h5py
@@ -9,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from niwaki import attribution
-from niwaki.cli import app, main
+from niwaki.cli import _evaluate, app, main
 from niwaki.errors import LostRelevanceError, ModelError
 
 MODEL = ["niwaki.models.zoo:vgg_digits", "digits", "--weights", "random", "--threads", "1"]
@@ -68,6 +69,7 @@ def test_evaluate_judges_methods(tmp_path):
     done = run("evaluate", *MODEL, *METHODS, "--method", "lrp.alpha_2_beta_1", *options)
     assert done.exit_code == 0
     assert "(random order)" in done.stdout
+    assert re.search(r"perturbing \d+ of \d+ regions in 4 steps\n", done.stdout)
     assert listed(out) == [
         "perturbation.json",
         "perturbation.png",
@@ -88,6 +90,20 @@ def test_evaluate_judges_methods(tmp_path):
                 "--out", out)  # fmt: skip
     assert json.loads(again.stdout)["methods"][0]["randomised"] is None
     assert "randomisation.png" not in listed(out)
+
+
+@pytest.mark.parametrize(
+    ("regions", "share", "asked", "said"),
+    [
+        (64, 0.3, 100, "19 of 64 regions in 19 steps, not 100: a step takes whole regions"),
+        (64, 0.1, 4, "6 of 64 regions in 3 steps, not 4: a step takes whole regions"),
+        (4, 1.0, 10, "4 of 4 regions in 4 steps, not 10: a step takes whole regions"),
+        (100, 0.3, 10, "30 of 100 regions in 10 steps"),
+    ],
+)
+def test_evaluate_says_in_how_many_steps_it_perturbs(regions, share, asked, said):
+    per_step, steps = _evaluate._schedule(regions, share, asked)
+    assert _evaluate._told(regions, per_step, steps, asked) == f"perturbing {said}"
 
 
 DENSE = """

@@ -179,10 +179,23 @@ def test_a_foreign_folder_is_no_demo(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_methods_lists_both_catalogues():
+def test_methods_lists_all_catalogues():
     said = json.loads(run("methods", "--json").stdout)
     assert set(said["methods"]) == set(niwaki.attribution.names())
     assert set(said["criteria"]) == set(niwaki.criteria.names())
+    assert set(said["criteria of weights"]) == set(niwaki.criteria.weight_criteria())
+    assert all(line for catalogue in said.values() for line in catalogue.values())
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--ignore", "nope"], ["--ceiling", "nope=0.5"]], ids=["ignore", "ceiling"]
+)
+def test_layers_that_are_not_there_leave_nothing_measured(wrong, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(niwaki.evaluation, "seconds_per_mac", None)  # not to be called
+    options = ["--weights", "random", "--of", "seconds", "--references", 1, "--out"]
+    arguments = ["prune", MODEL, "digits", *options, tmp_path / "out", *wrong, *QUIET]
+    assert "'nope'" in failing(monkeypatch, capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
 
 
 def failing(monkeypatch, capsys, *arguments):

@@ -323,7 +323,7 @@ def test_unknown_or_superfluous_options_are_refused(plain, samples):
         score(plain, samples, create("random"), seed=3)
     with pytest.raises(ValueError, match="reduce = 'mean'"):
         create("lrp", reduce="mean")
-    with pytest.raises(ValueError, match="start 'all'"):
+    with pytest.raises(ValueError, match="start = 'all'"):
         create("lrp", start="all")
     with pytest.raises(ValueError, match="normalise 'l3'"):
         score(plain, samples, "weight", normalise="l3")

@@ -101,7 +101,9 @@ def evaluate(
             f"--region {side}: the images have a side of {picked.data.preprocessing.size} pixels, "
             "and a region is a part of it"
         )
-    per_step, steps = _schedule(ceil(picked.data.preprocessing.size / side) ** 2, share, steps)
+    regions, asked = ceil(picked.data.preprocessing.size / side) ** 2, steps
+    per_step, steps = _schedule(regions, share, asked)
+    o.console(common.as_json).print(_told(regions, per_step, steps, asked))
     perturb = partial(
         perturbation_curves,
         loaded.model,
@@ -193,6 +195,13 @@ def _schedule(regions: int, share: float, steps: int) -> tuple[int, int]:
     gone = max(1, round(share * regions))
     per_step = max(1, round(gone / steps))
     return per_step, min(steps, ceil(gone / per_step))
+
+
+def _told(regions: int, per_step: int, steps: int, asked: int) -> str:
+    """Say how many regions go in how many steps, and why these are fewer than was asked for."""
+    gone = min(regions, steps * per_step)
+    said = f"perturbing {gone} of {regions} regions in {steps} steps"
+    return said if steps == asked else f"{said}, not {asked}: a step takes whole regions"
 
 
 def _milliseconds(

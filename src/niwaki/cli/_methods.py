@@ -14,12 +14,15 @@ __all__ = ["methods"]
 
 @spread
 def methods(as_json: AsJson = False) -> None:
-    """List the attribution methods and the pruning criteria."""
+    """List the attribution methods and the pruning criteria, of units and of single weights."""
     from niwaki import attribution, criteria
 
     catalogue = {
         "methods": {name: attribution.describe(name) for name in attribution.names()},
         "criteria": {name: criteria.describe(name) for name in criteria.names()},
+        "criteria of weights": {
+            name: criteria.describe_weight_criterion(name) for name in criteria.weight_criteria()
+        },
     }
     if as_json:
         typer.echo(json.dumps(catalogue, indent=2))

@@ -74,6 +74,7 @@ def prune(
     loaded = common.load(model)
     test = common.images(data, loaded)
     loaded = loaded.named_by(test)
+    pruning.Limits.of(loaded.model, **limiting.layers())  # before anything is measured
     training = o.load_images(data, loaded, split="train", outputs=common.outputs)
     if not test.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")

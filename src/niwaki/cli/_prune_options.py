@@ -109,13 +109,16 @@ class Limiting:
 
     def options(self) -> dict[str, Any]:
         """Return them as `pruning.prune` takes them."""
+        mends = {"recalibrate": self.recalibrate, "compensate": self.compensate}
+        return {**self.layers(), **mends}
+
+    def layers(self) -> dict[str, Any]:
+        """Return as `pruning.Limits.of` takes them those that say what may not go."""
         return {
             "ignore": self.ignore or [],
             "min_units": self.min_units,
             "round_to": self.round_to,
             "ceilings": _ceilings(self.ceiling or []),
-            "recalibrate": self.recalibrate,
-            "compensate": self.compensate,
         }
 
 

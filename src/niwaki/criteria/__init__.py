@@ -25,6 +25,7 @@ from niwaki.criteria._scores import Scores
 from niwaki.criteria._weight_criteria import (
     WeightCriterion,
     create_weight_criterion,
+    describe_weight_criterion,
     weight_criteria,
 )
 from niwaki.criteria._weights import score_weights
@@ -38,6 +39,7 @@ __all__ = [
     "create",
     "create_weight_criterion",
     "describe",
+    "describe_weight_criterion",
     "hidden_layers",
     "names",
     "register",

@@ -30,6 +30,7 @@ __all__ = [
     "WeightRelevance",
     "WeightTaylor",
     "create_weight_criterion",
+    "describe_weight_criterion",
     "weight_criteria",
 ]
 
@@ -65,6 +66,11 @@ def _named(name: str) -> Callable[[W], W]:
 def weight_criteria() -> list[str]:
     """Return the names of all criteria of weights, sorted."""
     return sorted(_CATALOGUE)
+
+
+def describe_weight_criterion(name: str) -> str:
+    """Return a line on what a criterion of weights is."""
+    return (_CATALOGUE[name].__doc__ or "").strip().splitlines()[0]
 
 
 def create_weight_criterion(criterion: str | Criterion, **options: Any) -> WeightCriterion:

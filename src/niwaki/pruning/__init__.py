@@ -8,6 +8,7 @@ from niwaki.pruning._compare import compare
 from niwaki.pruning._comparison import Comparison, Summary
 from niwaki.pruning._contender import Contender
 from niwaki.pruning._coupling import Coupling, Group, Member, couple
+from niwaki.pruning._limits import Limits
 from niwaki.pruning._masks import mask_weights, select_weights
 from niwaki.pruning._outcome import Outcome
 from niwaki.pruning._plan import Plan, Removal
@@ -34,6 +35,7 @@ __all__ = [
     "FineTune",
     "Group",
     "Kept",
+    "Limits",
     "Member",
     "Outcome",
     "Plan",
