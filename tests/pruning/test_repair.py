@@ -197,7 +197,7 @@ def grouped():
         (depthwise, [Removal("0", (2, 3))], ["5"]),
         (Concat, [Removal("a", (0, 1)), Removal("b", (4,))], ["c"]),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_readers_keep_their_mean(build, removals, readers):
     """The property that defines it, whatever lies between: padding, strides, groups, norms."""
@@ -251,7 +251,11 @@ def test_a_norm_behind_a_reader_without_bias_takes_it():
     assert model.a.bias is None  # replaying a plan on a fresh network gives the same parameters
 
 
-@pytest.mark.parametrize("repairs", [{"compensate": True}, {"recalibrate": True}], ids=str)
+@pytest.mark.parametrize(
+    "repairs",
+    [{"compensate": True}, {"recalibrate": True}],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_repaired_networks_are_saved_and_loaded(repairs, tmp_path):
     torch.manual_seed(0)
     model, data = randomise(zoo.resnet20()), data_for(16)
