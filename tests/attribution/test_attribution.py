@@ -252,7 +252,7 @@ def test_relevance_starts_with_the_output_or_one(name, small, images):
         made(name, small, images, start=start).attribute(images, 1) for start in ("one", "output")
     )
     torch.testing.assert_close(output, one * value, rtol=1e-6, atol=1e-12)
-    with pytest.raises(ValueError, match="start 'two'"):
+    with pytest.raises(ValueError, match="start = 'two'"):
         create(name, small, start="two")
 
 

@@ -117,7 +117,7 @@ def test_what_makes_no_sense_is_an_error() -> None:
     model, x = linear(), samples(40, 1)
     with pytest.raises(ValueError, match="'signal' is not one of"):
         signal_quality(model, unlabelled(x), "signal")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least one of each image"):
+    with pytest.raises(ValueError, match="patches = 0"):
         signal_quality(model, unlabelled(x), "weight", patches=0)
     with pytest.raises(ModelError, match="of another network: layer '0'"):
         signal_quality(model, unlabelled(x), {"0": torch.ones(4, 7)})

@@ -70,6 +70,8 @@ class Operation:
         How much relevance its stabilizer has kept back, of each sample, with its sign.
     lost_size : Tensor or float
         The same with the absolute value of each unit: losses of both signs do not cancel.
+    arrived : Tensor or float
+        All relevance that arrived, in absolute values: what the losses are measured by.
     samples : int
         In the batch.
     wants_weights, weight_relevance : bool, Tensor or None
@@ -99,6 +101,7 @@ class Operation:
     late: bool = False
     lost: Tensor | float = 0.0
     lost_size: Tensor | float = 0.0
+    arrived: Tensor | float = 0.0
     samples: int = 1
     wants_weights: bool = False
     weight_relevance: Tensor | None = field(default=None, repr=False)
@@ -131,10 +134,19 @@ class Operation:
             return values.flatten(1).sum(1) if values.dim() > 1 else values.clone()
         return (values.sum() / self.samples).repeat(self.samples)
 
-    def lose(self, relevance: Tensor) -> None:
-        """Note relevance of the output that does not reach the input, unit by unit."""
+    def lose(self, relevance: Tensor, arrived: Tensor) -> None:
+        """Note relevance of the output that does not reach the input, unit by unit.
+
+        Parameters
+        ----------
+        relevance : Tensor
+            What is lost.
+        arrived : Tensor
+            All relevance of the output.
+        """
         self.lost = self.lost + self.per_sample(relevance)
         self.lost_size = self.lost_size + self.per_sample(relevance.abs())
+        self.arrived = self.arrived + self.per_sample(arrived.abs())
 
     def note_weights(self, relevance: Tensor) -> None:
         """Add to the relevance of the layer's weights."""

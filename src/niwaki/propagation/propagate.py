@@ -266,11 +266,18 @@ def _check_evidence(output: Tensor, start: Tensor, operations: list[Operation]) 
 
 
 def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> None:
+    """Refuse a loss that is large in sum, or beside all relevance where most of it arrives.
+
+    Losses of both signs may cancel in the sum. Relevances of both signs may also add up to many
+    times the start, so that the absolute losses are measured by the absolute relevance.
+    """
     started = start.abs().flatten(1).sum(1)
-    lost = torch.zeros_like(started)
+    lost, size, most = torch.zeros_like(started), torch.zeros_like(started), started
     for operation in operations:
-        lost = lost + operation.lost_size
-    share = torch.where(started > 0, lost / started, torch.zeros_like(started)).max()
+        lost, size = lost + operation.lost, size + operation.lost_size
+        most = torch.maximum(most, torch.as_tensor(operation.arrived).to(most))
+    shares = torch.maximum(lost.abs() / started, size / most)
+    share = torch.where(started > 0, shares, torch.zeros_like(started)).max()
     if share <= max_loss:
         return
     worst = max(operations, key=lambda op: float(torch.as_tensor(op.lost_size).sum()))

@@ -179,7 +179,7 @@ class AlphaBeta(Rule):
         terms = inhibiting(operation, inputs, weight, bias)
         terms = [terms[0]._replace(bias=bias), *terms[1:]] if both else terms
         if not terms:  # an average of inputs above zero: nothing inhibits
-            operation.lose(-self.beta * relevance)
+            operation.lose(-self.beta * relevance, self.beta * relevance)
             return shares
         less = transport(operation, terms, relevance * -self.beta, self.stabilizer)
         return tuple(share.add_(other) for share, other in zip(shares, less, strict=True))

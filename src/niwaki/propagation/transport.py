@@ -89,7 +89,7 @@ def transport(
     z = torch.div(relevance, z, out=z)
     if epsilon <= STABILIZER:  # a larger one is there to absorb
         kept = z * epsilon
-        operation.lose(kept if negative is None else kept.where(~negative, -kept))
+        operation.lose(kept if negative is None else kept.where(~negative, -kept), relevance)
 
     flat = [x for xs in leaves for x in xs]
     directions = [z if term.sign > 0 else -z for term in terms]

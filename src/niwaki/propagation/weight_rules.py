@@ -86,7 +86,9 @@ class Gamma(Rule):
         weight, bias = operation.parameters()
         with torch.no_grad():
             output = operation.function(inputs, weight, bias)
-        operation.lose(relevance.where(output == 0, 0.0))  # of no sign, so that nobody takes it
+        operation.lose(
+            relevance.where(output == 0, 0.0), relevance
+        )  # of no sign, so that nobody takes it
         bias = bias if self.bias else None
         shares = None
         for sign in (1, -1):
