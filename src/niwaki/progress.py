@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -42,7 +42,8 @@ def track(
         The items, in order.
     """
     if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
+        with suppress(TypeError):  # a loader of a stream has a length that it does not know
+            total = len(iterable)
     with bar(description, total, show) as advance:
         for item in iterable:
             yield item

@@ -90,7 +90,7 @@ def test_refuses(data, message):
 
 
 def test_refuses_a_batch_size_below_one():
-    with pytest.raises(DataError, match="batch_size=0"):
+    with pytest.raises(ValueError, match="batch_size = 0"):
         batches(PAIR, 0)
 
 

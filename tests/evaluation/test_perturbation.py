@@ -229,8 +229,8 @@ class NotANumber(Method):
     ("change", "error", "message"),
     [
         ({"steps": 99}, ValueError, "have 4 regions of 9 x 9, which are gone after 4"),
-        ({"regions": (0, 3)}, ValueError, "at least 1"),
-        ({"regions_per_step": 0}, ValueError, "at least 1"),
+        ({"regions": (0, 3)}, ValueError, "regions = "),
+        ({"regions_per_step": 0}, ValueError, "regions_per_step = 0"),
         ({"orders": ("most", "worst")}, ValueError, "most, least, random"),
         ({"orders": ()}, ValueError, "orders"),
         ({"replacement": "blur"}, ValueError, "'blur' is none of zero, gaussian"),

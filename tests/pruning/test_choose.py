@@ -198,8 +198,8 @@ def test_optuna_says_nothing(model, capfd):
     [
         ({"trials": 0}, "trials = 0"),
         ({"of": "watts"}, "of = 'watts'"),
-        ({"per_cost": (0.5, 0.1)}, "the smaller one first"),
-        ({"per_cost": -1.0}, "from 0 up"),
+        ({"per_cost": (0.5, 0.1)}, "per_cost"),
+        ({"per_cost": -1.0}, "per_cost = -1"),
         ({"keep": 1.5}, "keep"),
     ],
 )

@@ -86,9 +86,8 @@ class Gamma(Rule):
         weight, bias = operation.parameters()
         with torch.no_grad():
             output = operation.function(inputs, weight, bias)
-        operation.lose(
-            relevance.where(output == 0, 0.0), relevance
-        )  # of no sign, so that nobody takes it
+        # Where the output has no sign, nobody takes the relevance.
+        operation.lose(relevance.where(output == 0, 0.0), relevance)
         bias = bias if self.bias else None
         shares = None
         for sign in (1, -1):
