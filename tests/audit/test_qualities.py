@@ -182,11 +182,10 @@ def test_a_hue_of_what_is_shown_is_not_tried_and_the_audit_says_why(tiles):
     assert "Not tried" in finding.note
 
 
-def test_images_of_one_class_are_not_asked_what_tells_it_from_others(tiles):
+def test_images_of_one_class_are_refused(tiles):
     pixels = tiles[0][tiles[1] == 1][:40]
-    found = audit(Bluish(), images_of(pixels, [1] * len(pixels)), method="gradient", seed=0)
-    assert found.findings
-    assert not [finding for finding in found.findings if finding.key.startswith("quality/")]
+    with pytest.raises(DataError, match="of one class"):
+        audit(Bluish(), images_of(pixels, [1] * len(pixels)), method="gradient", seed=0)
 
 
 @pytest.mark.parametrize("ones", [1, 2, 4])

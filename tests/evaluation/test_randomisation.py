@@ -137,7 +137,7 @@ def test_a_method_that_ignores_the_network_is_found_out():
     ("change", "error", "message"),
     [
         ({"mode": "upwards"}, ValueError, "'upwards' is none of cascading"),
-        ({"layers": 0}, ValueError, "at least 1"),
+        ({"layers": 0}, ValueError, "layers = 0"),
         ({"layers": ["2"]}, ModelError, "no layer '2'.*7, 3, 0"),
         ({"target": 9}, DataError, "label 9"),
     ],

@@ -193,7 +193,7 @@ WRONG = {
     "rule": ({"rule": "Epsilonn"}, "there is no rule 'Epsilonn'; rules: AlphaBeta"),
     "no rule": ({"kind": ["linear"]}, "no composite: KeyError.*rule"),
     "option": ({"rule": "ZPlus", "options": {"epsilon": 1}}, "ZPlus has no option 'epsilon'"),
-    "value": ({"rule": "Gamma", "options": {"gamma": -1}}, "must not be negative"),
+    "value": ({"rule": "Gamma", "options": {"gamma": -1}}, "must be a number from 0"),
     "kind": ({"rule": "Pass", "kind": ["conv"]}, "no kind of operation 'conv'"),
     "place": ({"rule": "Pass", "place": "middle"}, "place 'middle'"),
     "field": ({"rule": "Pass", "colour": "red"}, "no composite: TypeError.*colour"),
@@ -204,7 +204,7 @@ WRONG = {
         r"epsilon = '0\.1' of the rule Epsilon: must be a number",
     ),
     "truth for a number": ({"rule": "Gamma", "options": {"gamma": True}}, "must be a number"),
-    "NaN": ({"rule": "Gamma", "options": {"gamma": float("nan")}}, "must be a number"),
+    "NaN": ({"rule": "Gamma", "options": {"gamma": float("nan")}}, "NaN is no number"),
     "number for a truth": (
         {"rule": "ZPlus", "options": {"bias": 1}},
         "bias = 1 of the rule ZPlus: must be true or false",

@@ -10,6 +10,7 @@ from networks import Functional, Modular
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 
+from niwaki.errors import DataError
 from niwaki.propagation import (
     Composite,
     Maps,
@@ -98,7 +99,7 @@ def test_after_an_error_in_the_middle(model: nn.Module) -> None:
     with (
         untouched(model, x),
         torch.no_grad(),
-        pytest.raises((RuntimeError, AttributeError), match=r"middle|bias"),
+        pytest.raises((RuntimeError, DataError), match=r"middle|bias"),
     ):
         propagate(model, x, epsilon_plus(), torch.ones_like, [Maps()])
 

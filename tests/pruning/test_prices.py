@@ -114,7 +114,7 @@ def test_seconds_are_where_the_time_goes(data):
     [
         ({"prices": {"nowhere": 1.0}}, "no layer 'nowhere'"),
         ({"prices": {"2": 0.0}}, "not positive"),
-        ({"prices": {"2": float("nan")}}, "not positive"),
+        ({"prices": {"2": float("nan")}}, "prices = "),
         ({"prices": {"2": 1.0}, "of": "params"}, "do not go with of = 'params'"),
     ],
 )

@@ -16,16 +16,16 @@ WRONG = [
     ({"of": "flops"}, ValueError, "'units', 'params', 'macs'"),
     ({"ignore": ["conv7"]}, ValueError, "no convolution or linear layer 'conv7'"),
     ({"ignore": ["2"]}, ValueError, "no convolution or linear layer '2'"),
-    ({"steps": 0}, ValueError, "at least 1"),
+    ({"steps": 0}, ValueError, "steps = 0"),
     ({"steps": 2, "per_step": 0.1}, ValueError, "not both"),
     ({"per_step": 0}, ValueError, "per_step = 0"),
     ({"per_step": 1.5}, ValueError, "per_step = 1.5"),
-    ({"min_units": 0}, ValueError, "at least one unit"),
+    ({"min_units": 0}, ValueError, "min_units = 0"),
     ({"keep": 0.0001}, NiwakiError, "cannot be reached: with 1 unit"),
     ({"keep": 0.5, "min_units": 5}, NiwakiError, "cannot be reached"),
     ({"min_units": 8}, NothingToPruneError, "nothing to prune"),
     ({"seeed": 1}, TypeError, "seeed"),
-    ({"batch_size": 0}, DataError, "batch_size"),
+    ({"batch_size": 0}, ValueError, "batch_size"),
 ]
 
 

@@ -180,7 +180,7 @@ def test_ignored_layers_stay_whole(model):
         ({"keep": 1.0}, "keep = 1"),
         ({"over": "block"}, "over = 'block'"),
         ({"steps": 0}, "steps = 0"),
-        ({"steps": 300}, "between 1 and 255"),
+        ({"steps": 300}, "steps = 300|255"),
         ({"min_weights": -1}, "min_weights = -1"),
         ({"ignore": ["conv7"]}, "no convolution or linear layer 'conv7'"),
         ({"criterion": "lpr"}, "did you mean lrp"),
