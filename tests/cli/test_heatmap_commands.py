@@ -224,9 +224,9 @@ def test_every_shared_option_is_in_the_help(command, monkeypatch):
     ("arguments", "message"),
     [
         (["explain", *MODEL, "--method", "lrp.epsilom"], "did you mean lrp.epsilon"),
-        (["explain", *MODEL, "--target", "12"], "label 12"),
+        (["explain", *MODEL, "--target", "12"], "--target 12: the network has 10 outputs"),
         (["explain", *MODEL, "--colours", "rainbows"], "no colour map 'rainbows'"),
-        (["explain", *MODEL, "--device", "toaster"], "'toaster' cannot be used"),
+        (["explain", *MODEL, "--device", "toaster"], "toaster: cannot be used"),
         (["compare", *MODEL, "--out", "sheet.jpg"], "ends in .png"),
         (["evaluate", *MODEL, "--share", "2"], "--share 2.0"),
         (["evaluate", "niwaki.models.zoo:nothing", "digits"], "nothing"),

@@ -246,8 +246,8 @@ class Evaluator:
         """Cut or mask the channels that no group has."""
         found: list[tuple[Group, _Way]] = []
         for layer, channels in uncovered(groups, layers).items():
-            if not channels:
-                continue
+            if not channels or not _is_module(self._model, layer):
+                continue  # what is computed by a function of a parameter is not judged
             way = self._cut(layer, images) if len(channels) == layers[layer] else None
             if way is None:
                 way = Masked(self._model, layer, channels)
@@ -364,3 +364,10 @@ def _largest_value(model: nn.Module, example: Tensor) -> int:
         for handle in handles:
             handle.remove()
     return max(sizes)
+
+
+def _is_module(model: nn.Module, layer: str) -> bool:
+    try:
+        return isinstance(getattr(model.get_submodule(layer), "weight", None), Tensor)
+    except AttributeError:  # the name of a parameter, not of a module
+        return False

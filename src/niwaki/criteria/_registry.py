@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any, TypeVar
 
 from niwaki.criteria._criterion import Criterion
@@ -25,6 +26,9 @@ class _Entry:
 
 
 _CATALOGUE: dict[str, _Entry] = {}
+
+# Rooms above this one that bring criteria of their own; they are imported when a name is asked for.
+_OTHERS = ("niwaki.car",)
 
 
 def register(name: str) -> Callable[[C], C]:
@@ -57,7 +61,7 @@ def register_variant(name: str, of: str, about: str, **options: Any) -> None:
 
 def names() -> list[str]:
     """Return the names of all criteria and their variants, sorted."""
-    return sorted(_CATALOGUE)
+    return sorted(_all())
 
 
 def describe(name: str) -> str:
@@ -81,8 +85,14 @@ def make(name: str, **options: Any) -> Criterion:
     return made
 
 
+def _all() -> dict[str, _Entry]:
+    for room in _OTHERS:
+        import_module(room)
+    return _CATALOGUE
+
+
 def _lookup(name: str) -> _Entry:
-    if name not in _CATALOGUE:
+    if name not in _CATALOGUE and name not in _all():
         close = get_close_matches(name, _CATALOGUE, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ValueError(f"there is no criterion {name!r}; {hint}All: {', '.join(names())}")

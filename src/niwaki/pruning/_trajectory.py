@@ -79,7 +79,7 @@ class Trajectory(Sequence[Step]):
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return plain lists and dicts."""
-        return [asdict(step) for step in self.steps]
+        return [{**asdict(step), "epochs": [asdict(e) for e in step.epochs]} for step in self.steps]
 
     @classmethod
     def from_json(cls, steps: Sequence[Mapping[str, Any]]) -> Trajectory:
