@@ -26,7 +26,7 @@ from niwaki.filters._selectivity import class_selectivity, grey, orientation
 from niwaki.filters._served import Served, served
 from niwaki.filters._strongest import Strongest
 from niwaki.progress import track
-from niwaki.propagation import Layer, propagate
+from niwaki.propagation import Layer, per_class, propagate
 from niwaki.ranges import BATCH, PATCHES, checked
 from niwaki.runs import Folder, Part, described, digest, open_run
 
@@ -110,6 +110,7 @@ def profile(
     with open_run(folder, identity) as kept:
         for inputs, labels in batches(data, batch_size, models.home(model), description):
             if state is None:
+                model = per_class(model, inputs)
                 state = _State.begin(model, inputs, layers, patches)
                 state = state.restored(kept.read(_STATE))
             fresh = min(seen + len(inputs) - state.totals.samples, len(inputs))
