@@ -190,13 +190,7 @@ def new_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     target = Path(path).resolve()
     clear_leftovers(target.parent, target.name)
-    if target.exists() and not target.is_dir():
-        raise NiwakiError(f"{target} is a file; give the path of a folder")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise NiwakiError(
-            f"the folder {target} exists and is not empty; choose another, or allow overwriting it"
-        )
-    check_replaceable(target)
+    _check_free(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = sibling(target)
     try:
@@ -268,13 +262,7 @@ def replace_folder(aside: Path, target: Path, *, overwrite: bool) -> None:
     NiwakiError
         If something stands there that may not be replaced.
     """
-    if target.exists() and not target.is_dir():
-        raise NiwakiError(f"{target} is a file; give the path of a folder")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise NiwakiError(
-            f"the folder {target} exists and is not empty; choose another, or allow overwriting it"
-        )
-    check_replaceable(target)
+    _check_free(target, overwrite)
     _swap(aside, target)
 
 
@@ -345,6 +333,17 @@ def is_dead(pid: int) -> bool:
     except OSError:  # it lives, and is somebody else's
         return False
     return False
+
+
+def _check_free(target: Path, overwrite: bool) -> None:
+    """Refuse a place that is a file, or a folder that may not be replaced."""
+    if target.exists() and not target.is_dir():
+        raise NiwakiError(f"{target} is a file; give the path of a folder")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise NiwakiError(
+            f"the folder {target} exists and is not empty; choose another, or allow overwriting it"
+        )
+    check_replaceable(target)
 
 
 def _swap(aside: Path, target: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -82,12 +82,7 @@ def _at_once(model: nn.Module, norms: Sequence[Any], inputs: Tensor) -> None:
         moments.add(args[0])
         moments.set(norm)
 
-    handles = [norm.register_forward_pre_hook(hook) for norm in norms]
-    try:
-        model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    _run_hooked(model, inputs, norms, hook)
 
 
 class _Moments:
@@ -151,13 +146,20 @@ def _uses(model: nn.Module, norms: Sequence[Any], inputs: Tensor) -> list[tuple[
     def hook(norm: nn.Module, _: tuple[Tensor, ...]) -> None:
         order.append((norm, 1 + sum(other is norm for other, _ in order)))
 
+    _run_hooked(model, inputs, norms, hook)
+    return order
+
+
+def _run_hooked(
+    model: nn.Module, inputs: Tensor, norms: Sequence[Any], hook: Callable[..., None]
+) -> None:
+    """Run a network while each of its norms tells a hook what it gets."""
     handles = [norm.register_forward_pre_hook(hook) for norm in norms]
     try:
         model(inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return order
 
 
 def _norms(model: nn.Module) -> list[Any]:
