@@ -16,7 +16,7 @@ from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
 from niwaki.models import respond
 from niwaki.propagation import check_inputs, gradient, propagate
-from niwaki.ranges import BATCH, FACTOR, SEED, STEPS, checked
+from niwaki.ranges import BATCH, FACTOR, ROUNDS, SEED, checked
 
 __all__ = ["Average", "ExpectedGradients", "SmoothGrad", "chosen", "exactly"]
 
@@ -80,7 +80,7 @@ def _constant(start: Tensor, _: Tensor) -> Tensor:
     return start
 
 
-@checked(samples=STEPS, sigma=FACTOR, seed=SEED, internal_batch_size=BATCH)
+@checked(samples=ROUNDS, sigma=FACTOR, seed=SEED, internal_batch_size=BATCH)
 @register("smoothgrad")
 class SmoothGrad(Average):
     """Mean gradient in a cloud of noise around the input (Smilkov et al. 2017).
@@ -134,7 +134,7 @@ class SmoothGrad(Average):
             yield inputs + scale * noise.to(inputs), share
 
 
-@checked(samples=STEPS, seed=SEED, internal_batch_size=BATCH)
+@checked(samples=ROUNDS, seed=SEED, internal_batch_size=BATCH)
 @register("expected_gradients")
 class ExpectedGradients(Average):
     """Integrated gradients averaged over many baselines (Erion et al. 2021).
