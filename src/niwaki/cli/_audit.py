@@ -104,8 +104,8 @@ def audit_command(
     if demo:
         if model or data or training:
             raise NiwakiError("--demo brings its own network and data: leave MODEL and DATA out")
-        machine = o.Machine.prepare(common.device, common.threads)
-        said = run_demo(out, machine.device, common.seed, common.force, common.as_json)
+        place = o.prepare(common.device, common.threads)
+        said = run_demo(out, place, common.seed, common.force, common.as_json)
         if common.as_json:
             typer.echo(json.dumps(said, indent=2))
         return

@@ -55,9 +55,9 @@ def demo(
 
     check_output(out, force=(out / "demo.json").exists())
     started = time.perf_counter()
-    machine = o.Machine.prepare(device, threads)
+    place = o.prepare(device, threads)
     show = o.console(as_json).print
-    test, training = (_tensors(split, machine.device) for split in ("test", "train"))
+    test, training = (_tensors(split, place) for split in ("test", "train"))
     model = _train(training, seed, batch_size)
     show(
         headed(
@@ -92,7 +92,7 @@ def demo(
         write_json(folder / "table.json", table)
         (folder / "table.md").write_text(_markdown(table), encoding="utf-8")
         write_json(folder / "demo.json", {"seed": seed, "device": device})
-    again = pruning.load(out / "pruned", zoo.vgg_digits()).to(machine.device)
+    again = pruning.load(out / "pruned", zoo.vgg_digits()).to(place)
     with torch.no_grad():
         same = torch.equal(again(test[0]), smaller.model(test[0]))
     if not same:

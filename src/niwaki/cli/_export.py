@@ -64,7 +64,7 @@ def export(
     check_output(out, force=force, model=model, files=[weights])
     loaded = o.load_model(
         model,
-        o.Machine.prepare("cpu", threads),
+        o.prepare("cpu", threads),
         weights=weights,
         classes=classes,
         architecture=architecture,

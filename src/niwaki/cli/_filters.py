@@ -166,7 +166,7 @@ class _Compared:
         from niwaki import filters as rooms
 
         small = o.load_model(
-            str(folder), o.Machine.prepare(common.device, common.threads), trust=common.trust
+            str(folder), o.prepare(common.device, common.threads), trust=common.trust
         )
         after = rooms.layer_diversity(
             small.model, images, layers=list(profile), batch_size=common.batch_size

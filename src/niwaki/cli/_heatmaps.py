@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from niwaki.attribution import Method, Target
-    from niwaki.cli._options import Loaded
+    from niwaki.cli._loading import Loaded
     from niwaki.data import Images
     from niwaki.runs import Folder
 

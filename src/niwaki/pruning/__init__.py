@@ -21,7 +21,8 @@ from niwaki.pruning._states import restore, tensors_of
 from niwaki.pruning._surgery import operate, replay
 from niwaki.pruning._torch_pruning import CUSTOMIZED_PRUNERS
 from niwaki.pruning._trajectory import Step, Trajectory
-from niwaki.pruning._tune import Epoch, FineTune, Kept, Tuned, fine_tune
+from niwaki.pruning._tune import FineTune, fine_tune
+from niwaki.pruning._tuned import Epoch, Kept, Tuned
 from niwaki.pruning._weights import prune_weights
 
 __all__ = [

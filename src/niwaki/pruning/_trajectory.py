@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from niwaki.errors import DataError
-from niwaki.pruning._tune import Epoch, Kept
+from niwaki.pruning._tuned import Epoch, Kept
 from niwaki.schema import rebuild
 
 __all__ = ["Step", "Trajectory"]
