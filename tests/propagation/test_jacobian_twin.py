@@ -59,9 +59,12 @@ def alpha_beta(alpha: float, beta: float, bias: bool = True) -> Formula:
     return formula
 
 
-def z_box(x: Tensor, W: Tensor, b: Tensor, R: Tensor, _: bool) -> Tensor:
-    contributions = x[:, None, :] * W - LOW * W.clamp(min=0) - HIGH * W.clamp(max=0)
-    return torch.einsum("noi,no->ni", contributions, R / stabilized(contributions.sum(2)))
+def z_box(low: float, high: float) -> Formula:
+    def formula(x: Tensor, W: Tensor, b: Tensor, R: Tensor, _: bool) -> Tensor:
+        contributions = x[:, None, :] * W - low * W.clamp(min=0) - high * W.clamp(max=0)
+        return torch.einsum("noi,no->ni", contributions, R / stabilized(contributions.sum(2)))
+
+    return formula
 
 
 def flat(x: Tensor, W: Tensor, b: Tensor, R: Tensor, parameters: bool) -> Tensor:
@@ -120,7 +123,7 @@ RULES: dict[str, tuple[Rule, Formula]] = {
     "alpha1-beta0": (AlphaBeta(1, 0), alpha_beta(1, 0)),
     "alpha2-beta1": (AlphaBeta(2, 1), alpha_beta(2, 1)),
     "alpha3-beta2-unbiased": (AlphaBeta(3, 2, bias=False), alpha_beta(3, 2, bias=False)),
-    "z-box": (ZBox(LOW, HIGH), z_box),
+    "z-box": (ZBox(LOW, HIGH), z_box(LOW, HIGH)),
     "flat": (Flat(), flat),
     "alpha2-beta1-both": (AlphaBeta(2, 1, bias="both"), both_biases(2, 1)),
     "w-square": (WSquare(), w_square(True)),
@@ -167,6 +170,8 @@ def test_rule_equals_its_formula(map_: Map, rule: str, behind_relu: bool) -> Non
     model = nn.Sequential(nn.ReLU(), module).eval() if behind_relu else module
     relevance, result = shares(model, x, under(engine))
     sums = map_.name in ("sum", "sum-alpha", "sum-in-place", "sum-broadcast", "difference")
+    if rule == "z-box" and behind_relu:  # the box is that of the network's input
+        formula = z_box(max(LOW, 0.0), max(HIGH, 0.0))
     # A difference, or a sum with a factor, has its factor in the inputs: its weights are ones.
     plain = sums and rule.startswith("w-square")
     weights = (W != 0).double() if plain else W

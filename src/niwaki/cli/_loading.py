@@ -187,9 +187,7 @@ def load_images(
 
     The classes are matched by name with the network's outputs, where their names are known.
     """
-    import torch
-
-    from niwaki.data import check_labels, names, open_data
+    from niwaki.data import names, open_data
 
     if loaded.preprocessing is None and spec not in names():
         raise DataError(
@@ -205,7 +203,8 @@ def load_images(
     if count is None:
         return images
     if chosen is not None:
-        check_labels(torch.tensor(images.targets), count)
+        if max(chosen) >= count:
+            raise DataError(f"--outputs {outputs}: the network has {count} outputs, from 0 on")
         return images
     known = loaded.class_names
     if known is not None and len(known) == count:
