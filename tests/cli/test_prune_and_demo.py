@@ -230,7 +230,10 @@ def images(folder, *, broken=False):
         ([MODEL, "digits", "--floor", "0.99"], "below the floor"),
         ([MODEL, "{folder}/nothing"], "no data set and no file or folder"),
         ([MODEL, "{folder}/empty"], "empty"),
-        ([MODEL, "{folder}/images", "--outputs", "0,10", "--references", "1"], "label 10"),
+        (
+            [MODEL, "{folder}/images", "--outputs", "0,10", "--references", "1"],
+            "0,10: the network has 10 outputs",
+        ),
         ([MODEL, "{folder}/broken", "--outputs", "0,1", "--references", "1"], "1.png"),
         (["no.such.module:net", "digits"], "no.such"),
         (["niwaki.models.zoo:nothing", "digits"], "nothing"),

@@ -87,7 +87,7 @@ def test_a_failing_save_leaves_nothing(pruned, tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr(_pruned, "save_model", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="no space is left"):
         pruned.save(tmp_path / "smaller")
     assert list(tmp_path.iterdir()) == []
 
@@ -99,7 +99,7 @@ def test_a_failing_overwrite_leaves_what_was_there(pruned, folder, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr(_pruned, "write_json", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="no space is left"):
         pruned.save(folder, overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert list(folder.parent.iterdir()) == [folder]

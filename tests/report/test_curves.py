@@ -1,9 +1,10 @@
 """Accuracy against what is left: which curves are drawn, and of which images."""
 
 import pytest
+from matplotlib.figure import Figure
 
 from niwaki.pruning import Step, Trajectory
-from niwaki.report import _curves, plot_trajectories
+from niwaki.report import _curves, _figures, plot_trajectories
 
 
 @pytest.fixture
@@ -64,3 +65,17 @@ def test_all_criteria_are_drawn_alike(axis):
     assert legend(drawn) == ["lrp", "weight", "random"]
     assert len({(line.get_linewidth(), line.get_zorder()) for line in drawn.lines}) == 1
     assert len({line.get_color() for line in drawn.lines}) == 3
+
+
+@pytest.mark.parametrize("letters", [50, 51, 400])
+def test_a_long_name_leaves_the_axes_their_room(letters, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(_figures, "write_atomically", lambda path, write: kept.append(write))
+    name = "".join(chr(ord("a") + number % 26) for number in range(letters))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, aside, **_: kept.append(figure))
+    plot_trajectories("unused.png", {name: Trajectory((step(0, 0.9), step(1, 0.5)))})
+    kept[0](tmp_path / "drawn.png")
+    (shown,) = legend(kept[1].axes[0])
+    assert shown == name if letters <= 50 else shown[:20] == name[:20] and shown[-20:] == name[-20:]
+    kept[1].draw_without_rendering()
+    assert kept[1].axes[0].get_window_extent().width > 300

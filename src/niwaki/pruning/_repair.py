@@ -166,6 +166,7 @@ def _norms(model: nn.Module) -> list[Any]:
     return [m for m in model.modules() if isinstance(m, _Norm) and m.running_mean is not None]
 
 
+@checked(batch_size=BATCH)
 def compensate(
     model: nn.Module,
     example: Tensor,

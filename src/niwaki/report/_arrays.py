@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from niwaki.files import write_atomically
+from niwaki.ranges import NATURAL, checked
 
 __all__ = ["HeatmapFiles", "save_hdf5", "save_npy"]
 
@@ -92,6 +93,7 @@ class HeatmapFiles:
         Of all images that will come.
     """
 
+    @checked(count=NATURAL)
     def __init__(self, folder: Path, format: Literal["npy", "hdf5"], count: int) -> None:
         self._folder, self._count, self._done = folder, count, 0
         self._hdf5 = h5py.File(folder / "heatmaps.hdf5", "w") if format == "hdf5" else None

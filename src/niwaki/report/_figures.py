@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 
 from niwaki.files import write_atomically
@@ -13,17 +14,29 @@ from niwaki.terminal import clean
 
 __all__ = ["save_figure"]
 
+_LONGEST = 50  # letters of a name in a legend
+
 
 def save_figure(path: str | Path, figure: Figure) -> None:
     """Write a figure as PNG.
 
     All text is taken as it is: dollar signs in a file's name are no formula, control characters
-    are written out, and a letter that the font lacks is a box.
+    are written out, and a letter that the font lacks is a box. Long names in a legend lose their
+    middle, because they would leave the axes no room.
     """
     for text in figure.findobj(Text):
         if isinstance(text, Text):
             text.set_parse_math(False)
             text.set_text(clean(text.get_text()))
+    for legend in figure.findobj(Legend):
+        if isinstance(legend, Legend):
+            for text in legend.get_texts():
+                text.set_text(_shortened(text.get_text()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         write_atomically(path, lambda aside: figure.savefig(aside, format="png"))
+
+
+def _shortened(name: str) -> str:
+    half = (_LONGEST - 3) // 2
+    return name if len(name) <= _LONGEST else f"{name[:half]} … {name[-half:]}"
