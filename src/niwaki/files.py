@@ -127,7 +127,8 @@ def write_layers(path: str | Path, by_layer: Mapping[str, Tensor], **about: Any)
     # Copies of those that lie in each other's memory, which the format does not have.
     values = {name: value.detach().contiguous().clone() for name, value in by_layer.items()}
     text = json.dumps({**about, "layers": list(by_layer)})
-    metadata = {"niwaki": text, "sha256": _checksum(text, values)}
+    # One entry: several would stand in another order each time, and equal files would differ.
+    metadata = {"niwaki": f"{_checksum(text, values)}\n{text}"}
 
     write_atomically(path, lambda file: save_file(values, file, metadata=metadata))
 
@@ -147,11 +148,11 @@ def read_layers(
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            checksum, _, text = (file.metadata() or {})["niwaki"].partition("\n")
             named = {"layers": ListOf(Text()), **(about or {})}
-            told = parse_json(metadata["niwaki"], Record(named, open=about is None), "its head")
+            told = parse_json(text, Record(named, open=about is None), "its head")
             values = {name: file.get_tensor(name) for name in told.pop("layers")}
-        if metadata["sha256"] != _checksum(metadata["niwaki"], values):
+        if checksum != _checksum(text, values):
             raise ValueError("it is damaged: its content has changed since it was written")
         return make(values, **told)
     except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:

@@ -68,7 +68,8 @@ COMMANDS = {
     "explain": "--limit 64 --method lrp.epsilon_plus --method integrated_gradients",
     "evaluate": "--limit 16 --method gradient --method lrp.epsilon_plus --layers 2 --steps 4",
 }
-KILLS = 4  # of each command
+KILLS = 5  # of each command
+TIMED: dict[str, set[str]] = {}  # files with what is measured with a clock, beside JSON
 
 
 class Nursery:
@@ -141,36 +142,32 @@ def nursery(place):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_again_and_again_it_ends_the_same(name, place, nursery):
-    generator = random.Random(name)
+    chance = random.Random(name)
     command = [name.split()[0], "tiny.py:build", "digits", "--weights", "weights.safetensors",
                *COMMANDS[name].split(), "--out", "out"]  # fmt: skip
-    out, before = place / "out", sorted(place.iterdir())
-    shutil.rmtree(out, ignore_errors=True)
-    seconds = nursery.run(command)
+    out, run = place / "out", place / "out.run"
+    for path in (out, run):  # of a test that failed
+        shutil.rmtree(path, ignore_errors=True)
+    before = sorted(place.iterdir())
+    nursery.run(command)
     expected = content(out)
     shutil.rmtree(out)
-    nursery.run(command)
+    seconds = nursery.run(command)
     again = content(out)
-    assert again.keys() == expected.keys()
-    steady = {file for file, data in again.items() if data == expected[file]}
-    assert steady, sorted(expected)
     shutil.rmtree(out)
-    kills = ends = in_result = 0
-    while kills < KILLS or out.exists() or (place / "out.run").exists():
+    assert again.keys() == expected.keys()
+    assert {file for file in again if again[file] != expected[file]} <= TIMED.get(name, set())
+
+    kills = starts = ends = 0
+    while kills < KILLS or run.exists() or out.exists():
+        starts += 1
+        assert starts < 20 * KILLS, f"{kills} kills in {starts} starts"
         child = nursery.start(command)
-        killed = kills < KILLS
-        if killed:
-            if generator.random() < 0.4:  # as it writes what it has found
-                wait_for(place / "out.run" / "result", out, 2 * seconds)
-                time.sleep(generator.uniform(0, 0.15))
-                in_result += 1
-            else:
-                time.sleep(generator.uniform(0, seconds))
-            with suppress(ProcessLookupError):  # it has ended
-                os.kill(child, signal.SIGKILL)
+        if kills < KILLS:
+            kill(child, run, out, chance, seconds)
         status = nursery.ended()
-        kills += status == signal.SIGKILL
         if status == signal.SIGKILL:
+            kills += run.exists() or out.exists()  # before, there is nothing to go on from
             continue
         said = (place / "said.txt").read_text()
         if status != 0:  # killed when all was done, but for the last words
@@ -179,17 +176,29 @@ def test_killed_again_and_again_it_ends_the_same(name, place, nursery):
         ends += 1
         found = content(out)
         assert found.keys() == expected.keys(), said
-        for file in steady:
+        for file in expected.keys() - TIMED.get(name, set()):
             assert found[file] == expected[file], file
         left = sorted(set(place.iterdir()) - set(before) - {out, place / "said.txt"})
         assert not left, left
         assert not [p for p in out.rglob("*") if p.name.endswith(".lock") or ".run" in p.name]
         shutil.rmtree(out)
-    print(f"{name}: {kills} kills ({in_result} aimed at the result), {ends} ends, "
-          f"{len(steady)} of {len(expected)} files compared")  # fmt: skip
+    assert ends > 0  # the last kill left something, and it was gone on from
+    print(f"{name}: {kills} kills at work, {starts} starts, {ends} ends, {seconds:.1f} s unharmed")
 
 
-def wait_for(result: Path, out: Path, seconds):
+def kill(child: int, run: Path, out: Path, chance: random.Random, seconds: float) -> None:
+    """Kill a command as it works or, every third time, as it writes what it has found."""
+    if chance.random() < 1 / 3:
+        wait_for(run / "result", out, 2 * seconds)
+        time.sleep(chance.uniform(0, 0.15))
+    else:
+        wait_for(run, out, seconds)
+        time.sleep(chance.uniform(0, seconds))
+    with suppress(ProcessLookupError):  # it has ended
+        os.kill(child, signal.SIGKILL)
+
+
+def wait_for(path: Path, out: Path, seconds: float) -> None:
     end = time.monotonic() + seconds
-    while time.monotonic() < end and not result.exists() and not (out / "table.md").exists():
+    while time.monotonic() < end and not path.exists() and not out.exists():
         time.sleep(0.002)

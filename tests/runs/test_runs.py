@@ -227,6 +227,13 @@ def test_a_flipped_bit_in_a_file_is_refused(tmp_path):
             read_layers(path, lambda *_, **__: pytest.fail("accepted"), "scores")
 
 
+def test_equal_files_are_equal_byte_for_byte(tmp_path):
+    for number in range(8):
+        values = {"b": torch.arange(5.0), "a": torch.arange(3)}
+        write_layers(tmp_path / f"{number}.safetensors", values, criterion="lrp", samples=7)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 # The identity.
 
 
