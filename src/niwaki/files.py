@@ -126,7 +126,7 @@ def write_layers(path: str | Path, by_layer: Mapping[str, Tensor], **about: Any)
     """
     # Copies of those that lie in each other's memory, which the format does not have.
     values = {name: value.detach().contiguous().clone() for name, value in by_layer.items()}
-    text = json.dumps({**about, "layers": list(by_layer)})
+    text = json.dumps({"about": about, "layers": list(by_layer)})
     # One entry: several would stand in another order each time, and equal files would differ.
     metadata = {"niwaki": f"{_checksum(text, values)}\n{text}"}
 
@@ -149,12 +149,12 @@ def read_layers(
     try:
         with safe_open(path, framework="pt") as file:
             checksum, _, text = (file.metadata() or {})["niwaki"].partition("\n")
-            named = {"layers": ListOf(Text()), **(about or {})}
-            told = parse_json(text, Record(named, open=about is None), "its head")
-            values = {name: file.get_tensor(name) for name in told.pop("layers")}
+            told = Record(about or {}, open=about is None)
+            head = parse_json(text, Record({"layers": ListOf(Text()), "about": told}), "its head")
+            values = {name: file.get_tensor(name) for name in head["layers"]}
         if checksum != _checksum(text, values):
             raise ValueError("it is damaged: its content has changed since it was written")
-        return make(values, **told)
+        return make(values, **head["about"])
     except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
         raise DataError(f"{path} holds no {what}: {type(error).__name__}: {error}") from error
 

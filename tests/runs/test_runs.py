@@ -34,14 +34,14 @@ def test_parts_are_there_again(tmp_path):
     with open_run(tmp_path / "deep" / "run", identity()) as run:
         assert run.read("sums") is None
         run.write("sums", {"a": torch.arange(3)}, step=1)
-        run.write("b/c: ü", words=["x", None, 2.5])
+        run.write("b/c: ü", words=["x", None, 2.5], layers=["a"], about=1)
         run.write("sums", {"a": torch.arange(4)}, step=2)
     with open_run(tmp_path / "deep" / "run", identity()) as run:
         assert run.parts == ["sums", "b/c: ü"]
         part = run.read("sums")
         assert part.tensors["a"].tolist() == [0, 1, 2, 3]
         assert part.about == {"step": 2}
-        assert run.read("b/c: ü").about == {"words": ["x", None, 2.5]}
+        assert run.read("b/c: ü").about == {"words": ["x", None, 2.5], "layers": ["a"], "about": 1}
         run.drop("b/c: ü")
     assert len(content(tmp_path / "deep" / "run")) == 2  # the record, and the part that is left
     discard(tmp_path / "deep" / "run")

@@ -82,7 +82,7 @@ class Run:
         file = self._path / listed["file"]
         try:
             if sha256_of(file) == listed["sha256"]:
-                return read_layers(file, lambda tensors, **about: Part(tensors, about), "part")
+                return read_layers(file, lambda tensors, /, **about: Part(tensors, about), "part")
         except (OSError, DataError):
             pass
         self.drop(name)
