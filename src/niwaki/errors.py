@@ -19,6 +19,7 @@ __all__ = [
     "NearChanceWarning",
     "NiwakiError",
     "NoEvidenceWarning",
+    "NoRuleError",
     "NothingToPruneError",
     "PatternWarning",
     "PropagationError",
@@ -48,6 +49,10 @@ class DataError(NiwakiError):
 
 class PropagationError(NiwakiError):
     """An operation that carries the signal and has no rule, or cannot be watched."""
+
+
+class NoRuleError(PropagationError):
+    """An operation that carries the signal, and that the composite gives no rule."""
 
 
 class LostRelevanceError(PropagationError):

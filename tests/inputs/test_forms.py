@@ -1,5 +1,6 @@
 """Forms in which inputs come and outputs go: each entry is right, or says what is wrong."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -394,3 +395,47 @@ def test_weights_of_another_kind_are_no_weights(tmp_path: Any) -> None:
     path = tmp_path / "half.pt"
     torch.save({name: value.half() for name, value in net.state_dict().items()}, path)
     niwaki.models.load_weights(net, path)
+
+
+def test_a_loop_over_images_without_a_batch() -> None:
+    plain = of(Classifier)
+    loop = of(OneByOne, like=plain)
+    torch.testing.assert_close(loop(batch()), plain(batch()))
+    for method in ("lrp.epsilon", "lrp.epsilon_plus", "lrp.sequential_preset_a", "gradient"):
+        expected = explained(plain, batch(), 1, method)
+        torch.testing.assert_close(explained(loop, batch(), 1, method), expected)
+    for criterion in ("lrp", "taylor", "weight"):
+        found, expected = (
+            niwaki.prune(net, (batch(), LABELS), criterion, keep=0.7, steps=1)
+            for net in (loop, plain)
+        )
+        assert found.plan.removed() == expected.plan.removed()
+        torch.testing.assert_close(found.model(batch()), expected.model(batch()))
+    indices = [niwaki.car.index(net, (batch(), LABELS)) for net in (loop, plain)]
+    assert torch.equal(indices[0]["one"].lost, indices[1]["one"].lost)
+
+
+def test_weights_made_in_inference_mode() -> None:
+    """Derivatives are refused with the way out; all else is as with other weights."""
+    plain = of(Classifier)
+    with torch.inference_mode():
+        made = of(Classifier, like=plain)
+    assert next(made.parameters()).is_inference()
+    for method in ("lrp.epsilon_plus", "gradient", "smoothgrad", "deep_lift", "grad_cam"):
+        with pytest.raises(niwaki.errors.ModelError, match=r"inference_mode.*deepcopy"):
+            explained(made, batch(), 1, method)
+        expected = explained(plain, batch(), 1, method)
+        assert torch.equal(explained(copy.deepcopy(made), batch(), 1, method), expected)
+    assert torch.equal(
+        explained(made, batch(), 1, "occlusion"), explained(plain, batch(), 1, "occlusion")
+    )
+    for criterion in ("lrp", "taylor", "weight"):
+        found, expected = (
+            niwaki.prune(net, (batch(), LABELS), criterion, keep=0.7, steps=1)
+            for net in (made, plain)
+        )
+        assert found.plan.removed() == expected.plan.removed()
+    assert torch.equal(
+        niwaki.car.index(made, (batch(), LABELS))["one"].lost,
+        niwaki.car.index(plain, (batch(), LABELS))["one"].lost,
+    )

@@ -74,3 +74,39 @@ def test_the_default_criterion_falls_back_and_says_so():
     assert all(torch.equal(found[layer], expected[layer]) for layer in expected)
     with pytest.raises(NiwakiError, match="max_loss=None"):
         niwaki.score(model, data, "lrp", reduce="signed")  # chosen, and so not changed
+
+
+class Normalised(nn.Module):
+    """Its operation has no rule, as those of some attention blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 4, 3), nn.Linear(64, 2)
+
+    def forward(self, x):
+        return self.two(nn.functional.normalize(self.one(x).relu().flatten(1)))
+
+
+def test_the_default_criterion_falls_back_where_an_operation_has_no_rule():
+    torch.manual_seed(0)
+    model = Normalised().eval()
+    with pytest.warns(FallbackWarning, match="no rule for the operation 'normalize'"):
+        found = niwaki.score(model, (IMAGES, LABELS))
+    assert found.criterion == "taylor"
+    expected = niwaki.score(model, (IMAGES, LABELS), "taylor")
+    assert torch.equal(found["one"], expected["one"])
+
+
+def test_an_error_of_rules_names_what_serves_without_them():
+    torch.manual_seed(0)
+    model = Normalised().eval()
+    with pytest.raises(NiwakiError, match="no rule") as caught:
+        niwaki.explain(model, IMAGES)
+    named = [name for name in niwaki.attribution.names() if name in str(caught.value)]
+    assert len(set(named) - {"gradient", "input"}) >= 3
+    for method in ("input_t_gradient", "integrated_gradients", "occlusion"):
+        assert method in named
+        assert niwaki.explain(model, IMAGES, method=method).isfinite().all()
+    assert "taylor" in str(caught.value)
+    with pytest.raises(NiwakiError, match="no rule"):
+        niwaki.score(model, (IMAGES, LABELS), "lrp.epsilon_plus")  # chosen, and so not changed

@@ -19,6 +19,7 @@ from niwaki.errors import (
     FallbackWarning,
     LostRelevanceError,
     ModelError,
+    NoRuleError,
     NothingToPruneError,
 )
 from niwaki.models import class_outputs, fingerprint, home
@@ -86,13 +87,14 @@ def scored(
     Warns
     -----
     FallbackWarning
-        If the default loses too much relevance in this network, and another took its place.
+        If the default loses too much relevance in this network, or has no rule for an operation of
+        it, and another took its place.
     """
     order = [criterion, *criterion.fallbacks()]
     for tried, other in pairwise(order):
         try:
             return _scored(model, data, tried, list_layers, batch_size, what)
-        except LostRelevanceError as error:
+        except (LostRelevanceError, NoRuleError) as error:
             warnings.warn(
                 f"{tried.name!r} does not serve this network, and {other.name!r} is tried in its "
                 f"place: {error}",

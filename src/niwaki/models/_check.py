@@ -20,7 +20,7 @@ def check(model: nn.Module) -> None:
             where = f"the submodule {name!r}" if name else "the model"
             raise ModelError(f"{where} is in training mode; call model.eval() first")
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not bool(tensor.detach().isfinite().all()):
             raise ModelError(
                 f"{name} has NaN or infinite values; the training that made it has diverged, so "
                 "load other weights"

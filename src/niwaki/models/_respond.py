@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -58,8 +59,12 @@ def attended(model: nn.Module, inputs: Tensor) -> Iterator[None]:
     ------
     DataError
         If the network fails on inputs of this shape, or takes a single image for a batch.
+    ModelError
+        If derivatives are asked for, which weights made in inference mode do not have.
     """
     # A convolution also takes an image without a batch, which makes its channels the samples.
+    if torch.is_grad_enabled():
+        _check_derivable(model)
     unbatched = any(p.dim() == inputs.dim() + 1 for p in model.parameters())
     guard = _Batched(inputs.dim()) if unbatched else nullcontext()
     try:
@@ -72,6 +77,16 @@ def attended(model: nn.Module, inputs: Tensor) -> Iterator[None]:
             f"{type(model).__name__} fails on inputs of shape {tuple(inputs.shape)}: "
             f"{type(error).__name__}: {_short(error)}. {_advice(inputs)}"
         ) from error
+
+
+def _check_derivable(model: nn.Module) -> None:
+    made = next((n for n, t in chain(model.named_parameters(), model.named_buffers())
+                 if t.is_inference()), None)  # fmt: skip
+    if made is not None:
+        raise ModelError(
+            f"{made!r} was made within torch.inference_mode(), so that no derivative can be taken "
+            "of it: build or load the network outside, or pass copy.deepcopy(model)"
+        )
 
 
 def one_tensor(model: nn.Module, output: Any, inputs: Tensor) -> Tensor:

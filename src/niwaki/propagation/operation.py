@@ -130,7 +130,12 @@ class Operation:
 
     def per_sample(self, values: Tensor) -> Tensor:
         """Sum over everything but the samples; where those are not known, shared out equally."""
-        if values.dim() and len(values) == self.samples:
+        alone = (
+            self.kind == "convolution"
+            and self.weight is not None
+            and values.dim() < self.weight.dim()
+        )
+        if values.dim() and len(values) == self.samples and not alone:
             return values.flatten(1).sum(1) if values.dim() > 1 else values.clone()
         return (values.sum() / self.samples).repeat(self.samples)
 

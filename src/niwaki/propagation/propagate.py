@@ -24,7 +24,7 @@ from niwaki.propagation.composites import Composite
 from niwaki.propagation.observers import Observer
 from niwaki.propagation.operation import Operation
 from niwaki.propagation.rules import Gradient
-from niwaki.propagation.watch import Watch
+from niwaki.propagation.watch import WITHOUT_RULES, Watch
 from niwaki.ranges import TOLERANCE, checked
 
 __all__ = ["Propagated", "check_inputs", "forward", "propagate"]
@@ -286,7 +286,8 @@ def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> 
         f"under {worst.rule}: its contributions are tiny beside the stabilizer, or units with "
         "relevance have no contribution that the rule counts. Choose a smaller stabilizer, "
         "another rule (Epsilon loses nothing where z-plus finds nothing above zero), or accept "
-        "the loss with max_loss=None (as part of a name: NAME:max_loss=None)",
+        "the loss with max_loss=None (as part of a name: NAME:max_loss=None). "
+        f"{WITHOUT_RULES}",
         float(share),
     )
 

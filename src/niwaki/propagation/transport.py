@@ -66,7 +66,7 @@ def transport(
         (share,) = transport(
             operation, [halves], relevance, epsilon, positive=positive, weigh=weigh
         )
-        first, second = share.chunk(2, dim=1)
+        first, second = share.chunk(2, dim=_channels(operation))
         return (first + second,)
     with torch.enable_grad():
         leaves = [tuple(x.detach().requires_grad_() for x in term.inputs) for term in terms]
@@ -119,13 +119,19 @@ def _side_by_side(operation: Operation, terms: Sequence[Term]) -> Term | None:
     if len(terms) != 2 or operation.kind != "convolution" or operation.wants_weights:
         return None
     one, other = terms
-    few = operation.input_shape[1] <= FEW_CHANNELS
+    few = operation.input_shape[_channels(operation)] <= FEW_CHANNELS
     if not few or operation.channel_dim or operation.groups > 1 or one.sign != other.sign:
         return None
     if one.weight is None or other.weight is None or other.bias is not None or one.sign < 0:
         return None
-    inputs = torch.cat([one.inputs[0], other.inputs[0]], dim=1)
+    inputs = torch.cat([one.inputs[0], other.inputs[0]], dim=_channels(operation))
     return Term((inputs,), torch.cat([one.weight, other.weight], dim=1), one.bias)
+
+
+def _channels(operation: Operation) -> int:
+    """Dimension of a convolution's channels from the last, as an image may have no batch."""
+    assert operation.weight is not None
+    return 1 - operation.weight.dim()
 
 
 def _own_weight(operation: Operation, term: Term) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from niwaki.errors import PropagationError
+from niwaki.errors import NoRuleError, PropagationError
 from niwaki.propagation._bounds import Box, Carry, carried
 from niwaki.propagation._calls import Call, Tag, Tags, carries_gradient, tensors_in
 from niwaki.propagation._cuts import Cuts
@@ -75,6 +75,13 @@ def _fit(operation: Operation, share: Tensor, shape: torch.Size) -> Tensor:
             f"fit its input of shape {tuple(shape)}; the rule serves only operations that keep it"
         )
     return share.sum_to_size(shape)
+
+
+#: What serves a network that rules do not.
+WITHOUT_RULES = (
+    "The methods input_t_gradient, integrated_gradients and occlusion, and the criterion taylor, "
+    "need no rules"
+)
 
 
 class Watch(TorchFunctionMode):
@@ -323,17 +330,16 @@ class Watch(TorchFunctionMode):
             )
         return result
 
-    def no_rule(
-        self, operation: Operation, why: str = "", *, passes: bool = True
-    ) -> PropagationError:
+    def no_rule(self, operation: Operation, why: str = "", *, passes: bool = True) -> NoRuleError:
         """Build the error for an operation without a rule; `passes`: `Pass` would be one."""
         row = f"composite.with_rows(Assign({{}}(), operation={operation.name!r}))"
         passing = f"{row.format('Pass')} passes relevance through unchanged; "
-        return PropagationError(
+        return NoRuleError(
             f"no rule for the operation {operation.name!r} ({operation.layer})"
             f"{': ' + why if why else ''}. It carries the signal, and its derivative is not a "
             f"relevance. To give it a rule, add a row to the composite {self.composite.name}: "
-            f"{passing if passes else ''}{row.format('Gradient')} uses the derivative"
+            f"{passing if passes else ''}{row.format('Gradient')} uses the derivative. "
+            f"{WITHOUT_RULES}"
         )
 
     def layer_name(self, weight: Tensor) -> str:

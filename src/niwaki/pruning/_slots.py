@@ -72,8 +72,9 @@ def _slot(units: Units, labels: Tensor, why: str) -> Slot | None:
     if not varying:
         units.fix(labels, f"{why} takes a channel out on its own")
         return None
-    dim = max(varying, key=lambda d: len(_tied(labels, d)))
+    dim = varying[0]
     if len(varying) > 1:
+        dim = max(varying, key=lambda d: len(_tied(labels, d)))
         first = labels
         for d in varying:
             if d != dim:

@@ -93,12 +93,12 @@ def agrees(model: nn.Module, example: Tensor, followed: Followed, units: Tensor)
     str or None
         None if nothing is.
     """
-    expected, read_before = run_silenced(model, example, followed, units)
     try:
         with cut_for_a_moment(model, followed, units):
             found, read = readings(model, example)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+    expected, read_before = run_silenced(model, example, followed, units)
     for one, other in zip(_leaves(found), _leaves(expected), strict=True):
         if one.shape != other.shape:
             return f"the output became {tuple(one.shape)}"

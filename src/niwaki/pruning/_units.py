@@ -21,43 +21,60 @@ class Units:
         self._parent = [FIXED]
         self._why: dict[int, str] = {}
         self._members: dict[int, list[int]] = {}  # of each set that is not a single variable
+        self._roots: Tensor | None = None  # of all variables, where nothing has changed for long
+        self._asked = 0  # for so many variables since the last change
 
     def new(self, count: int) -> Tensor:
         """Return so many variables that are tied to nothing."""
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
+        self._change()
         return torch.arange(start, start + count)
 
     def find(self, variables: Tensor) -> Tensor:
         """Return the representative of each variable's set, its lowest; 0 for what stays."""
+        self._asked += variables.numel()
+        if self._roots is None and self._asked > len(self._parent):
+            self._roots = torch.tensor([self._root(v) for v in range(len(self._parent))])
+        if self._roots is not None:
+            return self._roots[variables.long()]
         found = [self._root(variable) for variable in variables.flatten().tolist()]
         return torch.tensor(found, dtype=torch.long).view(variables.shape)
 
     def tie(self, one: Tensor, other: Tensor, why: str) -> None:
         """Let each variable go only with its partner; what is tied to what stays, stays."""
+        if self._roots is not None and torch.equal(self.find(one), self.find(other)):
+            return
         for a, b in set(zip(one.flatten().tolist(), other.flatten().tolist(), strict=True)):
             first, second = self._root(a), self._root(b)
             if first == second:
                 continue
+            self._change()
             if FIXED in (first, second):
                 stays, tied = (a, b) if first == FIXED else (b, a)
                 self.fix(torch.tensor([tied]), self._why.get(stays, why))
             else:
                 root, lower = min(first, second), max(first, second)
                 self._parent[lower] = root
-                joining = self._members.pop(lower, [lower])
-                self._members.setdefault(root, [root]).extend(joining)
+                members = (self._members.pop(root, [root]), self._members.pop(lower, [lower]))
+                few, many = sorted(members, key=len)
+                many.extend(few)
+                self._members[root] = many
 
     def fix(self, variables: Tensor, why: str) -> None:
         """Let variables, and all that are tied to them, stay."""
         roots = {self._root(v) for v in variables.flatten().tolist()} - {FIXED}
         for root in roots:
+            self._change()
             self._why |= dict.fromkeys(self._members.pop(root, [root]), why)
             self._parent[root] = FIXED
 
     def why(self, variables: Tensor) -> list[str]:
         """Return the reasons for which those of the variables that stay do so, each one once."""
         return list(dict.fromkeys(self._why[v] for v in variables.tolist() if v in self._why))
+
+    def _change(self) -> None:
+        self._roots, self._asked = None, 0
 
     def _root(self, variable: int) -> int:
         parent = self._parent
