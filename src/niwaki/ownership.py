@@ -10,9 +10,11 @@ from pathlib import Path
 
 from niwaki.errors import NiwakiError
 
-__all__ = ["MARKER", "check_apart", "check_replaceable", "foreign", "sign"]
+__all__ = ["MARKER", "SIGNATURE", "check_apart", "check_replaceable", "foreign", "sign"]
 
 MARKER = ".niwaki"  # in each folder that niwaki wrote; lists what it wrote there
+SIGNATURE = "written by niwaki"  # near the beginning or the end of each single file
+_NEAR = 2**16  # bytes
 _LARGEST = 2**26  # bytes of a marker: a million files
 
 
@@ -37,7 +39,7 @@ def foreign(folder: Path) -> list[str]:
 
 
 def check_replaceable(target: Path) -> None:
-    """Refuse to replace a folder unless niwaki wrote everything in it.
+    """Refuse to replace a file that niwaki did not write, or a folder with anything such in it.
 
     Parameters
     ----------
@@ -48,8 +50,13 @@ def check_replaceable(target: Path) -> None:
     ------
     NiwakiError
         For the working directory, the home folder, the root, or a folder above one of them; and
-        for a folder with anything in it that niwaki did not write.
+        for anything that niwaki did not write.
     """
+    if target.is_file() and not _is_signed(target):
+        raise NiwakiError(
+            f"{target} is not replaced: niwaki did not write it; choose another name, or move the "
+            "file away"
+        )
     for place, name in _places():
         if _is_in(place, target):
             raise NiwakiError(
@@ -127,6 +134,13 @@ def _files(folder: Path) -> Iterator[str]:
             path = (Path(place) / name).relative_to(folder).as_posix()
             if path != MARKER:
                 yield path
+
+
+def _is_signed(file: Path) -> bool:
+    with file.open("rb") as opened:
+        beginning = opened.read(_NEAR)
+        opened.seek(max(0, file.stat().st_size - _NEAR))
+        return any(SIGNATURE.encode() in part for part in (beginning, opened.read()))
 
 
 def _unreadable(error: OSError) -> None:

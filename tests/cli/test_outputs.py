@@ -153,3 +153,25 @@ def test_a_folder_of_a_comparison_may_be_gone_on_with_and_one_of_another_not(wor
     with pytest.raises(NiwakiError, match="did not write"):
         run("compare-criteria", "nets.py:small", "photos", *INPUTS, "--out", "mine", "--force")
     assert files(work) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["compare", "nets.py:small", "photos", *INPUTS, "--method", "gradient"], "a.png"),
+        (["export", "nets.py:small", "--input-shape", "3,8,8"], "a.pt2"),
+    ],
+)
+def test_force_replaces_a_single_file_only_if_niwaki_wrote_it(work, command, name):
+    (work / name).write_bytes(b"\x89PNG of somebody")
+    before = files(work)
+    with pytest.raises(NiwakiError, match="did not write it"):
+        run(*command, "--out", name, "--force")
+    assert files(work) == before
+    (work / name).unlink()
+    assert run(*command, "--out", name).exit_code == 0
+    first = (work / name).stat().st_ino
+    with pytest.raises(NiwakiError, match="exists"):
+        run(*command, "--out", name)
+    assert run(*command, "--out", name, "--force").exit_code == 0
+    assert (work / name).stat().st_ino != first

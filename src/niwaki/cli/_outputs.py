@@ -50,8 +50,7 @@ def check_output(
     taken = any(out.iterdir()) if out.is_dir() else out.exists()
     if taken and not force and not is_finished(out):
         raise NiwakiError(f"{out} exists; choose another with --out, or replace it: --force")
-    if out.is_dir() or not out.suffix:
-        check_replaceable(out.resolve())
+    check_replaceable(out.resolve())
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from niwaki.errors import ModelError, NiwakiError
 from niwaki.files import write_atomically
 from niwaki.models._check import check
+from niwaki.ownership import SIGNATURE
 from niwaki.ranges import LENGTH, SEED, TOLERANCE, checked
 
 __all__ = ["Format", "export"]
@@ -87,7 +88,7 @@ def export(
         if format == "program":
             # In memory first: on a full disk, torch's own writer ends the whole process.
             buffer = BytesIO()
-            torch.export.save(program, buffer)
+            torch.export.save(program, buffer, extra_files={SIGNATURE: ""})
             aside.write_bytes(buffer.getvalue())
             loaded = torch.export.load(aside).module()
             with torch.no_grad():
@@ -140,7 +141,9 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
                 verbose=False,
             )
             assert written is not None
-            content = written.model_proto.SerializeToString()
+            model = written.model_proto
+            model.producer_name = f"{model.producer_name}, {SIGNATURE}"
+            content = model.SerializeToString()
     except Exception as error:
         raise ModelError(
             f"the network cannot be written as ONNX ({type(error).__name__}: {_first_line(error)})"

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from niwaki.models.zoo import ShortcutA
+from niwaki.pruning import _layers  # noqa: F401 (registers the rules of layers)
 from niwaki.pruning._kernels import kernel_channels
 from niwaki.pruning._operations import NORMS, READ, Call, results_of, without_norm
 from niwaki.pruning._slots import Slot, Slots, along

@@ -1,4 +1,7 @@
-"""What each operation of torch's core does to the channels that pass it."""
+"""What each operation of torch's core does to the channels that pass it.
+
+The rules of layers, which have weights, stand in `_layers`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from niwaki.pruning._kernels import kernel_channels
 from niwaki.pruning._slots import Slot, Slots, along, concatenated, joined, moved
 from niwaki.pruning._units import Units
 
-__all__ = ["NORMS", "READ", "Call", "results_of", "without_norm"]
+__all__ = ["NORMS", "READ", "Call", "results_of", "rule", "unknown", "without_norm"]
 
 
 @dataclass
@@ -109,12 +111,12 @@ _SPATIAL = re.compile(
 
 def results_of(call: Call) -> list[Slots]:
     """Return the slots of each result of an operation; ties and fixes what it has to."""
-    rule = _RULES.get(call.name)
-    if rule is None and _SPATIAL.fullmatch(call.name):
-        rule = _spatial
-    if rule is None and torch.Tag.pointwise in call.function.tags:
-        rule = _pointwise
-    return (_unknown if rule is None else rule)(call)
+    found = _RULES.get(call.name)
+    if found is None and _SPATIAL.fullmatch(call.name):
+        found = _spatial
+    if found is None and torch.Tag.pointwise in call.function.tags:
+        found = _pointwise
+    return (unknown if found is None else found)(call)
 
 
 def without_norm(name: str, args: tuple[Any, ...]) -> Any:
@@ -135,10 +137,12 @@ def without_norm(name: str, args: tuple[Any, ...]) -> Any:
     return (result, nothing) if name == "_fused_rms_norm" else (result, nothing, nothing)
 
 
-def _rule(*names: str) -> Callable[[Rule], Rule]:
-    def register(rule: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(names, rule))
-        return rule
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register the rule of the named operations."""
+
+    def register(made: Rule) -> Rule:
+        _RULES.update(dict.fromkeys(names, made))
+        return made
 
     return register
 
@@ -151,13 +155,14 @@ def _tensors(value: Any) -> list[Tensor]:
     return []
 
 
-def _unknown(call: Call) -> list[Slots]:
+def unknown(call: Call) -> list[Slots]:
+    """Let all channels stay that go into an operation that cannot be followed."""
     for tensor in _tensors([*call.args, *call.kwargs.values()]):
         call.fix(call.slots(tensor), "mixes or moves channels in a way that cannot be followed")
     return call.to_all(())
 
 
-@_rule(
+@rule(
     "clone", "contiguous", "detach", "alias", "lift", "lift_fresh", "lift_fresh_copy", "_to_copy",
     "to", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "fill",
     "zero", "bernoulli", "native_dropout", "_conj", "resolve_conj", "positive", "as_strided",
@@ -171,10 +176,10 @@ def _same(call: Call) -> list[Slots]:
         return call.to_all(call.slots(call.args[0]))
     if call.name.startswith("new_"):
         return call.to_all(())
-    return _unknown(call) if call.name != "_reshape_alias" else _view(call)
+    return unknown(call) if call.name != "_reshape_alias" else _view(call)
 
 
-@_rule("_prelu_kernel", "prelu")
+@rule("_prelu_kernel", "prelu")
 def _pointwise(call: Call) -> list[Slots]:
     tensors = _tensors([*call.args, *call.kwargs.values()])
     parts = [(call.slots(t), _widths(t), call.signal(t)) for t in tensors]
@@ -193,7 +198,7 @@ def _widths(tensor: Tensor) -> list[int]:
     return [min(n, 1) if s == 0 else n for n, s in zip(tensor.shape, tensor.stride(), strict=True)]
 
 
-@_rule("copy")
+@rule("copy")
 def _copy(call: Call) -> list[Slots]:
     """Written into a tensor, which may be part of a larger one that nobody owns."""
     target, source = call.args[:2]
@@ -249,14 +254,14 @@ for _name in (
     "unsafe_split_with_sizes", "native_channel_shuffle", "tile", "rot90", "take_along_dim",
 ):  # fmt: skip
 
-    @_rule(_name)
+    @rule(_name)
     def _moves(call: Call) -> list[Slots]:
         if any(call.slots(t) for t in _tensors([*call.args[1:], *call.kwargs.values()])):
-            return _unknown(call)
+            return unknown(call)
         return _move(call, call.function)
 
 
-@_rule("view", "_unsafe_view", "reshape")
+@rule("view", "_unsafe_view", "reshape")
 def _view(call: Call) -> list[Slots]:
     shape = list(call.outputs[0].shape)
     if not isinstance(call.args[1], (list, tuple, torch.Size)):  # another type, of the same width
@@ -268,7 +273,7 @@ def _view(call: Call) -> list[Slots]:
     return found or call.to_all(())
 
 
-@_rule("cat", "concat", "stack")
+@rule("cat", "concat", "stack")
 def _cat(call: Call) -> list[Slots]:
     tensors = [t for t in call.args[0] if t.numel() or t.dim() > 1]
     dims = call.outputs[0].dim()
@@ -283,7 +288,7 @@ def _cat(call: Call) -> list[Slots]:
     return [slots]
 
 
-@_rule("constant_pad_nd", "pad")
+@rule("constant_pad_nd", "pad")
 def _pad(call: Call) -> list[Slots]:
     pads = list(call.args[1])
     dims = call.args[0].dim()
@@ -304,7 +309,7 @@ def _pad(call: Call) -> list[Slots]:
 _DIM_AT = {"linalg_vector_norm": 2, "norm": 2, "quantile": 2, "kthvalue": 2}
 
 
-@_rule(
+@rule(
     "sum", "linalg_vector_norm", "mean", "amax", "amin", "max", "min", "var", "var_mean", "std",
     "std_mean", "prod", "logsumexp", "any", "all", "argmax", "argmin", "norm", "median", "aminmax",
     "_local_scalar_dense", "nansum", "count_nonzero",
@@ -331,7 +336,7 @@ def _reduction(call: Call) -> list[Slots]:
     return call.to_all(tuple(Slot(d - sum(r < d for r in dims), v) for d, v in result))
 
 
-@_rule(
+@rule(
     "_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "topk", "flip_sorted", "logcumsumexp",
     "renorm", "cummax", "cummin", "glu",
 )  # fmt: skip
@@ -368,140 +373,3 @@ def _spatial(call: Call) -> list[Slots]:
     for tensor in _tensors(call.args[1:]):
         call.fix(call.slots(tensor), "takes them for places")
     return call.to_all(tuple(s for s in call.slots(source) if s.dim < first))
-
-
-# -- layers -----------------------------------------------------------------------------------
-
-
-def _read(call: Call, one: Sequence[Tensor], other: Sequence[Tensor]) -> None:
-    """Tie the channels of an input to those of the weight that reads them."""
-    if len(one) == len(other):
-        for a, b in zip(one, other, strict=True):
-            call.tie(a, b)
-        return
-    for variables in (*one, *other):
-        call.units.fix(variables, f"{call.why} reads them with weights that keep their width")
-
-
-@_rule("convolution", "_convolution", "convolution_overrideable")
-def _convolution(call: Call) -> list[Slots]:
-    x, weight, bias = call.args[:3]
-    transposed, groups = bool(call.args[6]), int(call.args[8])
-    slots, kernel = call.slots(x), call.slots(weight)
-    call.fix([s for s in slots if s.dim > 1], "slides over channels")
-    call.fix([s for s in kernel if s.dim > 1], "slides over channels")
-    sides = [along(kernel, 0), along(kernel, 1)]
-    if any(len(side) > 1 for side in sides):
-        return _unknown(call)
-    if not call.signal(weight) and not any(slot.dim < 2 for slot in kernel):
-        # A constant that the code makes, such as a blur: perhaps for as many channels as there are.
-        sides = [[call.units.new(n)] if n > 1 else [] for n in weight.shape[:2]]
-        call.doubtful += along(slots, 1)
-    first, second = (side[0] if side else None for side in sides)
-    outputs, inputs = kernel_channels(
-        call.units, (first, second), tuple(weight.shape[:2]), groups, transposed, call.why
-    )
-    _read(call, along(slots, 1), [] if inputs is None else [inputs])
-    result = [slot for slot in slots if slot.dim == 0]
-    if outputs is not None:
-        for found in along(call.slots(bias), 0) if bias is not None else ():
-            call.tie(found, outputs)
-        result.append(Slot(1, outputs))
-    return [tuple(result)]
-
-
-def _product(call: Call, left: Tensor, right: Tensor) -> Slots:
-    """Follow the product of two matrices, or of two batches of them."""
-    a, b = call.slots(left), call.slots(right)
-    last = left.dim() - 1
-    _read(call, along(a, last), along(b, max(right.dim() - 2, 0)))
-    result = [slot for slot in a if slot.dim != last]
-    if right.dim() > 1:
-        result += [Slot(last, v) for v in along(b, right.dim() - 1)]
-        if right.dim() > 2:  # the batch
-            batch = along(b, 0)
-            for one, other in zip(along(a, 0), batch, strict=False):
-                call.tie(one, other)
-            result += [Slot(0, v) for v in batch[len(along(a, 0)) :]]
-    return tuple(result)
-
-
-@_rule("mm", "bmm", "mv", "dot", "vdot")
-def _matrices(call: Call) -> list[Slots]:
-    return [_product(call, *call.args[:2])]
-
-
-@_rule("addmm", "baddbmm", "addmv")
-def _added(call: Call) -> list[Slots]:
-    bias, left, right = call.args[:3]
-    product = _product(call, left, right)
-    shape = call.outputs[0].shape
-    parts = [(product, shape, call.signal(left) or call.signal(right)),
-             (call.slots(bias), bias.shape, call.signal(bias))]  # fmt: skip
-    # A width that the product has without a slot is the network's own, and the bias keeps it.
-    slots, doubtful = joined(call.units, parts, len(shape), call.why)
-    call.doubtful += doubtful
-    return [slots]
-
-
-@_rule("linear")
-def _linear(call: Call) -> list[Slots]:
-    x, weight = call.args[:2]
-    bias = call.argument(2, "bias")
-    slots, matrix = call.slots(x), call.slots(weight)
-    last = x.dim() - 1
-    _read(call, along(slots, last), along(matrix, 1))
-    outputs = along(matrix, 0)
-    for found in along(call.slots(bias), 0) if bias is not None else ():
-        for variables in outputs:
-            call.tie(found, variables)
-    return [(*(s for s in slots if s.dim != last), *(Slot(last, v) for v in outputs))]
-
-
-@_rule(
-    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
-    "cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_with_update",
-    "_batch_norm_no_update", "_native_batch_norm_legit_functional", "batch_norm",
-)  # fmt: skip
-def _batch_norm(call: Call) -> list[Slots]:
-    x = call.args[0]
-    slots = call.slots(x)
-    channels = along(slots, 1)
-    for parameter in call.args[1:5]:
-        if isinstance(parameter, Tensor):
-            _read(call, channels, along(call.slots(parameter), 0))
-    training = any(argument is True for argument in call.args[3:6])
-    others = [s for s in slots if s.dim != 1]
-    if training:
-        call.fix(others, "takes in all channels at once")
-        others = []
-    rest: list[Slots] = [tuple(Slot(0, v) for v in channels)] * (len(call.outputs) - 1)
-    return [(*(Slot(1, v) for v in channels), *others), *rest]
-
-
-@_rule("native_layer_norm", "_fused_rms_norm")
-def _layer_norm(call: Call) -> list[Slots]:
-    x, shape = call.args[:2]
-    slots = call.slots(x)
-    for parameter in call.args[2:4]:
-        if isinstance(parameter, Tensor):
-            for dim in range(len(shape)):
-                own = along(slots, x.dim() - len(shape) + dim)
-                found = along(call.slots(parameter), dim)
-                if own or x.shape[x.dim() - len(shape) + dim] > 1:
-                    _read(call, own, found)
-    return [slots, *[() for _ in call.outputs[1:]]]
-
-
-@_rule("native_group_norm")
-def _group_norm(call: Call) -> list[Slots]:
-    x = call.args[0]
-    groups, slots = int(call.args[6]), call.slots(x)
-    for variables in along(slots, 1):
-        bundles = variables.view(groups, -1)
-        one = bundles[:, :1] if bundles.shape[1] == 1 else bundles[:1]
-        call.tie(bundles, one.expand_as(bundles))
-    for parameter in call.args[1:3]:
-        if isinstance(parameter, Tensor):
-            _read(call, along(slots, 1), along(call.slots(parameter), 0))
-    return [slots, *[() for _ in call.outputs[1:]]]

@@ -10,6 +10,7 @@ from matplotlib.legend import Legend
 from matplotlib.text import Text
 
 from niwaki.files import write_atomically
+from niwaki.ownership import SIGNATURE
 from niwaki.terminal import clean
 
 __all__ = ["save_figure"]
@@ -34,7 +35,8 @@ def save_figure(path: str | Path, figure: Figure) -> None:
                 text.set_text(_shortened(text.get_text()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        write_atomically(path, lambda aside: figure.savefig(aside, format="png"))
+        signed = {"Software": SIGNATURE}
+        write_atomically(path, lambda aside: figure.savefig(aside, format="png", metadata=signed))
 
 
 def _shortened(name: str) -> str:
