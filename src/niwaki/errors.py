@@ -12,6 +12,7 @@ __all__ = [
     "DataError",
     "DisconnectedWarning",
     "FallbackWarning",
+    "FewSamplesWarning",
     "KeptWarning",
     "LeftOutWarning",
     "LostRelevanceError",
@@ -140,6 +141,10 @@ class DisconnectedWarning(UserWarning):
 
 class FallbackWarning(UserWarning):
     """A default that does not serve a network, and what was done instead."""
+
+
+class FewSamplesWarning(UserWarning):
+    """Too few samples for what is to be learnt from them."""
 
 
 class NoEvidenceWarning(UserWarning):

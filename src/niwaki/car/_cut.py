@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from niwaki.car._channels import NotFollowedError, reshaped
-from niwaki.car._network import Network
+from niwaki.models._network import Network
 
 __all__ = ["Cut"]
 

@@ -13,14 +13,15 @@ from torch import Tensor, fx, nn
 
 from niwaki.car._channels import NotFollowedError
 from niwaki.car._cut import Cut
+from niwaki.car._folding import fold_norms
 from niwaki.car._look import Look
-from niwaki.car._network import Network, UntraceableError
 from niwaki.car._pairs import Pairs
 from niwaki.car._splice import Splice
 from niwaki.car._units import outputs, single, uncovered
 from niwaki.car._whole import Masked, Removed
 from niwaki.errors import ModelError, NothingToPruneError
 from niwaki.models import respond
+from niwaki.models._network import Network, UntraceableError
 from niwaki.pruning import Group, Removal, operate
 
 __all__ = ["Evaluator"]
@@ -205,7 +206,7 @@ class Evaluator:
 
     def _listed(self, example: Tensor) -> Network | None:
         try:
-            return Network(self._model, example)
+            return Network(self._model, example, fold_norms)
         except UntraceableError:
             return None
 

@@ -7,9 +7,10 @@ from math import prod
 import torch
 from torch import Tensor, fx, nn
 
+from niwaki.car._folding import fold_norms
 from niwaki.car._groups import copy_of, judged
-from niwaki.car._network import Network
 from niwaki.car._splice import Splice
+from niwaki.models._network import Network
 
 __all__ = ["operations_behind"]
 
@@ -34,7 +35,7 @@ def operations_behind(model: nn.Module, inputs: Tensor) -> dict[str, tuple[int, 
     """
     own = copy_of(model)
     example = torch.cat([inputs[:1]] * 2)
-    network = Network(own, example)
+    network = Network(own, example, fold_norms)
     found = {}
     for group in judged(own, example).removable(own):
         splice = Splice(network, group)

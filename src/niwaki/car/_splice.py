@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from niwaki.car._channels import NotFollowedError, follow
-from niwaki.car._network import Network, last_uses
 from niwaki.car._pairs import Pairs, Segment
+from niwaki.models._network import Network, last_uses
 from niwaki.models.zoo import ShortcutA
 from niwaki.pruning import Group
 

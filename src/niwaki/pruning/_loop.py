@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +20,18 @@ from niwaki.pruning._budget import Budget, Of
 from niwaki.pruning._coupling import Group, couple
 from niwaki.pruning._limits import Limits
 from niwaki.pruning._plan import Plan, Removal
+from niwaki.pruning._rebuild import rebuild
 from niwaki.pruning._repair import compensate, recalibrate
 from niwaki.pruning._select import select
 from niwaki.pruning._surgery import operate
 from niwaki.pruning._trajectory import Step
 from niwaki.pruning._tune import FineTune, fine_tune
 
-__all__ = ["ROUNDING", "Job", "State", "Tune", "begin", "run"]
+__all__ = ["ROUNDING", "Job", "Repair", "State", "Tune", "begin", "run"]
 
 Tune = FineTune | Callable[[nn.Module, int], object]
+#: What is done for a network after each removal, without training.
+Repair = Literal["rebuild", "recalibrate", "compensate"]
 
 # Costs are whole numbers, so a small addition to a target only mends rounding: 0.29 * 100 < 29.
 ROUNDING = 1e-3
@@ -65,8 +69,7 @@ class Job:
     prices: Mapping[str, float] = field(default_factory=dict)
     per_cost: float = 0.0
     recompute: bool = True
-    recalibrate: bool = False
-    compensate: bool = False
+    repair: Repair | None = None
     tune: Tune | None = None
     tune_each: bool = True
     training: Data | None = None
@@ -141,12 +144,14 @@ def _advance(job: Job, state: State, share: float) -> State:
     )
     plan = state.plan
     if removals:
-        if job.compensate:
+        if job.repair == "compensate":
             compensate(working, job.example, removals, job.data, batch_size=job.batch_size)
         operate(working, job.example, removals)
-        if job.recalibrate:
-            recalibrate(working, job.data, batch_size=job.batch_size)
         plan = plan.with_step(removals)
+        if job.repair == "recalibrate":
+            recalibrate(working, job.data, batch_size=job.batch_size)
+        elif job.repair == "rebuild":
+            _rebuild(job, state, working, plan)
     row = _look(job, working, number, started)
     if removals and job.tune is not None and job.tune_each:
         row = _tune(job, working, row, started)
@@ -154,6 +159,14 @@ def _advance(job: Job, state: State, share: float) -> State:
         return replace(state, rows=(*state.rows, replace(row, rejected=True)))
     left = None if job.recompute else _survivors(scores, groups, removals)
     return State(working, plan, (*state.rows, row), left)
+
+
+def _rebuild(job: Job, before: State, working: nn.Module, plan: Plan) -> None:
+    """Let a network compute what the unpruned one does, or, once fine-tuned, the one before it."""
+    if job.tune is not None and job.tune_each:
+        rebuild(working, before.model, job.data, Plan(plan.steps[-1:]))
+    else:
+        rebuild(working, job.original, job.data, plan)
 
 
 def _finish(job: Job, state: State) -> State:

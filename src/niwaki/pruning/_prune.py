@@ -21,7 +21,7 @@ from niwaki.propagation import trace
 from niwaki.pruning._budget import Of
 from niwaki.pruning._coupling import Group, couple
 from niwaki.pruning._limits import Limits
-from niwaki.pruning._loop import ROUNDING, Job, State, Tune, begin, run
+from niwaki.pruning._loop import ROUNDING, Job, Repair, State, Tune, begin, run
 from niwaki.pruning._plain import plain_copy
 from niwaki.pruning._prices import relative_prices
 from niwaki.pruning._pruned import Pruned
@@ -82,8 +82,7 @@ def prune(
     min_units: int = 1,
     round_to: int = 1,
     ceilings: float | Mapping[str, float] | None = None,
-    recalibrate: bool = False,
-    compensate: bool = False,
+    repair: Repair | None = None,
     tune: Tune | None = None,
     tune_each: bool = True,
     training: Data | None = None,
@@ -197,12 +196,6 @@ def prune(
     limits = Limits.of(model, ignore, min_units, round_to, ceilings)
     made = create(criterion, **options)
     models.check(model)
-    if recalibrate and not has_batch_norms(model):
-        warnings.warn(
-            f"recalibrate: {type(model).__name__} has no batch norm with running statistics; "
-            "nothing is done",
-            stacklevel=2,
-        )
     for other, what in ((test, "test"), (validation, "validation"), (training, "training")):
         check_same_classes(data, other, f"the reference and the {what} images")
     example = _example(model, data)
@@ -221,8 +214,7 @@ def prune(
         prices=relative,
         per_cost=per_cost,
         recompute=recompute,
-        recalibrate=recalibrate,
-        compensate=compensate,
+        repair=repair,
         tune=tune,
         tune_each=tune_each,
         training=training,
@@ -284,8 +276,7 @@ def _settings(job: Job, asked: Mapping[str, Any]) -> dict[str, Any]:
         "min_units": job.limits.min_units,
         "round_to": job.limits.multiple,
         "ceilings": job.limits.channels,
-        "recalibrate": job.recalibrate,
-        "compensate": job.compensate,
+        "repair": job.repair,
         "tune": _named(job.tune),
         "tune_each": job.tune_each,
         "batch_size": job.batch_size,

@@ -5,24 +5,23 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from niwaki.car._tracer import list_operations
+from niwaki.models._listing import list_operations
 
 __all__ = ["Network", "UntraceableError", "last_uses"]
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _IN_PLACE = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
+Simplify: TypeAlias = Callable[[fx.Graph, dict[str, nn.Module]], None]
+
 _FEW, _MORE = 3, 5  # rows of two batches to learn from: not 1, which broadcasts
 
 
@@ -33,17 +32,19 @@ class UntraceableError(Exception):
 class Network:
     """The operations of a network in evaluation mode, none of them in place.
 
-    Batch norms behind convolutions and linear layers are folded into these.
-
     Parameters
     ----------
     model : nn.Module
         Copied, not changed.
     example : Tensor
         A batch of inputs to learn the shapes from and to compare with the model.
+    simplify : callable, optional
+        Rewrites the list of operations and the modules that they call, before anything is learnt.
 
     Attributes
     ----------
+    modules : dict of str to nn.Module
+        The copy's own, by name.
     nodes : list of fx.Node
         In the order in which they run.
     shapes : dict of fx.Node to tuple of int
@@ -59,7 +60,7 @@ class Network:
         With the reason.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    def __init__(self, model: nn.Module, example: Tensor, simplify: Simplify | None = None) -> None:
         own = copy.deepcopy(model)
         try:
             graph = list_operations(own)
@@ -67,7 +68,8 @@ class Network:
             raise UntraceableError(f"{type(error).__name__}: {error}") from error
         self.modules = dict(own.named_modules())
         _out_of_place(graph, self.modules)
-        _fold_norms(graph, self.modules)
+        if simplify is not None:
+            simplify(graph, self.modules)
         _drop_unused(graph)
         for module in self.modules.values():
             if isinstance(module, nn.Conv2d):  # which CPU and GPU convolve fastest so
@@ -231,28 +233,3 @@ def _out_of_place(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
         name = str(node.target)
         if node.op == "call_method" and name.endswith("_") and hasattr(Tensor, name[:-1]):
             node.target = name[:-1]
-
-
-def _fold_norms(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
-    """Fold each batch norm into the layer before it, where that is read by nothing else."""
-    calls: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
-    for node in list(graph.nodes):
-        if node.op != "call_module" or type(modules[str(node.target)]) not in _NORMS:
-            continue
-        before, norm = node.args[0], modules[str(node.target)]
-        if not isinstance(before, fx.Node) or before.op != "call_module":
-            continue
-        layer, name = modules[str(before.target)], str(before.target)
-        if len(before.users) > 1 or calls[name] > 1 or norm.running_mean is None:
-            continue
-        if type(layer) in _CONVOLUTIONS:
-            modules[name] = fuse_conv_bn_eval(layer, norm)  # type: ignore[type-var, arg-type]
-        elif type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d:
-            modules[name] = fuse_linear_bn_eval(layer, norm)
-        else:
-            continue
-        node.replace_all_uses_with(before)
-        graph.erase_node(node)
