@@ -100,17 +100,18 @@ class Limiting:
             show_default=False,
         ),
     ] = None
-    recalibrate: Annotated[
-        bool, typer.Option("--recalibrate", help="Measure batch norms anew after each step.")
-    ] = False
-    compensate: Annotated[
-        bool, typer.Option("--compensate", help="Fold the mean of what goes into biases.")
-    ] = False
+    repair: Annotated[
+        Literal["rebuild", "recalibrate", "compensate", "none"],
+        typer.Option(
+            help="What is done after each step, without training: fit the layers that are left to "
+            "what the unpruned network computes, measure batch norms anew, fold the mean of what "
+            "goes into biases, or nothing."
+        ),
+    ] = "rebuild"
 
     def options(self) -> dict[str, Any]:
         """Return them as `pruning.prune` takes them."""
-        mends = {"recalibrate": self.recalibrate, "compensate": self.compensate}
-        return {**self.layers(), **mends}
+        return {**self.layers(), "repair": None if self.repair == "none" else self.repair}
 
     def layers(self) -> dict[str, Any]:
         """Return as `pruning.Limits.of` takes them those that say what may not go."""

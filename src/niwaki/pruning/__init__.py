@@ -14,6 +14,7 @@ from niwaki.pruning._outcome import Outcome
 from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning._prune import prune
 from niwaki.pruning._pruned import Pruned
+from niwaki.pruning._rebuild import Rebuilt, rebuild
 from niwaki.pruning._repair import compensate, recalibrate
 from niwaki.pruning._saved import Saved, load
 from niwaki.pruning._sparse import PrunedWeights, WeightStep, WeightTrajectory, load_masks
@@ -55,7 +56,9 @@ __all__ = [
     "area",
     "choose_rules",
     "compare",
+    "Rebuilt",
     "compensate",
+    "rebuild",
     "couple",
     "fine_tune",
     "load",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,11 @@ from torch import Tensor
 from niwaki.accumulation import Totals
 
 __all__ = ["Fit", "fit", "moments"]
+
+_NONE = 1e-9  # a pull that only decides where the rows do not
+_CONSTANT = 1e-11  # share of the squared inputs below which their variance is rounding
+_EXACT = 1e-9  # share of the targets' variance that rounding may leave
+_TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,18 @@ def moments(totals: Totals, inputs: Tensor, targets: Tensor, images: int) -> Tot
 
 
 def fit(
-    totals: Totals, start: Tensor, offset: Tensor | None, strength: float, free: Tensor | None
+    totals: Totals,
+    start: Tensor,
+    offset: Tensor | None,
+    strength: float,
+    free: Tensor | None = None,
 ) -> Fit:
     """Find the weights that bring a layer's outputs nearest to their targets.
 
-    They minimise the squared error plus the squared distance from the weights there are, weighted
-    by `strength` times the mean diagonal of the Gram matrix. Where the layer has an offset, that is
-    fitted too and is pulled nowhere. An output whose error would grow, by rounding, stays.
+    They minimise the squared error plus the squared distance from the weights there are, times
+    `strength` and the mean diagonal of the Gram matrix. Where the layer has an offset, that is
+    fitted too, and pulled nowhere. Outputs that some weights meet exactly get these. An output
+    whose error would grow, by rounding, keeps its weights.
 
     Parameters
     ----------
@@ -79,33 +90,40 @@ def fit(
         What its outputs are raised by as it is, shape (groups, outputs); None where nothing can be.
     strength : float
         Of the pull.
-    free : Tensor or None
+    free : Tensor, optional
         Which weights may change, in the shape of `start`; the others stay as they are.
     """
-    sums = totals.sums
-    rows, w0 = sums["rows"], start.double()
+    sums, w0 = totals.sums, start.double()
+    rows = sums["rows"]
     gram, cross, power = sums["xx"], sums["tx"], sums["tt"]
-    spread = sums["tt"] - sums["t"].square() / rows
-    start_error = _error(gram, cross, power, w0)
+    spread = power - sums["t"].square() / rows
+    error_before = _error(gram, cross, power, w0)
     if offset is not None:
         b0, mean = offset.double(), sums["x"] / rows
-        far = rows * b0.square() - 2 * b0 * (sums["t"] - (w0 @ sums["x"][..., None])[..., 0])
-        start_error = start_error + far
+        error_before += rows * b0.square() - 2 * b0 * _residuals(sums, w0)
         gram = gram - rows * mean[:, :, None] * mean[:, None]
-        cross = cross - sums["t"][..., None] * mean[:, None]
-        power = spread
-    wanted = cross - w0 @ gram
-    change = _solved(gram, wanted, strength, free)
-    found = w0 + change
+        cross, power = cross - sums["t"][..., None] * mean[:, None], spread
+    varies = gram.diagonal(dim1=1, dim2=2).sum(1) > _CONSTANT * sums["xx"].diagonal(
+        dim1=1, dim2=2
+    ).sum(1)
+    wanted = torch.where(varies[:, None, None], cross - w0 @ gram, 0)
+    found = w0 + _solved(gram, wanted, strength, free)
+    if rows > gram.shape[-1]:  # fewer rows are met exactly by chance
+        exact = w0 + _solved(gram, wanted, _NONE, free)
+        met = _error(gram, cross, power, exact) < _EXACT * spread
+        found = torch.where(met[..., None], exact, found)
     worse = _error(gram, cross, power, found) > _error(gram, cross, power, w0)
     found = torch.where(worse[..., None], w0, found)
-    after = _error(gram, cross, power, found)
-    raised = None
-    if offset is not None:
-        raised = (sums["t"] - (found @ sums["x"][..., None])[..., 0]) / rows
-    whole = float(spread.sum())
-    shares = [float(e.clamp(min=0).sum()) / whole if whole > 0 else 0.0 for e in (start_error, after)]
+    error_after = _error(gram, cross, power, found)
+    whole = max(float(spread.sum()), _TINY)
+    shares = [max(float(error.sum()), 0.0) / whole for error in (error_before, error_after)]
+    raised = None if offset is None else _residuals(sums, found) / rows
     return Fit(found, raised, *shares)
+
+
+def _residuals(sums: Mapping[str, Tensor], weights: Tensor) -> Tensor:
+    """Sum over rows of what weights miss of the targets, for each output."""
+    return sums["t"] - (weights @ sums["x"][..., None])[..., 0]
 
 
 def _error(gram: Tensor, cross: Tensor, power: Tensor, weights: Tensor) -> Tensor:
@@ -118,7 +136,7 @@ def _solved(gram: Tensor, wanted: Tensor, strength: float, free: Tensor | None) 
     features = gram.shape[-1]
     pull = strength * gram.diagonal(dim1=1, dim2=2).mean(1)
     if not bool((pull > 0).any()):
-        return torch.zeros_like(wanted)  # the inputs are constant: there is nothing to learn from
+        return torch.zeros_like(wanted)  # the inputs are zero everywhere
     ridge = pull[:, None, None] * torch.eye(features, dtype=gram.dtype, device=gram.device)
     if free is None:
         return _divided(gram + ridge, wanted.transpose(1, 2)).transpose(1, 2)
@@ -139,7 +157,8 @@ def _masked(gram: Tensor, wanted: Tensor, free: Tensor) -> Tensor:
     each = max(1, _BLOCK // (8 * features**2))
     unit = torch.eye(features, dtype=gram.dtype, device=gram.device)
     parts = []
-    for goal, mask in zip(wanted.split(each), free.to(gram).split(each), strict=True):
+    for first in range(0, len(wanted), each):
+        goal, mask = wanted[first : first + each], free[first : first + each].to(gram)
         matrices = gram * mask[:, :, None] * mask[:, None] + unit * (1 - mask)[:, :, None]
         parts.append(_divided(matrices, (goal * mask)[..., None])[..., 0])
     return torch.cat(parts)

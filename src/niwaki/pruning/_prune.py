@@ -7,14 +7,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from types import FunctionType
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.criteria import Criterion, create, hidden_layers
 from niwaki.data import Data, batches, check_same_classes
-from niwaki.errors import KeptWarning, NiwakiError, NothingToPruneError
+from niwaki.errors import FallbackWarning, KeptWarning, NiwakiError, NothingToPruneError
 from niwaki.evaluation import cost, warn_near_chance
 from niwaki.processes import check_alone
 from niwaki.propagation import trace
@@ -25,6 +25,7 @@ from niwaki.pruning._loop import ROUNDING, Job, Repair, State, Tune, begin, run
 from niwaki.pruning._plain import plain_copy
 from niwaki.pruning._prices import relative_prices
 from niwaki.pruning._pruned import Pruned
+from niwaki.pruning._rebuild import unlisted
 from niwaki.pruning._repair import has_batch_norms
 from niwaki.pruning._saved import shapes
 from niwaki.pruning._schedule import Schedule, targets
@@ -82,7 +83,7 @@ def prune(
     min_units: int = 1,
     round_to: int = 1,
     ceilings: float | Mapping[str, float] | None = None,
-    repair: Repair | None = None,
+    repair: Repair | None = "rebuild",
     tune: Tune | None = None,
     tune_each: bool = True,
     training: Data | None = None,
@@ -141,10 +142,12 @@ def prune(
     ceilings : float or mapping of str to float, optional
         Largest share of its original units that a layer may lose: one for all, or by name (as in
         `ignore`; the last entry that fits counts).
-    recalibrate : bool
-        Measure batch norms anew on the reference samples after each step, see `recalibrate`.
-    compensate : bool
-        Fold the mean of what goes into the biases behind it, see `compensate`.
+    repair : {"rebuild", "recalibrate", "compensate"}, optional
+        What is done for the network after each removal, without training and from the reference
+        samples alone: `rebuild` fits the layers that are left to what the unpruned network
+        computes (after fine-tuning: the network before the step); `recalibrate` measures batch
+        norms anew; `compensate` folds the mean of what goes into the biases behind it. A network
+        that cannot be rebuilt is recalibrated, with a warning.
     tune : FineTune or callable, optional
         Fine-tuning: its settings, or a loop of your own, called with the network (in evaluation
         mode, to be trained in place) and the number of the step.
@@ -199,6 +202,7 @@ def prune(
     for other, what in ((test, "test"), (validation, "validation"), (training, "training")):
         check_same_classes(data, other, f"the reference and the {what} images")
     example = _example(model, data)
+    repair = _possible(repair, model, example)
     working = plain_copy(model)
     total = getattr(cost(working, example), of)
     relative = {} if prices is None else relative_prices(prices, trace(working, example[:1]))
@@ -259,6 +263,26 @@ def prune(
         shapes(working),
         {**settings, "kept": kept_layers} if kept_layers else settings,
     )
+
+
+def _possible(repair: Repair | None, model: nn.Module, example: Tensor) -> Repair | None:
+    """Check that a network can be repaired so; else warn, and take what else there is."""
+    if repair not in (None, *get_args(Repair)):
+        raise ValueError(
+            f"repair = {repair!r} is not one of {', '.join(map(repr, get_args(Repair)))}"
+        )
+    name = type(model).__name__
+    why = unlisted(model, example) if repair == "rebuild" else None
+    if why is not None:
+        instead: Repair | None = "recalibrate" if has_batch_norms(model) else None
+        warnings.warn(f"{why}. repair = {instead!r} is used", FallbackWarning, stacklevel=4)
+        return instead
+    if repair == "recalibrate" and not has_batch_norms(model):
+        warnings.warn(
+            f"recalibrate: {name} has no batch norm with running statistics; nothing is done",
+            stacklevel=4,
+        )
+    return repair
 
 
 def _settings(job: Job, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 from typing import Any, TypeAlias
@@ -39,26 +40,27 @@ def matrix_of(layer: Linear) -> Tensor:
 
     Features are ordered as `inputs_at` has them: by place in the kernel, then by channel.
     """
-    weight = layer.weight.detach()
+    weight: Tensor = layer.weight.detach()
     if isinstance(layer, nn.Linear):
         return weight[None]
-    groups = layer.groups
-    if isinstance(layer, _Transposed):  # (inputs, outputs per group, *kernel), read backwards
-        weight = weight.flatten(2).flip(2).unflatten(0, (groups, -1))
-        return weight.permute(0, 2, 3, 1).flatten(2)
-    return weight.flatten(2).unflatten(0, (groups, -1)).transpose(2, 3).flatten(2)
+    groups = int(layer.groups)
+    weight = weight.flatten(2)
+    weight = weight.reshape(groups, -1, *weight.shape[1:])
+    if isinstance(layer, _Transposed):  # (groups, inputs, outputs, kernel), read backwards
+        return weight.flip(3).permute(0, 2, 3, 1).flatten(2)
+    return weight.transpose(2, 3).flatten(2)
 
 
 def set_matrix(layer: Linear, matrix: Tensor) -> None:
     """Write a matrix per group, as `matrix_of` returns it, into a layer's weight."""
-    shape, weight = layer.weight.shape, matrix
-    if isinstance(layer, nn.Linear):
-        weight = matrix[0]
-    elif isinstance(layer, _Transposed):
-        kernel = prod(shape[2:])
-        weight = matrix.unflatten(2, (kernel, -1)).permute(0, 3, 1, 2).flip(3)
-    else:
-        weight = matrix.unflatten(2, (prod(shape[2:]), -1)).transpose(2, 3)
+    shape = layer.weight.shape
+    weight = matrix
+    if not isinstance(layer, nn.Linear):
+        weight = matrix.reshape(*matrix.shape[:2], prod(shape[2:]), -1)
+        if isinstance(layer, _Transposed):
+            weight = weight.permute(0, 3, 1, 2).flip(3)
+        else:
+            weight = weight.transpose(2, 3)
     with torch.no_grad():
         layer.weight.copy_(weight.reshape(shape))
 
@@ -112,7 +114,9 @@ def inputs_at(layer: Linear, inputs: Tensor, shape: torch.Size, places: Tensor) 
     padded, stride = _padded(layer, inputs, shape)
     steps = _strides(padded.shape[2:])
     starts = _unravelled(places, shape[2:])
-    base = sum(c * s * step for c, s, step in zip(starts, stride, steps, strict=True))
+    base = torch.zeros_like(places)
+    for coordinates, each, step in zip(starts, stride, steps, strict=True):
+        base = base + coordinates * each * step
     offsets = [
         sum(k * d * step for k, d, step in zip(at, layer.dilation, steps, strict=True))
         for at in product(*map(range, layer.kernel_size))
@@ -128,7 +132,7 @@ def outputs_at(layer: Linear, outputs: Tensor, places: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return _rows(outputs.reshape(len(outputs), -1, outputs.shape[-1]), places)[None]
     rows = _rows(outputs.flatten(2).transpose(1, 2), places)
-    return rows.unflatten(1, (layer.groups, -1)).transpose(0, 1)
+    return rows.reshape(len(rows), int(layer.groups), -1).transpose(0, 1)
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
@@ -143,18 +147,24 @@ def _padded(layer: Linear, inputs: Tensor, shape: torch.Size) -> tuple[Tensor, t
     """Make the input of a convolution without padding, and say with which stride it is read."""
     if not isinstance(layer, _Transposed):
         padding = layer._reversed_padding_repeated_twice
+        if not isinstance(layer.padding, str):  # which may have been set anew
+            padding = [n for n in reversed(layer.padding) for _ in range(2)]
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         return (F.pad(inputs, padding, mode=mode) if any(padding) else inputs), layer.stride
     # A transposed convolution reads its input with zeros in between, step by step.
-    spread = [(n - 1) * s + 1 for n, s in zip(inputs.shape[2:], layer.stride, strict=True)]
-    apart = inputs.new_zeros(*inputs.shape[:2], *spread)
-    apart[(..., *(slice(None, None, s) for s in layer.stride))] = inputs
-    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    before = [r - p for r, p in zip(reach, layer.padding, strict=True)]
-    sizes = zip(shape[2:], reach, spread, before, strict=True)
-    after = [out + r - size - b for out, r, size, b in sizes]
-    pads = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
-    return F.pad(apart, pads), (1,) * len(spread)
+    apart = inputs.new_zeros(*inputs.shape[:2], *_spread(inputs, layer.stride))
+    taken = tuple(slice(None, None, int(step)) for step in layer.stride)
+    apart[(slice(None), slice(None), *taken)] = inputs
+    pads: list[int] = []
+    for dim in reversed(range(len(layer.stride))):
+        reach = int(layer.dilation[dim] * (layer.kernel_size[dim] - 1))
+        before = reach - int(layer.padding[dim])
+        pads += [before, shape[2 + dim] + reach - apart.shape[2 + dim] - before]
+    return F.pad(apart, pads), (1,) * len(layer.stride)
+
+
+def _spread(inputs: Tensor, stride: Sequence[int]) -> list[int]:
+    return [(n - 1) * s + 1 for n, s in zip(inputs.shape[2:], stride, strict=True)]
 
 
 def _strides(shape: torch.Size) -> list[int]:
