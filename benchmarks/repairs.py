@@ -25,11 +25,11 @@ from niwaki import criteria, pruning
 from niwaki.data import in_memory, open_data, references
 from niwaki.models import load_weights, zoo
 
-REPAIRS: dict[str, dict[str, bool]] = {
-    "none": {},
-    "compensate": {"compensate": True},
-    "recalibrate": {"recalibrate": True},
-    "both": {"compensate": True, "recalibrate": True},
+REPAIRS = {
+    "none": None,
+    "compensate": "compensate",
+    "recalibrate": "recalibrate",
+    "rebuild": "rebuild",
 }
 
 
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", type=float, default=0.3)
     parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--per-cost", type=float, default=pruning.PER_COST)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -71,15 +72,15 @@ def measure(network: str, weights: str, given: argparse.Namespace) -> list[dict[
     rows = []
     for name in given.criteria:
         plain: list[float] = []
-        for repair, options in REPAIRS.items():
-            if options.get("recalibrate") and not norms:
+        for name_of_repair, repair in REPAIRS.items():
+            if repair == "recalibrate" and not norms:
                 continue
             curves = []
             for seed, few in enumerate(draws):
                 made = criteria.create(name, **({"seed": seed} if name == "random" else {}))
                 pruned = pruning.prune(
                     model, few, made, keep=given.keep, steps=given.steps, test=seen,
-                    batch_size=100, per_cost=0, **options,
+                    batch_size=100, per_cost=given.per_cost, repair=repair,
                 )  # fmt: skip
                 curves.append([step.accuracy for step in pruned.trajectory])
             means = [statistics.fmean(curve[1:]) for curve in curves]
@@ -87,7 +88,7 @@ def measure(network: str, weights: str, given: argparse.Namespace) -> list[dict[
             row = {
                 "network": network,
                 "criterion": name,
-                "repair": repair,
+                "repair": name_of_repair,
                 "accuracy": [statistics.fmean(column) for column in zip(*curves, strict=True)],
                 "mean": statistics.fmean(means),
                 "std": statistics.stdev(means) if len(means) > 1 else 0.0,
@@ -96,7 +97,7 @@ def measure(network: str, weights: str, given: argparse.Namespace) -> list[dict[
             rows.append(row)
             curve = " ".join(f"{value:6.1%}" for value in row["accuracy"])
             print(
-                f"{network:10} {name:10} {repair:12} {curve} | {row['mean']:6.1%} "
+                f"{network:10} {name:10} {name_of_repair:12} {curve} | {row['mean']:6.1%} "
                 f"± {row['std']:5.1%}  gain {row['gain']:+6.1%}",
                 flush=True,
             )

@@ -74,7 +74,7 @@ def test_every_option_reaches_the_loop(weights, tmp_path):
                "--keep", 0.5, "--of", "units", "--steps", 2, "--schedule", "geometric",
                "--no-recompute",
                "--references", 2, "--validation", 3, "--ignore", "*1_1", "--round-to", 2,
-               "--ceiling", 0.9, "--ceiling", "conv2_1=0.25", "--recalibrate", "--compensate",
+               "--ceiling", 0.9, "--ceiling", "conv2_1=0.25", "--repair", "compensate",
                "--epochs", 1, "--tune", "end", "--lr", 0.02, "--distil", 0.5, "--tune-batch", 128,
                "--floor", 0.001, "--per-cost", 0.5, "--json", "--out", out, *QUIET)  # fmt: skip
     assert done.exit_code == 0
@@ -84,8 +84,7 @@ def test_every_option_reaches_the_loop(weights, tmp_path):
     assert about["tune"]["lr"] == 0.02
     assert about["tune"]["batch_size"] == 128
     assert (about["schedule"], about["recompute"], about["floor"]) == ("geometric", False, 0.001)
-    assert about["recalibrate"]
-    assert about["compensate"]
+    assert about["repair"] == "compensate"
     assert said["trajectory"][-1]["accuracy_tuned"] is not None
     assert said["trajectory"][-1]["validation"] is not None
     kept = said["trajectory"][-1]["kept"]

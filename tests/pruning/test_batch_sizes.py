@@ -28,7 +28,9 @@ def test_every_criterion(name, criterion):
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "gradient", "lrp"])
-@pytest.mark.parametrize("repairs", [{"recalibrate": True}, {"compensate": True}], ids=str)
+@pytest.mark.parametrize(
+    "repairs", [{"repair": "rebuild"}, {"repair": "recalibrate"}, {"repair": "compensate"}], ids=str
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_repair(name, repairs, criterion):
     plans = [plan(name, criterion, size, **repairs) for size in (1, 3, 7, SAMPLES)]

@@ -108,10 +108,10 @@ def test_what_looks_at_no_data_runs_once(found):
 
 
 def test_options_that_may_look_at_data_make_a_blind_criterion_look():
-    assert not Contender("w", "weight").looks({"keep": 0.5, "steps": 3, "compensate": False})
-    assert Contender("w", "weight").looks({"compensate": True})
-    assert Contender("w", "weight", prune_options={"compensate": True}).looks({})
-    assert not Contender("w", "weight", needs_data=False).looks({"compensate": True})
+    assert not Contender("w", "weight").looks({"keep": 0.5, "steps": 3, "repair": None})
+    assert Contender("w", "weight").looks({"repair": "compensate"})
+    assert Contender("w", "weight", prune_options={"repair": "compensate"}).looks({})
+    assert not Contender("w", "weight", needs_data=False).looks({"repair": "compensate"})
 
 
 def test_areas_are_means_over_the_seeds(found):

@@ -114,7 +114,7 @@ def test_without_batch_norms_nothing_happens():
     assert all(torch.equal(before[name], tensor) for name, tensor in state(model).items())
     plain = nn.Sequential(nn.Flatten(), nn.Linear(3, 9), nn.ReLU(), nn.Linear(9, 3)).eval()
     with pytest.warns(UserWarning, match="no batch norm"):
-        prune(plain, data_for(1), "weight", keep=0.5, steps=1, recalibrate=True)
+        prune(plain, data_for(1), "weight", keep=0.5, steps=1, repair="recalibrate")
 
 
 # Compensation.
@@ -253,7 +253,7 @@ def test_a_norm_behind_a_reader_without_bias_takes_it():
 
 @pytest.mark.parametrize(
     "repairs",
-    [{"compensate": True}, {"recalibrate": True}],
+    [{"repair": "compensate"}, {"repair": "recalibrate"}, {"repair": "rebuild"}],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_repaired_networks_are_saved_and_loaded(repairs, tmp_path):
@@ -287,9 +287,9 @@ def test_repairs_bring_back_accuracy(shared):
             prune(model, few, "weight", keep=0.85, steps=1, batch_size=50, **options).model, seen
         )
         for repair, options in {
-            "none": {},
-            "recalibrate": {"recalibrate": True},
-            "compensate": {"compensate": True},
+            "none": {"repair": None},
+            "recalibrate": {"repair": "recalibrate"},
+            "compensate": {"repair": "compensate"},
         }.items()
     }
     assert found["recalibrate"] > found["none"] + 0.03, found

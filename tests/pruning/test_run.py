@@ -25,9 +25,10 @@ def network(seed=0):
 TUNE = FineTune(epochs=1, lr=0.01, batch_size=4)
 OPTIONS = {
     "plain": {},
-    "repairs": {"recalibrate": True, "compensate": True},
+    "recalibrated": {"repair": "recalibrate"},
+    "compensated": {"repair": "compensate"},
     "once": {"recompute": False},
-    "tuned": {"tune": TUNE, "recalibrate": True},
+    "tuned": {"tune": TUNE, "repair": "recalibrate"},
     "tuned in the end": {"tune": TUNE, "tune_each": False, "recompute": False},
 }
 
@@ -181,7 +182,7 @@ def test_a_step_of_another_version_is_passed_over(whole, tmp_path):
         ({"keep": 0.5}, "another setting:\n  keep: there 0.4, now 0.5"),
         ({"criterion": "weight"}, "another setting:\n  criterion: there .Taylor.*, now .Weight"),
         ({"steps": 5}, "steps: there 4, now 5"),
-        ({"recalibrate": True}, "recalibrate: there False, now True"),
+        ({"repair": "recalibrate"}, "repair: there rebuild, now recalibrate"),
         ({"tune": TUNE}, "tune: there None, now {'epochs': 1"),
         ({"ignore": ["inner"], "keep": 0.7}, r"ignore: there \[\], now \['inner'\]"),
         ({"ceilings": 0.9}, "ceilings: there {}, now"),
@@ -249,7 +250,7 @@ def slow(folder):
     )
     return prune(
         randomise(model), data_for(12, samples=24), "lrp", keep=0.3, of="units", steps=12,
-        recalibrate=True, compensate=True, tune=FineTune(epochs=1, lr=0.01, batch_size=8),
+        repair="recalibrate", tune=FineTune(epochs=1, lr=0.01, batch_size=8),
         batch_size=8, folder=folder,
     )  # fmt: skip
 

@@ -153,8 +153,8 @@ def _padded(layer: Linear, inputs: Tensor, shape: torch.Size) -> tuple[Tensor, t
         return (F.pad(inputs, padding, mode=mode) if any(padding) else inputs), layer.stride
     # A transposed convolution reads its input with zeros in between, step by step.
     apart = inputs.new_zeros(*inputs.shape[:2], *_spread(inputs, layer.stride))
-    taken = tuple(slice(None, None, int(step)) for step in layer.stride)
-    apart[(slice(None), slice(None), *taken)] = inputs
+    taken = (slice(None), slice(None), *(slice(None, None, int(n)) for n in layer.stride))
+    apart[taken] = inputs
     pads: list[int] = []
     for dim in reversed(range(len(layer.stride))):
         reach = int(layer.dilation[dim] * (layer.kernel_size[dim] - 1))
