@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", type=float, default=0.3)
     parser.add_argument("--steps", type=int, default=7)
-    parser.add_argument("--per-cost", type=float, default=pruning.PER_COST)
+    parser.add_argument("--per-cost", type=float, default=0.6)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

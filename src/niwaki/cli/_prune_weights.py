@@ -45,6 +45,13 @@ def prune_weights(
     min_weights: Annotated[
         int, r.UNITS.but(low=0), typer.Option(help="Weights that every layer keeps.")
     ] = 1,
+    repair: Annotated[
+        Literal["rebuild", "none"],
+        typer.Option(
+            help="Fit the weights that are left to what the unpruned network computes after each "
+            "step, or leave them as they are."
+        ),
+    ] = "none",
     per_class: Annotated[
         int, r.SOME, typer.Option("--references", help="Reference images per class.")
     ] = 10,
@@ -86,6 +93,7 @@ def prune_weights(
         test=in_memory(test, description="reading test images"),
         ignore=ignore or [],
         min_weights=min_weights,
+        repair=None if repair == "none" else repair,
         folder=work,
         batch_size=common.batch_size,
         callback=lambda step: shown.print(_row(step)),

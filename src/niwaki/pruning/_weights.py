@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from niwaki import models
 from niwaki.criteria import Criterion, Scores, create_weight_criterion, score_weights
 from niwaki.data import Data, batches, check_same_classes
-from niwaki.errors import NiwakiError, NothingToPruneError
+from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
 from niwaki.evaluation import accuracy, warn_near_chance
 from niwaki.propagation import trace
 from niwaki.pruning._masks import Over, check_over, mask_weights, place, select_weights
+from niwaki.pruning._rebuild import rebuild, unlisted
 from niwaki.pruning._saved import shapes
 from niwaki.pruning._sparse import PrunedWeights, WeightStep, WeightTrajectory
 from niwaki.ranges import BATCH, INSIDE, UNITS, WEIGHT_STEPS, checked
@@ -25,6 +26,7 @@ from niwaki.runs import Folder, described, digest, open_run
 __all__ = ["prune_weights"]
 
 _LAST = "last"
+_GONE, _STATE = "gone:", "state:"  # before the names of what is kept
 MOST_STEPS = 255  # the step in which a weight went is kept in a byte
 
 
@@ -40,6 +42,7 @@ def prune_weights(
     test: Data | None = None,
     ignore: Sequence[str] = (),
     min_weights: int = 1,
+    repair: Literal["rebuild"] | None = None,
     folder: Folder = None,
     batch_size: int = 32,
     callback: Callable[[WeightStep], None] | None = None,
@@ -49,7 +52,7 @@ def prune_weights(
 
     In each step the weights that are left are scored anew, and those with the lowest scores go; one
     that is gone stays gone. Shapes stay as they are, so that nothing becomes faster: what shrinks
-    is what must be stored. Biases and norms are not touched.
+    is what must be stored. Biases and norms are not touched, unless the network is repaired.
 
     Parameters
     ----------
@@ -72,6 +75,9 @@ def prune_weights(
         Layers whose weights stay; the name of a module stands for all layers in it.
     min_weights : int
         Weights that each layer keeps at the least, so that no layer is cut through.
+    repair : {"rebuild"}, optional
+        Whether the weights that are left are fitted, after each step, to what the unpruned network
+        computes on the reference samples, see `rebuild`.
     folder : str or Path, optional
         Keeps each finished step; the same call goes on from there.
     batch_size : int
@@ -100,10 +106,15 @@ def prune_weights(
     >>> pruned.save("sparse")
     """
     check_over(over)
+    if repair not in (None, "rebuild"):
+        raise ValueError(f"repair = {repair!r} is neither 'rebuild' nor None")
     made = create_weight_criterion(criterion, **options)
     models.check(model)
     check_same_classes(data, test, "the reference and the test images")
     example = next(iter(batches(data, 1, models.home(model))))[0][:1]
+    why = None if repair is None else unlisted(model, torch.cat([example] * 2))
+    if why is not None:
+        raise ModelError(why)
     gone = _nothing_gone(model, example, ignore)
     _check_reach({layer: at.numel() for layer, at in gone.items()}, keep, min_weights)
     rows: list[WeightStep] = []
@@ -119,6 +130,7 @@ def prune_weights(
             "steps": steps,
             "ignore": [ignore] if isinstance(ignore, str) else list(ignore),
             "min_weights": min_weights,
+            "repair": repair,
             "batch_size": batch_size,
         }
 
@@ -129,16 +141,18 @@ def prune_weights(
             weights = {layer: at.numel() for layer, at in gone.items()}
             left = {layer: int((at == 0).sum()) for layer, at in gone.items()}
             rows.append(WeightStep(step, weights, left, right, time.perf_counter() - since))
-            kept.write(_LAST, gone, rows=[asdict(row) for row in rows])
+            kept.write(_LAST, _stored(gone, working), rows=[asdict(row) for row in rows])
             if callback is not None:
                 callback(rows[-1])
 
         since = time.perf_counter()
         part = kept.read(_LAST)
         if part is not None:
-            gone = part.tensors
+            gone = _of_kind(part.tensors, _GONE)
             rows += [WeightStep(**row) for row in part.about["rows"]]
         working = mask_weights(model, {layer: at == 0 for layer, at in gone.items()})
+        if part is not None:
+            working.load_state_dict(_of_kind(part.tensors, _STATE))
         if part is None:
             look(0, since)
             warn_near_chance(model, test, rows[0].accuracy, "before pruning")
@@ -159,6 +173,8 @@ def prune_weights(
             for layer, mask in masks.items():
                 gone[layer][there[layer] & ~mask] = step
             working = mask_weights(working, masks)
+            if repair is not None:
+                rebuild(working, model, data, masks=_of_modules(working, masks))
             look(step, since)
     return PrunedWeights(
         working,
@@ -166,8 +182,30 @@ def prune_weights(
         WeightTrajectory(tuple(rows)),
         tuple(example.shape[1:]),
         shapes(model),
-        {"granularity": "weights", "criterion": repr(made), "keep": keep, "over": over},
+        {
+            "granularity": "weights",
+            "criterion": repr(made),
+            "keep": keep,
+            "over": over,
+            "repair": repair,
+        },
     )
+
+
+def _stored(gone: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Put together what a step leaves: when each weight went, and all values there are."""
+    state = {f"{_STATE}{name}": value for name, value in model.state_dict().items()}
+    return {**{f"{_GONE}{layer}": at for layer, at in gone.items()}, **state}
+
+
+def _of_kind(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    return {name[len(kind) :]: value for name, value in tensors.items() if name.startswith(kind)}
+
+
+def _of_modules(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out masks of weights that belong to no module of their own."""
+    names = {name for name, _ in model.named_modules()}
+    return {layer: mask for layer, mask in masks.items() if layer in names}
 
 
 def _check_reach(weights: Mapping[str, int], keep: float, min_weights: int) -> None:
