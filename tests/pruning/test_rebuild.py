@@ -507,8 +507,8 @@ def test_later_steps_aim_at_the_unpruned_network():
 def test_single_weights_are_rebuilt_and_a_run_goes_on(tmp_path):
     model, (x, y) = network(), data()
     options = {"keep": 0.3, "steps": 3}
-    bare = niwaki.pruning.prune_weights(model, (x, y), "weight", **options)
-    mended = niwaki.pruning.prune_weights(model, (x, y), "weight", repair="rebuild", **options)
+    bare = niwaki.pruning.prune_weights(model, (x, y), "magnitude", **options)
+    mended = niwaki.pruning.prune_weights(model, (x, y), "magnitude", repair="rebuild", **options)
     with torch.no_grad():
         errors = [(p.model(x) - model(x)).square().mean() for p in (bare, mended)]
     assert errors[1] < 0.5 * errors[0]
@@ -521,7 +521,7 @@ def test_single_weights_are_rebuilt_and_a_run_goes_on(tmp_path):
 
     options |= {"repair": "rebuild", "folder": tmp_path / "run"}
     with pytest.raises(KeyboardInterrupt):
-        niwaki.pruning.prune_weights(model, (x, y), "weight", callback=stop, **options)
-    again = niwaki.pruning.prune_weights(model, (x, y), "weight", **options)
+        niwaki.pruning.prune_weights(model, (x, y), "magnitude", callback=stop, **options)
+    again = niwaki.pruning.prune_weights(model, (x, y), "magnitude", **options)
     for name, value in mended.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value)
