@@ -75,7 +75,7 @@ def check(model: nn.Sequential, name: str, criterion: str) -> nn.Module:
     """Prune with `niwaki.prune`, and make sure that `shrink` gives the same network."""
     few = references(name, 5, 0)
     pruned = niwaki.prune(
-        model, few, criterion, keep=2 / 3, of="units", steps=1, batch_size=1000
+        model, few, criterion, keep=2 / 3, of="units", steps=1, repair=None, batch_size=1000
     ).model
     mine = shrink(model, score(model, name, criterion, 5, 0))
     for (key, ours), theirs in zip(

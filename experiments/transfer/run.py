@@ -152,7 +152,8 @@ def pruned(
     started = time.perf_counter()
     options = {**CRITERIA[name], **({"seed": seed} if name == "random" else {})}
     # Step n is tuned by seed + n: those of different seeds shall not meet.
-    tune = FineTune(epochs=asked.epochs, lr=asked.lr, batch_size=32, seed=1000 * (seed + 1))
+    settings = {"lr": asked.lr, "batch_size": 32, "seed": 1000 * (seed + 1)}
+    tune = FineTune(epochs=asked.epochs, **settings) if asked.epochs else None
     found = niwaki.prune(
         model,
         material.references,
@@ -160,6 +161,7 @@ def pruned(
         keep=asked.keep,
         of=asked.of,
         per_step=asked.per_step,
+        repair=None if asked.repair == "none" else asked.repair,
         tune=tune,
         tune_each=True,
         training=material.training,
@@ -255,6 +257,9 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--per-step", type=float, default=0.05, help="share of it per step")
     ask.add_argument("--keep", type=float, default=0.3, help="share that is left in the end")
     ask.add_argument("--epochs", type=int, default=10, help="of fine-tuning after each step")
+    ask.add_argument(
+        "--repair", choices=["none", "rebuild", "recalibrate", "compensate"], default="none"
+    )
     ask.add_argument("--final-epochs", type=int, default=10, help="more of them in the end")
     ask.add_argument("--lr", type=float, default=0.001, help="of fine-tuning")
     ask.add_argument("--adapt-epochs", type=int, default=20, help="of the unpruned network")

@@ -41,7 +41,17 @@ def test():
 @pytest.fixture(scope="module")
 def found(network, data, test):
     entries = ["lrp", "weight", "random", "taylor"]
-    return compare(network, data, entries, test=test, references=(1, 4), seeds=3, steps=4, keep=0.4)
+    return compare(
+        network,
+        data,
+        entries,
+        test=test,
+        references=(1, 4),
+        seeds=3,
+        steps=4,
+        keep=0.4,
+        repair=None,
+    )
 
 
 def trajectory(*points):

@@ -15,6 +15,7 @@ from niwaki.cli import _options as o
 from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._heatmaps import pick
 from niwaki.cli._outputs import signed
+from niwaki.cli._prune_options import Repair, repair_of
 from niwaki.errors import NiwakiError
 from niwaki.ownership import MARKER, foreign
 
@@ -77,6 +78,7 @@ def compare_criteria(
             help="Share of the whole that goes in each step. Default: 0.05.", show_default=False
         ),
     ] = None,
+    repair: Repair = "rebuild",
     limit: Annotated[
         int | None,
         r.SOME,
@@ -132,6 +134,7 @@ def compare_criteria(
             keep=keep,
             of=of,
             folder=out / "runs",
+            repair=repair_of(repair),
             batch_size=common.batch_size,
             callback=lambda run: shown.print(_line(run, of, keep)),
             **{name: value for name, value in schedule.items() if value is not None},

@@ -74,6 +74,9 @@ def demo(
         runs[name] = pruning.prune(
             model, few, made, keep=0.2, per_step=0.1, test=test, batch_size=batch_size
         )
+    runs["lrp, not rebuilt"] = pruning.prune(
+        model, few, "lrp", keep=0.2, per_step=0.1, repair=None, test=test, batch_size=batch_size
+    )
     smaller = pruning.prune(
         model, few, "lrp", keep=0.6, per_step=0.1, test=test, batch_size=batch_size
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -14,7 +14,21 @@ from niwaki.errors import NiwakiError
 if TYPE_CHECKING:
     from niwaki.pruning import FineTune
 
-__all__ = ["Common", "Limiting", "Scheduling", "Tuning"]
+__all__ = ["Common", "Limiting", "Repair", "Scheduling", "Tuning", "repair_of"]
+
+Repair: TypeAlias = Annotated[
+    Literal["rebuild", "recalibrate", "compensate", "none"],
+    typer.Option(
+        help="What is done after each step, without training: fit the layers that are left to what "
+        "the unpruned network computes, measure batch norms anew, fold the mean of what goes into "
+        "biases, or nothing."
+    ),
+]
+
+
+def repair_of(name: str) -> str | None:
+    """Return a repair as `pruning.prune` takes it."""
+    return None if name == "none" else name
 
 
 @dataclass(frozen=True)
@@ -100,18 +114,11 @@ class Limiting:
             show_default=False,
         ),
     ] = None
-    repair: Annotated[
-        Literal["rebuild", "recalibrate", "compensate", "none"],
-        typer.Option(
-            help="What is done after each step, without training: fit the layers that are left to "
-            "what the unpruned network computes, measure batch norms anew, fold the mean of what "
-            "goes into biases, or nothing."
-        ),
-    ] = "rebuild"
+    repair: Repair = "rebuild"
 
     def options(self) -> dict[str, Any]:
         """Return them as `pruning.prune` takes them."""
-        return {**self.layers(), "repair": None if self.repair == "none" else self.repair}
+        return {**self.layers(), "repair": repair_of(self.repair)}
 
     def layers(self) -> dict[str, Any]:
         """Return as `pruning.Limits.of` takes them those that say what may not go."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from niwaki.criteria import Criterion, create
 from niwaki.data import Data
+from niwaki.pruning._loop import REPAIR
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._trajectory import Trajectory
 from niwaki.runs import described
@@ -96,6 +97,8 @@ class Contender:
         if not isinstance(self.criterion, (str, Criterion)):
             return True
         merged = {**shared, **self.prune_options}
+        if merged.get("repair", REPAIR) is not None:
+            return True
         wanted = {
             name for name, value in merged.items() if value is not None and value is not False
         }

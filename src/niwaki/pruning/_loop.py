@@ -27,11 +27,12 @@ from niwaki.pruning._surgery import operate
 from niwaki.pruning._trajectory import Step
 from niwaki.pruning._tune import FineTune, fine_tune
 
-__all__ = ["ROUNDING", "Job", "Repair", "State", "Tune", "begin", "run"]
+__all__ = ["ROUNDING", "REPAIR", "Job", "Repair", "State", "Tune", "begin", "run"]
 
 Tune = FineTune | Callable[[nn.Module, int], object]
 #: What is done for a network after each removal, without training.
 Repair = Literal["rebuild", "recalibrate", "compensate"]
+REPAIR: Repair = "rebuild"
 
 # Costs are whole numbers, so a small addition to a target only mends rounding: 0.29 * 100 < 29.
 ROUNDING = 1e-3

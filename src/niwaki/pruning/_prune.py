@@ -21,7 +21,7 @@ from niwaki.propagation import trace
 from niwaki.pruning._budget import Of
 from niwaki.pruning._coupling import Group, couple
 from niwaki.pruning._limits import Limits
-from niwaki.pruning._loop import ROUNDING, Job, Repair, State, Tune, begin, run
+from niwaki.pruning._loop import REPAIR, ROUNDING, Job, Repair, State, Tune, begin, run
 from niwaki.pruning._plain import plain_copy
 from niwaki.pruning._prices import relative_prices
 from niwaki.pruning._pruned import Pruned
@@ -83,7 +83,7 @@ def prune(
     min_units: int = 1,
     round_to: int = 1,
     ceilings: float | Mapping[str, float] | None = None,
-    repair: Repair | None = "rebuild",
+    repair: Repair | None = REPAIR,
     tune: Tune | None = None,
     tune_each: bool = True,
     training: Data | None = None,
