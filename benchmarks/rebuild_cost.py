@@ -51,9 +51,7 @@ def main() -> None:
         return
     print(f"{asked.images} images, {asked.threads} threads, {platform.machine()}, ", end="")
     print(f"torch {torch.__version__}, medians of {asked.rounds}\n")
-    print(
-        "| network | scoring, s | rebuilding, s | ratio | peak memory, GB: scoring | and rebuilding |"
-    )
+    print("| network | scoring, s | rebuilding, s | ratio | peak GB, scoring | peak GB, both |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name in asked.networks:
         given = ["--images", asked.images, "--rounds", asked.rounds, "--threads", asked.threads]
