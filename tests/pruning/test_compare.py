@@ -98,7 +98,7 @@ def test_fine_tuned_accuracy_counts_and_the_last_of_equal_costs():
 def test_every_run_equals_pruning_by_hand(network, data, test, found):
     run = next(r for r in found.select("lrp", 4) if r.seed == 2)
     few = niwaki.data.references(data, 4, 2)
-    alone = niwaki.prune(network, few, "lrp", keep=0.4, steps=4, test=test)
+    alone = niwaki.prune(network, few, "lrp", keep=0.4, steps=4, test=test, repair=None)
     plain = [(s.units, s.macs, s.accuracy) for s in run.trajectory]
     assert plain == [(s.units, s.macs, s.accuracy) for s in alone.trajectory]
     for name, lost in run.removed.items():
@@ -184,6 +184,7 @@ def test_the_table_is_sorted_by_area_and_says_once_what_needs_no_data(found):
 def test_an_interrupted_comparison_goes_on(network, data, test, tmp_path, monkeypatch):
     entries = {"lrp": "lrp", "a/b c": {"criterion": "lrp", "reduce": "signed"}, "weight": "weight"}
     options = {"test": test, "references": 2, "seeds": 2, "steps": 2, "folder": tmp_path}
+    options["repair"] = None
     seen = []
 
     def stop(run):
@@ -229,7 +230,7 @@ def test_a_folder_of_another_comparison_is_refused(network, data, test, tmp_path
 
 def test_a_function_is_measured_as_all_others_are(network, data, test):
     """A function that prunes as niwaki does, step by step, has niwaki's curve."""
-    plan = niwaki.prune(network, data, "weight", keep=0.4, steps=3).plan
+    plan = niwaki.prune(network, data, "weight", keep=0.4, steps=3, repair=None).plan
     example = data[0][:2]
 
     def replay(model, references, seed):
@@ -242,7 +243,8 @@ def test_a_function_is_measured_as_all_others_are(network, data, test):
 
     entries = {"mine": replay, "weight": "weight"}
     before = snapshot(network)
-    found = compare(network, data, entries, test=test, references=2, seeds=2, steps=3, keep=0.4)
+    options = {"references": 2, "seeds": 2, "steps": 3, "keep": 0.4, "repair": None}
+    found = compare(network, data, entries, test=test, **options)
     assert_same(before, snapshot(network))
     mine, theirs = found.select("mine", 2), found.select("weight", 2)
     assert len(mine) == 2

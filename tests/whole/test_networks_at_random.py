@@ -76,7 +76,9 @@ def test_pruning_removes_what_it_says_and_nothing_else(seeds: range) -> None:
         net, x, labels = drawn(seed)
         for criterion in ("random", "weight"):
             try:
-                pruned = niwaki.prune(net, (x, labels), criterion, keep=0.6, of="units")
+                pruned = niwaki.prune(
+                    net, (x, labels), criterion, keep=0.6, of="units", repair=None
+                )
             except NiwakiError:
                 continue
             answered += 1

@@ -19,6 +19,7 @@ from niwaki.models import home
 from niwaki.models._network import Network, UntraceableError
 from niwaki.pruning._least_squares import fit, moments
 from niwaki.pruning._lockstep import Lockstep, Values
+from niwaki.pruning._plain import plain_copy
 from niwaki.pruning._plan import Plan
 from niwaki.pruning._rows import Places, inputs_at, is_linear, matrix_of, outputs_at, set_matrix
 from niwaki.pruning._targets import Target, kept_outputs, norm_behind
@@ -158,7 +159,7 @@ def unlisted(model: nn.Module, example: Tensor) -> str | None:
 
 def _listed(model: nn.Module, inputs: Tensor) -> Network:
     try:
-        return Network(model, inputs[:2])
+        return Network(plain_copy(model), inputs[:2])
     except UntraceableError as error:
         raise ModelError(
             f"{type(model).__name__} cannot be rebuilt, because its operations cannot be listed "
