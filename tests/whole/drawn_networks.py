@@ -94,14 +94,17 @@ class Drawn(nn.Module):
         return self.run(x, self.ties.closure(units))
 
     def silenced(self, x: Tensor, layer: str, units: Iterable[int]) -> Tensor:
-        """Run with some units of one layer at zero, behind the batch norm that follows it."""
-        place = next(i for i, step in enumerate(self.steps) if self._name(step) == layer)
-        places = {place + 1}
-        places |= {
-            i
-            for i, step in enumerate(self.steps, 1)
-            if step.reads == [place + 1] and str(step.about.get("layer", "")).startswith("norm")
-        }
+        """Run with some units of one layer at zero, behind its norm and its activation.
+
+        A ReLU leaves a zero as it is; the sigmoid of a gate does not.
+        """
+        out = next(i for i, step in enumerate(self.steps, 1) if self._name(step) == layer)
+        places = {out}
+        for i, step in enumerate(self.steps, 1):
+            if step.kind == "norm" and step.reads[0] in places:
+                places.add(i)
+            elif step.kind == "times" and step.reads[1] in places:
+                places.add(i)  # times a gate of zero
         values = [x]
         for number, step in enumerate(self.steps, 1):
             value = self._do(step, [values[i] for i in step.reads])
@@ -183,19 +186,7 @@ class _Draw:
     def everything(self) -> None:
         now = self.conv(0, self.chance.choice([4, 6]))
         for _ in range(self.chance.randint(2, 5)):
-            block = self.chance.choice(
-                [
-                    "chain",
-                    "residual",
-                    "dense",
-                    "halves",
-                    "gated",
-                    "split",
-                    "excite",
-                    "ghost",
-                    "pool",
-                ]
-            )
+            block = self.chance.choice(BLOCKS)
             now = getattr(self, block)(now)
         self.head(now)
 

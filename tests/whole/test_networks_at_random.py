@@ -123,7 +123,7 @@ def test_the_accuracy_reduction_is_that_of_cutting(seeds: range) -> None:
             now = after.argmax(1) == labels
             lost = int((before & ~now).sum()), int((~before & now).sum())
             found = int(index[name].broken[unit].sum()), int(index[name].mended[unit].sum())
-            assert found == lost, f"seed {seed}, unit {unit} of {name}, {index[name].path}"
+            assert found == lost, f"seed {seed}, unit {unit} of {name}, {index[name].paths[unit]}"
     assert answered >= len(seeds) / 2
 
 
@@ -134,7 +134,7 @@ def without_each(
     """Yield each unit of an index, and what the network says without it."""
     for name, layer in index.items():
         for unit, channels in enumerate(layer.units):
-            if layer.path == "masked":
+            if layer.paths[unit] == "masked":
                 yield (name, unit), net.silenced(x, name, channels)
             else:
                 yield (name, unit), net.without(x, [(name, channel) for channel in channels])
