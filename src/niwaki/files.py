@@ -31,6 +31,7 @@ __all__ = [
     "replace_folder",
     "seal",
     "sibling",
+    "together",
     "told_plainly",
     "write_atomically",
     "write_csv",
@@ -200,6 +201,35 @@ def new_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
             yield aside
             seal(aside)
         replace_folder(aside, target, overwrite=overwrite)  # checked again: hours may have passed
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def together(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder whose files move into `folder` when the block succeeds.
+
+    Files of the same names are replaced, all others stay. What a killed process leaves of it,
+    `clear_leftovers` takes away.
+
+    Parameters
+    ----------
+    folder
+        It must exist.
+
+    Yields
+    ------
+    Path
+        The temporary folder to write into, without folders of its own.
+    """
+    aside = sibling(folder.resolve() / "result")
+    try:
+        with told_plainly(folder):
+            aside.mkdir()
+            yield aside
+        _give_usual_modes(aside)
+        for file in sorted(aside.iterdir()):
+            os.replace(file, folder / file.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from niwaki.cli import main
-from niwaki.files import new_folder, write_atomically, write_layers
+from niwaki.files import new_folder, together, write_atomically, write_layers
 from niwaki.models import export
 from niwaki.runs import open_run, workplace
 
@@ -51,6 +51,16 @@ def test_files_and_folders_are_whole_or_as_they_were(small_disk):
     assert (small_disk / "a.safetensors").read_text() == "before"
     with pytest.raises(OSError, match=f"b {says}"), new_folder(small_disk / "b") as folder:
         write_layers(folder / "x", large)
+    (small_disk / "f").mkdir()
+    (small_disk / "f" / "a").write_text("before")
+    with pytest.raises(OSError, match=f"f {says}"), together(small_disk / "f") as folder:  # noqa: PT012
+        (folder / "a").write_text("after")
+        write_layers(folder / "x", large)
+    assert left(small_disk / "f") == ["a"]
+    assert (small_disk / "f" / "a").read_text() == "before"
+    with together(small_disk / "f") as folder:
+        (folder / "a").write_text("after")
+    assert (small_disk / "f" / "a").read_text() == "after"
     with pytest.raises(OSError, match=says), workplace(small_disk / "c") as work:  # noqa: SIM117
         with work.result() as folder:
             (folder / "x").write_bytes(bytes(2**18))
@@ -58,7 +68,7 @@ def test_files_and_folders_are_whole_or_as_they_were(small_disk):
         run.write("x", large)
     with pytest.raises(OSError, match=says):
         write_atomically(small_disk / "e", lambda path: torch.save(large, path))
-    assert left(small_disk) == ["a.safetensors"]
+    assert left(small_disk) == ["a.safetensors", "f", "f/a"]
 
 
 @pytest.mark.parametrize("format", ["onnx", "program"])

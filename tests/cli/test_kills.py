@@ -154,6 +154,7 @@ def nursery(place):
     yield nursery
     nursery.process.stdin.close()
     nursery.process.wait(20)
+    nursery.process.stdout.close()
 
 
 @pytest.mark.slow

@@ -104,6 +104,7 @@ def compare_criteria(
     is kept: the same command goes on where it was interrupted.
     """
     from niwaki.data import in_memory
+    from niwaki.files import together
     from niwaki.pruning import compare
 
     texts = criterion or _USUAL
@@ -139,7 +140,9 @@ def compare_criteria(
             callback=lambda run: shown.print(_line(run, of, keep)),
             **{name: value for name, value in schedule.items() if value is not None},
         )
-        _write(out, found, count, f"{Path(model).name} on {Path(data).name}, without fine-tuning")
+        heading = f"{Path(model).name} on {Path(data).name}, without fine-tuning"
+        with together(out) as folder:
+            _write(folder, found, count, heading)
     if common.as_json:
         typer.echo(json.dumps({"folder": str(out), "table": found.rows()}, indent=2))
         return
