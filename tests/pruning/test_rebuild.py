@@ -7,8 +7,10 @@ import pytest
 import torch
 from pruning_networks import data_for
 from structured_networks import WHOLE
+from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.ops import StochasticDepth
 
 import niwaki
 from niwaki.errors import DataError, FewSamplesWarning, ModelError
@@ -568,3 +570,50 @@ def test_most_of_what_is_missed_comes_back():
     pairs = [rebuilt_and_bare(WHOLE[name]) for name in LISTED]
     shares = sorted(mended / bare for mended, bare in pairs if bare > 1e-6)
     assert shares[len(shares) // 2] < 0.3
+
+
+class Drops(Block):
+    """The block, with a layer before the sum that does nothing outside of training."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.between = between
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        x = self.between(self.norm(self.wide(torch.relu(self.narrow(x))))) + self.skip(x)
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "between", [nn.Dropout(0.5), StochasticDepth(0.5, "row"), nn.Identity()], ids=repr
+)
+def test_what_only_training_uses_does_not_hide_the_sum(between):
+    fitted = []
+    for build in (Block, lambda: Drops(between)):
+        torch.manual_seed(0)
+        model = build().eval()
+        x = torch.randn(12, 2, 6, 6)
+        smaller, plan = cut(model, x, (1, 4), "stem")
+        rebuild(smaller, model, (x, torch.zeros(12)), plan)
+        fitted.append(smaller.wide.weight.detach())
+    torch.testing.assert_close(*fitted)
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["then the sum", "then an activation"])
+def test_norms_that_end_in_an_activation_are_what_they_are_written_out(last):
+    """timm's norms have an activation of their own, which may stand before a sum."""
+    fitted = []
+    for written_out in (True, False):
+        torch.manual_seed(0)
+        model = Block().eval()
+        activation = nn.Identity if last else nn.ReLU
+        joined = BatchNormAct2d(6, act_layer=activation).eval()
+        joined.load_state_dict(model.norm.state_dict())
+        joined.eps = model.norm.eps
+        model.norm = nn.Sequential(model.norm, activation()) if written_out else joined
+        x = torch.randn(12, 2, 6, 6)
+        smaller, plan = cut(model, x, (1, 4), "stem")
+        rebuild(smaller, model, (x, torch.zeros(12)), plan)
+        fitted.append(smaller.wide.weight.detach())
+    torch.testing.assert_close(*fitted)

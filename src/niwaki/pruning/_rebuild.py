@@ -22,6 +22,7 @@ from niwaki.pruning._lockstep import Lockstep, Values
 from niwaki.pruning._plain import plain_copy
 from niwaki.pruning._plan import Plan
 from niwaki.pruning._rows import Places, inputs_at, is_linear, matrix_of, outputs_at, set_matrix
+from niwaki.pruning._surgery import completed
 from niwaki.pruning._targets import Target, kept_outputs, norm_behind
 from niwaki.ranges import FACTOR, checked
 
@@ -139,7 +140,10 @@ def rebuild(
         )
     walk = Lockstep(_listed(original, inputs), _listed(model, inputs), memory)
     with torch.no_grad():
-        fitting = _Fitting(walk, plan or Plan(), masks or {}, pull)
+        plan = plan or Plan()
+        if not _lists_all(plan, original, model):
+            plan = completed(original, inputs[:2], plan)
+        fitting = _Fitting(walk, plan, masks or {}, pull)
         fitting.run(inputs)
         for name in fitting.changed:
             there = model.get_submodule(name).state_dict(keep_vars=True)
@@ -165,6 +169,16 @@ def _listed(model: nn.Module, inputs: Tensor) -> Network:
             f"{type(model).__name__} cannot be rebuilt, because its operations cannot be listed "
             f"({error}); take another repair, such as 'recalibrate', or none"
         ) from error
+
+
+def _lists_all(plan: Plan, original: nn.Module, model: nn.Module) -> bool:
+    """Whether a plan lists every layer that has lost outputs, as those of `prune` do."""
+    removed, after = plan.removed(), dict(model.named_modules())
+    return all(
+        _width(module) - removed.get(name, 0) == _width(after[name])
+        for name, module in original.named_modules()
+        if isinstance(module, _ALIKE)
+    )
 
 
 class _Fitting:

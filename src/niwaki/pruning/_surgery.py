@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from niwaki.errors import ModelError
 from niwaki.pruning._cut import cut, cut_for_a_moment
 from niwaki.pruning._follow import Followed, Reading, follow, readings, run_silenced
+from niwaki.pruning._plain import plain_copy
 from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning._units import FIXED
 
-__all__ = ["agrees", "doomed", "operate", "replay"]
+__all__ = ["agrees", "completed", "doomed", "operate", "replay"]
 
 TOLERANCE = 1e-3
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def operate(model: nn.Module, example: Tensor, removals: Sequence[Removal]) -> None:
@@ -52,6 +54,23 @@ def replay(model: nn.Module, example: Tensor, plan: Plan) -> None:
     for step in plan.steps:
         followed = follow(model, example)
         cut(model, followed, doomed(model, followed, step))
+
+
+def completed(model: nn.Module, example: Tensor, plan: Plan) -> Plan:
+    """Return a plan that lists every layer that loses outputs, those that are coupled included."""
+    working, steps = plain_copy(model), Plan()
+    for step in plan.steps:
+        followed = follow(working, example)
+        units = doomed(working, followed, step)
+        lost = []
+        for name, module in working.named_modules():
+            outputs = followed.sides(name, module)[0] if isinstance(module, _LAYERS) else None
+            if outputs is not None:
+                gone = torch.isin(followed.units.find(outputs), units).nonzero().flatten()
+                lost += [Removal(name, tuple(gone.tolist()))] if len(gone) else []
+        cut(working, followed, units)
+        steps = steps.with_step(lost)
+    return steps
 
 
 def doomed(model: nn.Module, followed: Followed, removals: Sequence[Removal]) -> Tensor:

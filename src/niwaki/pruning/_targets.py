@@ -16,6 +16,7 @@ from niwaki.pruning._plan import Plan
 __all__ = ["Target", "kept_outputs", "norm_behind"]
 
 _Norm = nn.modules.batchnorm._BatchNorm
+_FORWARDS = (_Norm.forward, nn.SyncBatchNorm.forward)
 _NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _SUMS = (operator.add, torch.add)
 _FLAT = 1e-3  # share of the largest scale below which a channel of a norm hands nothing on
@@ -107,14 +108,14 @@ def _sum_behind(walk: Lockstep, node: fx.Node) -> _Sum | None:
     scale = None
     while len(node.users) == 1:
         (user,) = node.users
-        if user.op == "call_module":
-            module = walk.small.modules[str(user.target)]
-            if isinstance(module, _Norm) and module.running_var is not None and scale is None:
-                scale = _scale(module)
-            elif not isinstance(module, _NEUTRAL):
-                return None
-            node = user
-            continue
+        module = walk.small.module(user)
+        if _is_norm(module) and _activation(module) is None and scale is None:
+            scale = _scale(module)
+        elif not (isinstance(module, _NEUTRAL) or _drops_paths(user)):
+            break
+        node = user
+    if len(node.users) == 1:
+        (user,) = node.users
         is_sum = user.op == "call_function" and user.target in _SUMS
         is_sum |= user.op == "call_method" and user.target == "add"
         others = [summand for summand in user.args if summand is not node]
@@ -133,9 +134,27 @@ def norm_behind(walk: Lockstep, node: fx.Node) -> str | None:
     if len(users) != 1 or users[0].op != "call_module" or len(walk.calls[str(node.target)]) > 1:
         return None
     name = str(users[0].target)
-    norm = walk.small.modules[name]
-    measured = isinstance(norm, _Norm) and norm.running_mean is not None
-    return name if measured and len(walk.calls[name]) == 1 and users[0].args[0] is node else None
+    alone = len(walk.calls[name]) == 1 and users[0].args[0] is node
+    return name if alone and _is_norm(walk.small.modules[name]) else None
+
+
+def _is_norm(module: nn.Module | None) -> bool:
+    """Whether a module is a batch norm with running statistics, perhaps with an activation."""
+    if not isinstance(module, _Norm) or module.running_mean is None:
+        return False
+    return type(module).forward in _FORWARDS or hasattr(module, "act")
+
+
+def _activation(norm: Any) -> nn.Module | None:
+    """Return the activation that timm's norms end in; None where there is none."""
+    found = getattr(norm, "act", None)
+    return None if isinstance(found, nn.Identity) else found
+
+
+def _drops_paths(node: fx.Node) -> bool:
+    """Whether an operation leaves out whole branches in training, and does nothing otherwise."""
+    name = getattr(node.target, "__name__", "")
+    return node.op == "call_function" and name in ("stochastic_depth", "drop_path")
 
 
 def kept_outputs(plan: Plan, name: str, whole: int, left: int) -> Tensor:
