@@ -83,7 +83,7 @@ def demo(
     show(
         headed(
             "pruned",
-            f"by {len(runs)} criteria from {len(few[0])} reference digits, without "
+            f"by {len(CRITERIA)} criteria from {len(few[0])} reference digits, rebuilt without "
             "fine-tuning; accuracy at the share of MACs kept:",
         )
     )
