@@ -40,7 +40,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in whole], catch_exceptions=False)
 
 
-SMALL = ["--seeds", 2, "--steps", 2, "--keep", 0.5, "--limit", 40]
+SMALL = ["--repair", "none", "--seeds", 2, "--steps", 2, "--keep", 0.5, "--limit", 40]
 
 
 @pytest.fixture(scope="module")

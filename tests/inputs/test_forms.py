@@ -331,7 +331,7 @@ def test_a_last_batch_of_one_in_a_network_that_squeezes() -> None:
     for layer in one:
         assert torch.equal(one[layer].lost, other[layer].lost)
         torch.testing.assert_close(one[layer].margin_change, other[layer].margin_change)
-    pruned = niwaki.prune(net, data, keep=0.8, steps=1, batch_size=2, test=data)
+    pruned = niwaki.prune(net, data, keep=0.8, steps=1, repair=None, batch_size=2, test=data)
     assert pruned.trajectory.final.accuracy is not None
 
 
@@ -406,7 +406,7 @@ def test_a_loop_over_images_without_a_batch() -> None:
         torch.testing.assert_close(explained(loop, batch(), 1, method), expected)
     for criterion in ("lrp", "taylor", "weight"):
         found, expected = (
-            niwaki.prune(net, (batch(), LABELS), criterion, keep=0.7, steps=1)
+            niwaki.prune(net, (batch(), LABELS), criterion, keep=0.7, steps=1, repair=None)
             for net in (loop, plain)
         )
         assert found.plan.removed() == expected.plan.removed()

@@ -191,6 +191,10 @@ def prune(
     shares = targets(keep, steps, per_step, schedule)
     if of not in ("units", "params", "macs"):
         raise ValueError(f"of = {of!r} is not one of 'units', 'params', 'macs'")
+    if repair not in (None, *get_args(Repair)):
+        raise ValueError(
+            f"repair = {repair!r} is not one of {', '.join(map(repr, get_args(Repair)))}"
+        )
     if prices is not None and of != "macs":
         raise ValueError(f"prices are those of MACs: they do not go with of = {of!r}")
     _check_tuning(floor, validation, tune)
@@ -202,7 +206,6 @@ def prune(
     for other, what in ((test, "test"), (validation, "validation"), (training, "training")):
         check_same_classes(data, other, f"the reference and the {what} images")
     example = _example(model, data)
-    repair = _possible(repair, model, example)
     working = plain_copy(model)
     total = getattr(cost(working, example), of)
     relative = {} if prices is None else relative_prices(prices, trace(working, example[:1]))
@@ -229,7 +232,7 @@ def prune(
     )
     kept_layers = _check_reach(job, working, keep)
     stays = tuple(name for name, why in kept_layers.items() if why.startswith("all"))
-    job = replace(job, stays=stays)
+    job = replace(job, stays=stays, repair=_possible(repair, model, example))
     asked = {"keep": keep, "steps": steps, "per_step": per_step, "schedule": schedule}
     settings = _settings(job, asked)
     with open_run(folder, lambda: _identity(job, settings)) as kept:
@@ -267,10 +270,6 @@ def prune(
 
 def _possible(repair: Repair | None, model: nn.Module, example: Tensor) -> Repair | None:
     """Check that a network can be repaired so; else warn, and take what else there is."""
-    if repair not in (None, *get_args(Repair)):
-        raise ValueError(
-            f"repair = {repair!r} is not one of {', '.join(map(repr, get_args(Repair)))}"
-        )
     name = type(model).__name__
     why = unlisted(model, example) if repair == "rebuild" else None
     if why is not None:
