@@ -1,4 +1,4 @@
-"""Who takes part: criteria of niwaki, and torch-pruning's own pruner by its own recipes."""
+"""Who takes part: criteria, repairs, and other ways to prune, as the three tables need them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import choices
+import repairs
 import torch_pruning as tp
+from recipes import Choice, Recipe, Repair, ranked
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +18,7 @@ from niwaki.data import Data, in_memory
 from niwaki.evaluation import cost
 from niwaki.pruning import CUSTOMIZED_PRUNERS, Choice, Contender, recalibrate
 
-__all__ = ["contenders"]
+__all__ = ["OURS", "SPLIT", "TABLES", "contenders", "repairing"]
 
 PLAIN = {"per_cost": 0.0}
 PER_COST = {"per_cost": 0.6}
@@ -35,10 +38,104 @@ CRITERIA = (
 COSTLY = ("taylor_gates", "activation", "weight")
 
 
+#: Between the choice and the repair in a label.
+SPLIT = " + "
+OURS = f"lrp{SPLIT}rebuild"
+TABLES = ("repairs", "choices", "own")
+#: What can be done after the removal, in the order in which it is run.
+REPAIRS: Mapping[str, Repair] = {
+    "GRAIL": repairs.grail,
+    "OSSCAR's update": repairs.osscar,
+    "least squares (He et al.)": repairs.least_squares,
+    "neuron merging": repairs.merged,
+    "model folding": repairs.folded,
+    "interpolative decomposition": repairs.interpolated,
+    "symmetric least squares": repairs.symmetric,
+    "OSSCAR's update, recalibrated": repairs.osscar_recalibrated,
+}
+BUILT_IN = ("rebuild", "recalibrate", "compensate")
+#: Those that choose within layers.
+ORDERS: Mapping[str, choices.Order] = {
+    "AsymInChange": choices.asymmetric,
+    "LASSO (He et al.)": choices.lasso,
+    "OSSCAR": choices.osscar,
+    "pivoted QR": choices.pivoted,
+}
+#: How else than by a criterion of niwaki units can be chosen.
+CHOICES: Mapping[str, Choice] = {
+    "OSSCAR's saliency per cost": choices.osscar_ranked,
+    **{f"{n}, widths by lrp": choices.Within(order, True) for n, order in ORDERS.items()},
+    **{f"{n}, equal shares": choices.Within(order, False) for n, order in ORDERS.items()},
+    "k-means (folding), equal shares": choices.cluster,
+}
+SCORED: Mapping[str, tuple[str, float]] = {
+    "taylor_gates per cost": ("taylor_gates", 0.6),
+    "random": ("random", 0.0),
+    "lrp.epsilon_plus per cost": ("lrp.epsilon_plus", 0.6),
+    "activation per cost": ("activation", 0.6),
+    "weight per cost": ("weight", 0.6),
+    "taylor per cost": ("taylor", 0.6),
+    "lrp, score alone": ("lrp", 0.0),
+    "lrp.epsilon_plus (Yeom et al.)": ("lrp.epsilon_plus", 0.0),
+    "taylor_gates": ("taylor_gates", 0.0),
+    "taylor": ("taylor", 0.0),
+    "lamp": ("lamp", 0.0),
+    "fpgm": ("fpgm", 0.0),
+    "fpgm per cost": ("fpgm", 0.6),
+    "lamp per cost": ("lamp", 0.6),
+    "random per cost": ("random", 0.6),
+}
+#: Each with its own choice and its own repair.
+OWN = {
+    "AsymInChange": ("AsymInChange, equal shares", "least squares (He et al.)"),
+    "channel pruning (He et al.)": ("LASSO (He et al.), equal shares", "least squares (He et al.)"),
+    "OSSCAR": ("OSSCAR, equal shares", "OSSCAR's update, recalibrated"),
+    "AsymInChange, widths by lrp": ("AsymInChange, widths by lrp", "least squares (He et al.)"),
+    "model folding": ("k-means (folding), equal shares", "model folding"),
+    "interpolative decomposition": ("pivoted QR, equal shares", "interpolative decomposition"),
+}
+
+
+def repairing(model: nn.Module, tables: tuple[str, ...] = TABLES) -> list[Contender]:
+    """List the contenders of the tables in which choices and repairs meet, `OURS` first.
+
+    `repairs`: filters chosen by `lrp`, and each repair. `choices`: rebuilt, and each choice. `own`:
+    each method with its own choice and its own repair, no repair and torch-pruning among them.
+    """
+    norms = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    rows = [Contender(OURS, "lrp", prune_options={"repair": "rebuild"})]
+    if "repairs" in tables:
+        rows += [_built_in("lrp", "lrp", 0.6, repair) for repair in (None, *BUILT_IN[1:])]
+        rows += [
+            Contender(f"lrp{SPLIT}{name}", Recipe(ranked, repair))
+            for name, repair in REPAIRS.items()
+        ]
+    if "choices" in tables:
+        rows += [_built_in(name, *scored, "rebuild") for name, scored in SCORED.items()]
+        rows += [
+            Contender(f"{name}{SPLIT}rebuild", Recipe(choose, repairs.rebuilt))
+            for name, choose in CHOICES.items()
+        ]
+    if "own" in tables:
+        rows += [
+            Contender(f"{name}{SPLIT}its own", Recipe(CHOICES[choice], REPAIRS[repair]))
+            for name, (choice, repair) in OWN.items()
+        ]
+        rows += _torch_pruning(norms, repaired=norms, ending=f"{SPLIT}its own")
+    if not norms:
+        rows = [row for row in rows if "recalibrate" not in row.label]
+    return rows
+
+
+def _built_in(label: str, criterion: str, per_cost: float, repair: str | None) -> Contender:
+    options = {"per_cost": per_cost, "repair": repair}
+    return Contender(f"{label}{SPLIT}{repair or 'none'}", criterion, prune_options=options)
+
+
 def contenders(
     model: nn.Module, *, repaired: bool = False, rules: Path | None = None
 ) -> list[Contender]:
-    """List them all; with repairs, batch norms are recalibrated after each step for everyone."""
+    """List criteria without repair; if `repaired`, torch-pruning's networks are recalibrated."""
     norms = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     rows = [
         Contender("lrp", "lrp", prune_options=PER_COST),
@@ -54,6 +151,11 @@ def contenders(
     ]
     if rules is not None:
         rows = [*_chosen(rules), *rows]
+    return rows + _torch_pruning(norms, repaired)
+
+
+def _torch_pruning(norms: bool, repaired: bool, ending: str = "") -> list[Contender]:
+    """List torch-pruning's own pruner with its importances."""
     importances: Mapping[str, tuple[Callable[[], Any], bool]] = {
         "magnitude": (lambda: tp.importance.GroupMagnitudeImportance(p=2), False),
         "lamp": (lambda: tp.importance.LAMPImportance(p=2), False),
@@ -61,15 +163,14 @@ def contenders(
         "hessian": (tp.importance.GroupHessianImportance, True),
         **({"bn_scale": (tp.importance.BNScaleImportance, False)} if norms else {}),
     }
-    rows += [
+    return [
         Contender(
-            f"torch-pruning {name}",
+            f"torch-pruning {name}{ending}",
             _pruner(make, looks=looks, repaired=repaired),
             needs_data=looks or repaired,
         )
         for name, (make, looks) in importances.items()
     ]
-    return rows
 
 
 def _chosen(folder: Path) -> list[Contender]:

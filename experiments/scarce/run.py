@@ -2,6 +2,7 @@
 
     python experiments/scarce/run.py resnet20 --data CIFAR10 --weights resnet20.safetensors
     python experiments/scarce/run.py squeezenet --data IMAGENETTE --weights squeezenet.safetensors
+    python experiments/scarce/run.py resnet20 --table repairs choices own ...
 
 DATA is a folder with train and test (or val), each with a folder per class. Finished runs are kept
 in OUT and not done again. Writes OUT/table.md, OUT/comparison.json and OUT/curves.png.
@@ -14,7 +15,7 @@ import platform
 from pathlib import Path
 
 import torch
-from contenders import contenders
+from contenders import TABLES, contenders, repairing
 from torch import Tensor, nn
 
 import niwaki
@@ -48,6 +49,13 @@ def main() -> None:
     ask.add_argument("--test", type=int, default=400, help="test images")
     ask.add_argument("--classes", type=int, default=3, help="of Imagenette, drawn by the seed")
     ask.add_argument("--recalibrate", action="store_true", help="batch norms, for every contender")
+    ask.add_argument(
+        "--table",
+        nargs="+",
+        choices=TABLES,
+        help="repairs: each repair of the same choice; choices: each choice, rebuilt; own: each "
+        "method with its own choice and repair. Default: criteria, not repaired",
+    )
     ask.add_argument("--only", nargs="+", help="labels of contenders")
     ask.add_argument("--without", nargs="+", default=[], help="labels of contenders")
     ask.add_argument("--rules", type=Path, help="what rules.py has chosen, to take part as well")
@@ -55,7 +63,7 @@ def main() -> None:
     ask.add_argument("--out", type=Path)
     asked = ask.parse_args()
     torch.set_num_threads(asked.threads)
-    repaired = "-recalibrated" if asked.recalibrate else ""
+    repaired = "-recalibrated" if asked.recalibrate else "-repairs" if asked.table else ""
     out = asked.out or HERE / "results" / f"{asked.network}{repaired}"
     spec, preprocessing = NETWORKS[asked.network]
     model = models.build(spec, weights=asked.weights)
@@ -76,7 +84,10 @@ def play(
     folder: Path,
 ) -> Comparison:
     """Compare all contenders on a network."""
-    who = contenders(model, repaired=asked.recalibrate, rules=asked.rules)
+    if asked.table:
+        who = repairing(model, tuple(asked.table))
+    else:
+        who = contenders(model, repaired=asked.recalibrate, rules=asked.rules)
     return compare(
         model,
         training,
@@ -92,7 +103,7 @@ def play(
         steps=7,
         folder=folder,
         batch_size=50,
-        recalibrate=asked.recalibrate,
+        repair="recalibrate" if asked.recalibrate else None,
         callback=lambda run: print(
             f"{run.label:32} {run.references} {run.seed} "
             + " ".join(f"{step.accuracy:.2f}" for step in run.trajectory),
