@@ -1,9 +1,10 @@
 """How others choose what goes, written from the formulas.
 
 Those that choose within a layer leave its width to the user, or to a search of its own. Here every
-layer loses the same share; or, where that is said, what it loses to `lrp` in the same step, which is
-generous: the choice of widths is a good part of the merit. A unit that several layers read (residual sums) is judged by all of them: gains
-and losses add up over the readers, each as a share of the energy of what that reader should give.
+layer loses the same share; or, where that is said, what it loses to `lrp` in the same step, which
+is generous: the choice of widths is a good part of the merit. A unit that several layers read
+(residual sums) is judged by all of them: gains and losses add up over the readers, each as a share
+of the energy of what that reader should give.
 Units that nothing plain reads (grouped convolutions) go by their order.
 """
 
@@ -15,20 +16,19 @@ from typing import Any, TypeAlias
 
 import torch
 from recipes import (
-
     Scene,
     columns,
     groups_of,
     inputs_of,
     kept,
     matrix,
+    profile,
     ranked,
     readers,
     removals,
     rows,
 )
 from torch import Tensor, nn
-
 
 from niwaki.accumulation import Totals
 from niwaki.criteria import Criterion
@@ -111,7 +111,7 @@ def asymmetric(there: Sequence[Reader], count: int) -> list[int]:
         for reader, (gram, cross) in zip(there, left, strict=True):
             inner = _ridged(_diagonal(gram, reader.blocks), reader.gram)
             part = cross[:, reader.blocks].transpose(0, 1)  # (units, outputs, each)
-            explained = (torch.linalg.solve(inner, part.transpose(1, 2)) * part.transpose(1, 2))
+            explained = torch.linalg.solve(inner, part.transpose(1, 2)) * part.transpose(1, 2)
             gain += explained.sum((1, 2)) / max(reader.energy, 1e-300)
         gain[alive] = -1.0
         unit = int(gain.argmax())
@@ -175,12 +175,8 @@ def pivoted(there: Sequence[Reader], count: int) -> list[int]:
 
     The channel that the chosen ones explain least comes next.
     """
-    grams = [
-        torch.stack([r.gram[at][:, q].diagonal(dim1=-2, dim2=-1) for at in r.blocks for q in r.blocks])
-        .sum(-1)
-        .view(len(r.blocks), -1)
-        for r in there
-    ]
+    # Channel by channel: the sum over all places in the kernel.
+    grams = [torch.stack([r.gram[at][:, at] for at in r.blocks.T]).sum(0) for r in there]
     grams = [gram / gram.diagonal().sum().clamp(min=1e-300) for gram in grams]
     chosen: list[int] = []
     for _ in range(count):
@@ -204,7 +200,7 @@ def cluster(scene: Scene) -> list[Removal]:
     groups, counts = _widths(scene, by_lrp=False)
     doomed: list[list[int]] = []
     for group, count in zip(groups, counts, strict=True):
-        points, keep = _weights_of(scene.before, group), len(group) - count
+        points, keep = profile(scene.before, group), len(group) - count
         stay = _representatives(points, keep, scene.seed) if count else range(len(group))
         doomed.append(sorted(set(range(len(group))) - set(stay)))
     return removals(groups, doomed)
@@ -277,9 +273,8 @@ def _moments(scene: Scene, groups: Sequence[Group]) -> dict[str, tuple[Tensor, T
     stays = kept(scene.original, scene.example, scene.plan)
     found: dict[str, tuple[Tensor, Tensor, float]] = {}
     images = scene.references[0]
-    for now, then in zip(
-        inputs_of(scene.before, names, images), inputs_of(scene.original, names, images), strict=True
-    ):
+    networks = (scene.before, scene.original)
+    for now, then in zip(*(inputs_of(n, names, images) for n in networks), strict=True):
         for name in names:
             layer: Any = scene.original.get_submodule(name)
             x = rows(scene.before.get_submodule(name), now[name])
@@ -348,17 +343,6 @@ def _lasso(gram: Tensor, goal: Tensor, strength: float, beta: Tensor) -> Tensor:
         if float((beta - before).abs().max()) < 1e-6:
             break
     return beta
-
-
-def _weights_of(model: nn.Module, group: Group) -> Tensor:
-    parts: list[Tensor] = []
-    for member in group.members:
-        if member.output:
-            channels = torch.tensor(member.channels).flatten()
-            for tensor in model.get_submodule(member.layer).parameters(recurse=False):
-                values = tensor.detach()[channels].double().reshape(len(group), -1)
-                parts.append(values / values.norm().clamp(min=1e-12))
-    return torch.cat(parts, 1)
 
 
 def _representatives(points: Tensor, count: int, seed: int) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 import choices
 import repairs
 import torch_pruning as tp
-from recipes import Choice, Recipe, Repair, ranked
+from recipes import Choose, Recipe, Repair, ranked
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,7 +62,7 @@ ORDERS: Mapping[str, choices.Order] = {
     "pivoted QR": choices.pivoted,
 }
 #: How else than by a criterion of niwaki units can be chosen.
-CHOICES: Mapping[str, Choice] = {
+CHOICES: Mapping[str, Choose] = {
     "OSSCAR's saliency per cost": choices.osscar_ranked,
     **{f"{n}, widths by lrp": choices.Within(order, True) for n, order in ORDERS.items()},
     **{f"{n}, equal shares": choices.Within(order, False) for n, order in ORDERS.items()},

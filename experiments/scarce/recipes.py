@@ -19,12 +19,24 @@ import niwaki
 from niwaki.criteria import Criterion, create, hidden_layers
 from niwaki.data import Data, in_memory
 from niwaki.evaluation import cost
-from niwaki.pruning import Group, Member, Plan, Removal, couple, operate, replay
+from niwaki.pruning import (
+    Comparison,
+    Group,
+    Member,
+    Plan,
+    Removal,
+    Summary,
+    Trajectory,
+    accuracy_at,
+    couple,
+    operate,
+    replay,
+)
 
 __all__ = [
     "BATCH",
     "SHARES",
-    "Choice",
+    "Choose",
     "Recipe",
     "Repair",
     "Scene",
@@ -33,6 +45,8 @@ __all__ = [
     "inputs_of",
     "kept",
     "matrix",
+    "means",
+    "profile",
     "ranked",
     "readers",
     "removals",
@@ -79,7 +93,7 @@ class Scene:
         return self.references[0][:2]
 
 
-Choice: TypeAlias = Callable[[Scene], Sequence[Removal]]
+Choose: TypeAlias = Callable[[Scene], Sequence[Removal]]
 Repair: TypeAlias = Callable[[Scene], None]
 
 
@@ -93,7 +107,7 @@ class Recipe:
         Each gets a `Scene`.
     """
 
-    choose: Choice
+    choose: Choose
     repair: Repair
 
     def __call__(self, model: nn.Module, references: Data, seed: int) -> Iterator[nn.Module]:
@@ -123,6 +137,26 @@ def ranked(
     return niwaki.prune(scene.before, scene.references, made, **settings).plan.steps[0]
 
 
+def means(found: Comparison) -> list[Summary]:
+    """Return the mean accuracy over the seven steps of each contender, a number per draw.
+
+    It is read at 90, 80, ... 30 % of the MACs; between the steps of who does others, interpolated.
+    The unpruned network, which is the same for all, does not count. Without values where a run does
+    not come so far.
+    """
+    return [
+        Summary(label, references, tuple(mean for run in runs for mean in _mean(run.trajectory)))
+        for label, references, runs in found.cells()
+    ]
+
+
+def _mean(trajectory: Trajectory) -> list[float]:
+    try:
+        return [sum(accuracy_at(trajectory, share) for share in SHARES) / len(SHARES)]
+    except ValueError:
+        return []
+
+
 def groups_of(model: nn.Module, example: Tensor) -> Sequence[Group]:
     """List the groups of coupled units."""
     return couple(model, example, [layer.name for layer in hidden_layers(model, example[:1])])
@@ -142,6 +176,18 @@ def removals(groups: Sequence[Group], doomed: Sequence[Sequence[int]]) -> list[R
                 channels = (c for unit in units for c in member.channels[unit])
                 gone.setdefault(member.layer, []).extend(channels)
     return [Removal(layer, tuple(sorted(channels))) for layer, channels in gone.items()]
+
+
+def profile(model: nn.Module, group: Group) -> Tensor:
+    """Return weights and norms of all that give a unit; of unit length for each tensor."""
+    parts: list[Tensor] = []
+    for member in group.members:
+        if member.output:
+            channels = torch.tensor(member.channels).flatten()
+            for tensor in model.get_submodule(member.layer).parameters(recurse=False):
+                values = tensor.detach()[channels].double().reshape(len(group), -1)
+                parts.append(values / values.norm().clamp(min=1e-12))
+    return torch.cat(parts, 1)
 
 
 def kept(model: nn.Module, example: Tensor, plan: Plan) -> dict[str, tuple[Tensor, Tensor]]:
@@ -174,7 +220,8 @@ def inputs_of(
     """Run a network batch by batch, and return what its layers read."""
     for some in images.split(BATCH):
         found: dict[str, Tensor] = {}
-        handles = [model.get_submodule(n).register_forward_pre_hook(_store(found, n)) for n in names]
+        layers = {name: model.get_submodule(name) for name in names}
+        handles = [m.register_forward_pre_hook(_store(found, n)) for n, m in layers.items()]
         try:
             with torch.no_grad():
                 model(some)
@@ -195,7 +242,7 @@ def rows(layer: Any, inputs: Tensor) -> Tensor:
 
 
 def matrix(layer: Any) -> Tensor:
-    """Return a layer's weight with the features as `rows` orders them; shape (outputs, features)."""
+    """Return a layer's weight, features as `rows` orders them; shape (outputs, features)."""
     weight: Tensor = layer.weight.detach().flatten(1).double()
     return weight
 

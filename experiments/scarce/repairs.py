@@ -20,6 +20,7 @@ from recipes import (
     inputs_of,
     kept,
     matrix,
+    profile,
     readers,
     rows,
 )
@@ -167,7 +168,8 @@ def folded(scene: Scene) -> None:
     """
 
     def mixing(network: nn.Module, group: Group, stay: Tensor) -> Tensor:
-        nearest = torch.cdist(*[_profile(network, group)[k] for k in (slice(None), stay)]).argmin(1)
+        points = profile(network, group)
+        nearest = torch.cdist(points, points[stay]).argmin(1)
         nearest[stay] = torch.arange(len(stay))
         return nn.functional.one_hot(nearest, len(stay)).double()
 
@@ -326,18 +328,3 @@ def _most_similar(
     found[fits, best[fits]] = factor[fits, best[fits]]
     found[stay] = torch.eye(len(stay)).double()
     return found
-
-
-def _profile(network: nn.Module, group: Group) -> Tensor:
-    """What model folding compares: weights and norms of all that give a unit."""
-    parts: list[Tensor] = []
-    for member in group.members:
-        if member.output:
-            module: Any = network.get_submodule(member.layer)
-            channels = torch.tensor(member.channels).flatten()
-            for tensor in module.parameters(recurse=False):
-                values = tensor.detach()[channels].double().reshape(len(group), -1)
-                parts.append(values / values.norm().clamp(min=1e-12))
-    return torch.cat(parts, 1)
-
-

@@ -5,17 +5,20 @@
     python experiments/scarce/run.py resnet20 --table repairs choices own ...
 
 DATA is a folder with train and test (or val), each with a folder per class. Finished runs are kept
-in OUT and not done again. Writes OUT/table.md, OUT/comparison.json and OUT/curves.png.
+in OUT and not done again. Writes OUT/table.md, OUT/comparison.json and OUT/curves.png, with what
+earlier calls have found.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 from pathlib import Path
 
 import torch
 from contenders import TABLES, contenders, repairing
+from recipes import means
 from torch import Tensor, nn
 
 import niwaki
@@ -158,26 +161,43 @@ def choose(pair: tuple[Tensor, Tensor], classes: list[int]) -> tuple[Tensor, Ten
 def report(found: Comparison, asked: argparse.Namespace, out: Path) -> None:
     """Write the table, the numbers and the curves."""
     out.mkdir(parents=True, exist_ok=True)
+    found = merged(found, out / "comparison.json")
     write_json(out / "comparison.json", found.to_json())
     sizes = found.references
-    areas = {(row.label, row.references): row for row in found.areas()}
-    best = {size: max(areas[label, size].mean or 0 for label in found.labels) for size in sizes}
+    rows = {(row.label, row.references): row for row in means(found)}
+    best = {size: max(row.mean or 0 for (_, n), row in rows.items() if n == size) for size in sizes}
     lines = [
-        f"Mean accuracy from 100 % to 30 % of the MACs, in %, with the standard deviation over "
-        f"{len(asked.seeds)} draws.",
+        "Mean accuracy at 90, 80, ... 30 % of the MACs, in %, with the standard deviation over "
+        "the draws.",
         "",
         "| contender | " + " | ".join(f"{size} per class" for size in sizes) + " |",
         "|---|" + "---|" * len(sizes),
     ]
-    order = sorted(found.labels, key=lambda label: -(areas[label, sizes[-1]].mean or 0))
-    for label in order:
-        cells = [_cell(areas[label, size], best[size]) for size in sizes]
+    last = {label: rows.get((label, sizes[-1])) for label in found.labels}
+    for label in sorted(last, key=lambda label: -(getattr(last[label], "mean", None) or 0)):
+        cells = [_cell(rows.get((label, size)), best[size]) for size in sizes]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     machine = f"{platform.machine()}, {asked.threads} threads, torch {torch.__version__}"
     lines += ["", f"{machine}, niwaki {niwaki.__version__}, seeds {asked.seeds}."]
     write_text(out / "table.md", "\n".join(lines) + "\n")
     plot_comparison(out / "curves.png", found, heading=asked.network)
     print("\n".join(lines))
+
+
+def merged(found: Comparison, path: Path) -> Comparison:
+    """Add the runs that earlier calls have written, of other contenders and draws."""
+    if not path.exists():
+        return found
+    done = {(run.label, run.references, run.seed) for run in found.runs}
+    earlier = Comparison.from_json(json.loads(path.read_text(encoding="utf-8")))
+    for name in ("weights", "batch_size"):
+        if earlier.settings.get(name) != found.settings.get(name):
+            raise SystemExit(f"{path} holds a comparison of another {name}: choose another --out")
+    rest = [run for run in earlier.runs if (run.label, run.references, run.seed) not in done]
+    settings = dict(found.settings)
+    for name in ("references", "seeds"):
+        settings[name] = sorted({*settings[name], *earlier.settings[name]})
+    return Comparison((*found.runs, *rest), settings)
 
 
 def _cell(row: object, best: float) -> str:

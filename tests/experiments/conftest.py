@@ -1,0 +1,6 @@
+"""What the experiments are made of lies beside their scripts."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "scarce"))
