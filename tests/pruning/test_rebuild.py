@@ -617,3 +617,19 @@ def test_norms_that_end_in_an_activation_are_what_they_are_written_out(last):
         rebuild(smaller, model, (x, torch.zeros(12)), plan)
         fitted.append(smaller.wide.weight.detach())
     torch.testing.assert_close(*fitted)
+
+
+def test_of_very_many_samples_a_part_serves(monkeypatch):
+    monkeypatch.setattr("niwaki.pruning._rebuild._MOST", 20)
+    model, (x, y) = network(), data(70)
+    smaller, plan = cut(model, x, (0, 5, 6), "3")
+    found = []
+    for given in ((x, y), DataLoader(TensorDataset(x, y), batch_size=9)):
+        again = copy.deepcopy(smaller)
+        rebuild(again, model, given, plan)
+        found.append(state(again))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-6, atol=1e-6)
+    first = copy.deepcopy(smaller)
+    rebuild(first, model, (x[:20], y[:20]), plan)
+    assert not torch.allclose(first[6].weight, found[0]["6.weight"])

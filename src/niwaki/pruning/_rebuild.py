@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from heapq import heappush, heappushpop
 from math import prod
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -31,7 +33,7 @@ __all__ = ["Rebuilt", "rebuild", "unlisted"]
 PULL = 10.0
 _ROWS = 20  # for each feature of a regression: beyond that, places are left out
 _FEWEST_ROWS = 5_000
-_FEW = 5  # samples
+_FEW, _MOST = 5, 1_000  # samples; beyond these, places would be left out anyway
 _ALIKE = (nn.modules.conv._ConvNd, nn.Linear)
 
 
@@ -88,7 +90,8 @@ def rebuild(
     original : nn.Module
         The unpruned network, in evaluation mode. It stays as it is.
     data : DataLoader, Dataset or pair of tensors
-        The reference samples; labels are not used.
+        The reference samples; labels are not used. Of more than 1,000, a random part of that size
+        serves, the same in every call.
     plan : Plan, optional
         What was removed from `original`. Default: nothing.
     masks : mapping of str to Tensor, optional
@@ -130,7 +133,7 @@ def rebuild(
     >>> print(niwaki.pruning.rebuild(pruned.model, model, references, pruned.plan))
     """
     memory = physical() // 2 if max_memory is None else parse_bytes(max_memory)
-    inputs = torch.cat([some for some, _ in batches(data, 64, home(original))])
+    inputs = _drawn(data, home(original))
     if len(inputs) < _FEW:
         warnings.warn(
             f"rebuild: {len(inputs)} reference sample(s) hardly tell how units vary, so that the "
@@ -150,6 +153,22 @@ def rebuild(
             for key, tensor in walk.small.modules[name].state_dict().items():
                 there[key].copy_(tensor)
     return Rebuilt(fitting.errors, tuple(fitting.left_out))
+
+
+def _drawn(data: Data, place: Tensor | None) -> Tensor:
+    """Read the reference samples, in their order; of very many a random part, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    drawn: list[tuple[float, int, Tensor]] = []
+    number = 0
+    for some, _ in batches(data, 64, place):
+        for sample in some:
+            entry = (float(torch.rand((), generator=generator)), number, sample.clone())
+            if len(drawn) < _MOST:
+                heappush(drawn, entry)
+            else:
+                heappushpop(drawn, entry)
+            number += 1
+    return torch.stack([sample for _, _, sample in sorted(drawn, key=itemgetter(1))])
 
 
 def unlisted(model: nn.Module, example: Tensor) -> str | None:
