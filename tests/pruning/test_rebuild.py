@@ -633,3 +633,79 @@ def test_of_very_many_samples_a_part_serves(monkeypatch):
     first = copy.deepcopy(smaller)
     rebuild(first, model, (x[:20], y[:20]), plan)
     assert not torch.allclose(first[6].weight, found[0]["6.weight"])
+
+
+def test_without_a_pull_it_is_plain_least_squares():
+    torch.manual_seed(0)
+    model = Two(nn.Conv2d(6, 4, 3)).double().eval()
+    x = example(model, 40)
+    smaller, plan = cut(model, x)
+    ((inputs, _),), ((_, goal),) = readings(smaller, x, "reader"), readings(model, x, "reader")
+    weight, _ = by_hand(smaller.reader, inputs, goal, intercept=True, pull=0.0)
+    rebuild(smaller, model, (x, torch.zeros(40)), plan, pull=0)
+    torch.testing.assert_close(smaller.reader.weight.detach(), weight, rtol=0, atol=1e-6)
+
+
+def test_a_few_samples_that_repeat_are_not_met_by_chance():
+    """There are more rows than features, but few that differ: the pull holds all the same."""
+    torch.manual_seed(0)
+    model = Two(nn.Linear(6 * 36, 4), flat=True).double().eval()
+    one, other = example(model, 4).repeat(3, 1, 1, 1), example(model, 13)
+    x = torch.cat([one, other[:4].repeat(4, 1, 1, 1)[:13]]).repeat(10, 1, 1, 1)
+    smaller, plan = cut(model, x)
+    assert len(x) == 250 > smaller.reader.in_features
+    ((inputs, _),), ((_, goal),) = readings(smaller, x, "reader"), readings(model, x, "reader")
+    weight, _ = by_hand(smaller.reader, inputs, goal, intercept=True)
+    rebuild(smaller, model, (x, torch.zeros(250)), plan)
+    torch.testing.assert_close(smaller.reader.weight.detach(), weight, rtol=0, atol=1e-8)
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.one = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 5, 1)
+        self.a, self.b = nn.Conv2d(5, 5, 3, padding=1), nn.Conv2d(5, 5, 3, padding=1)
+        self.b.weight = self.a.weight
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.one(torch.relu(self.first(x))))
+        return self.head(torch.relu(self.b(torch.relu(self.a(x)))).mean((2, 3)))
+
+
+def test_layers_that_share_a_weight_are_left():
+    torch.manual_seed(0)
+    model, (x, y) = Tied().eval(), data()
+    smaller, plan = cut(model, x, (1, 4), "first")
+    shared = model.a.weight.detach().clone()
+    said = rebuild(smaller, model, (x, y), plan)
+    assert said.left_out == ("a", "b")
+    assert list(said.errors) == ["one", "head"]
+    assert smaller.a.weight is smaller.b.weight
+    assert torch.equal(smaller.a.weight, shared)
+
+
+@pytest.mark.parametrize(
+    ("masks", "says"),
+    [
+        ({"6 ": torch.ones(8, 8, 3, 3)}, "there is no such layer"),
+        ({"6": torch.ones(8, 8)}, r"a mask of shape \(8, 8\) for '6': has \(8, 8, 3, 3\)"),
+    ],
+    ids=["name", "shape"],
+)
+def test_masks_that_fit_nothing_are_refused(masks, says):
+    model, given = network(), data()
+    with pytest.raises(ModelError, match=says):
+        rebuild(copy.deepcopy(model), model, given, masks=masks)
+
+
+def test_networks_that_do_not_belong_together_are_refused():
+    model, given = network(), data()
+    with pytest.raises(ModelError, match="do not belong together"):
+        rebuild(nn.Sequential(*list(model)[:5], nn.Flatten(), nn.Linear(288, 4)), model, given)
+    computed = copy.deepcopy(model)
+    nn.utils.parametrizations.weight_norm(computed[3])
+    with pytest.raises(ModelError, match="computed anew in each pass"):
+        rebuild(computed, model, given)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from niwaki.propagation._calls import Call
 
-__all__ = ["Box", "Carry", "carried"]
+__all__ = ["Box", "Carry", "as_it_is", "bounds_of", "carried", "one_of"]
 
 #: Smallest and largest value of each element.
 Box = tuple[Tensor, Tensor]
@@ -121,3 +121,25 @@ def _filled(value: Any, box: Box, end: int) -> Any:
     if isinstance(value, dict):
         return {key: _filled(item, box, end) for key, item in value.items()}
     return value
+
+
+def as_it_is(box: Box) -> Box:
+    """Carry nothing: the tensor is the network's input."""
+    return box
+
+
+def one_of(carry: Carry, number: int, box: Box) -> Box:
+    """Carry to one of the tensors that a call returns together."""
+    low, high = carry(box)
+    return low[number], high[number]
+
+
+def bounds_of(
+    carry: Carry, shape: torch.Size, dtype: torch.dtype, low: Tensor, high: Tensor
+) -> Box:
+    """Carry bounds of the network's input, of one value or one per channel."""
+    with torch.no_grad():
+        ends = (end.to(dtype).view(1, -1, *[1] * (len(shape) - 2)) for end in (low, high))
+        box = tuple(end.expand(shape).contiguous() for end in ends)
+        low, high = carry((box[0], box[1]))
+    return low, high

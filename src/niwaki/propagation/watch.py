@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from niwaki.errors import NoRuleError, PropagationError
-from niwaki.propagation._bounds import Box, Carry, carried
+from niwaki.propagation._bounds import Carry, as_it_is, bounds_of, carried, one_of
 from niwaki.propagation._calls import Call, Tag, Tags, carries_gradient, tensors_in
 from niwaki.propagation._cuts import Cuts
 from niwaki.propagation._handlers import HANDLERS
@@ -131,7 +131,7 @@ class Watch(TorchFunctionMode):
         """Declare `signal`, which must require a gradient, to be the input."""
         self._samples = len(signal)
         self._shape = signal.shape
-        self.tags[signal] = Tag(signal=True, carry=_as_it_is)
+        self.tags[signal] = Tag(signal=True, carry=as_it_is)
         self.cuts.begin(signal)
         return signal
 
@@ -178,7 +178,7 @@ class Watch(TorchFunctionMode):
         for number, tensor in enumerate(result if several else [result]):
             tag = self.tags.latest(tensor) if isinstance(tensor, Tensor) else None
             if tag is not None and tag.signal and not tag.nearest:
-                one = functools.partial(_one_of, carry, number) if several and carry else carry
+                one = functools.partial(one_of, carry, number) if several and carry else carry
                 tag.carry = one
 
     def unfollowed(self, call: Call, signals: Sequence[Tensor]) -> Any:
@@ -233,7 +233,7 @@ class Watch(TorchFunctionMode):
         known.setdefault("layer", Tag(signal=True, nearest=nearest).place)
         if not nearest and tags[0].carry is not None:
             known["bounds"] = functools.partial(
-                _bounds, tags[0].carry, self._shape, signals[0].dtype
+                bounds_of, tags[0].carry, self._shape, signals[0].dtype
             )
         return Operation(
             name=call.name,
@@ -424,24 +424,6 @@ def _check_derivative(tensor: Tensor) -> None:
             "derivative (a quantised layer, or a kernel of the model's own), so that nothing can "
             "be sent back through it. Explain the network in floating point"
         )
-
-
-def _as_it_is(box: Box) -> Box:
-    return box
-
-
-def _one_of(carry: Carry, number: int, box: Box) -> Box:
-    low, high = carry(box)
-    return low[number], high[number]
-
-
-def _bounds(carry: Carry, shape: torch.Size, dtype: torch.dtype, low: Tensor, high: Tensor) -> Box:
-    """Carry bounds of the network's input, of one value or one per channel."""
-    with torch.no_grad():
-        ends = (end.to(dtype).view(1, -1, *[1] * (len(shape) - 2)) for end in (low, high))
-        box = tuple(end.expand(shape).contiguous() for end in ends)
-        low, high = carry((box[0], box[1]))
-    return low, high
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from niwaki.accumulation import Totals
 
 __all__ = ["Fit", "fit", "moments"]
+
+Sums: TypeAlias = Mapping[str, Tensor]
 
 _NONE = 1e-9  # a pull that only decides where the rows do not
 _CONSTANT = 1e-11  # share of the squared inputs below which their variance is rounding
@@ -67,7 +70,7 @@ def moments(totals: Totals, inputs: Tensor, targets: Tensor, images: int) -> Tot
 
 
 def fit(
-    totals: Totals,
+    halves: tuple[Totals, Totals],
     start: Tensor,
     offset: Tensor | None,
     strength: float,
@@ -77,13 +80,14 @@ def fit(
 
     They minimise the squared error plus the squared distance from the weights there are, times
     `strength` and the mean diagonal of the Gram matrix. Where the layer has an offset, that is
-    fitted too, and pulled nowhere. Outputs that some weights meet exactly get these. An output
-    whose error would grow, by rounding, keeps its weights.
+    fitted too, and pulled nowhere. Outputs that can be met exactly are: where weights that are
+    learnt from one half of the samples meet the other half. An output whose error would grow, by
+    rounding, keeps its weights.
 
     Parameters
     ----------
-    totals : Totals
-        From `moments`.
+    halves : pair of Totals
+        From `moments`, of two halves of the samples.
     start : Tensor
         The weights there are, shape (groups, outputs, features).
     offset : Tensor or None
@@ -93,35 +97,66 @@ def fit(
     free : Tensor, optional
         Which weights may change, in the shape of `start`; the others stay as they are.
     """
-    sums, w0 = totals.sums, start.double()
-    rows = sums["rows"]
-    gram, cross, power = sums["xx"], sums["tx"], sums["tt"]
-    spread = power - sums["t"].square() / rows
-    error_before = _error(gram, cross, power, w0)
-    if offset is not None:
-        b0, mean = offset.double(), sums["x"] / rows
-        error_before += rows * b0.square() - 2 * b0 * _residuals(sums, w0)
-        gram = gram - rows * mean[:, :, None] * mean[:, None]
-        cross, power = cross - sums["t"][..., None] * mean[:, None], spread
-    varies = gram.diagonal(dim1=1, dim2=2).sum(1) > _CONSTANT * sums["xx"].diagonal(
-        dim1=1, dim2=2
-    ).sum(1)
-    wanted = torch.where(varies[:, None, None], cross - w0 @ gram, 0)
-    found = w0 + _solved(gram, wanted, strength, free)
-    if rows > gram.shape[-1]:  # fewer rows are met exactly by chance
-        exact = w0 + _solved(gram, wanted, _NONE, free)
-        met = _error(gram, cross, power, exact) < _EXACT * spread
+    sums, w0 = halves[0].merge(halves[1]).sums, start.double()
+    before = _miss(sums, w0, None if offset is None else offset.double())
+    found = _fitted(sums, w0, offset is not None, max(strength, _NONE), free)
+    met = _met_exactly(halves, w0, offset is not None, free)
+    if bool(met.any()):
+        exact = _fitted(sums, w0, offset is not None, _NONE, free)
         found = torch.where(met[..., None], exact, found)
-    worse = _error(gram, cross, power, found) > _error(gram, cross, power, w0)
+    raised, kept = (_raised(sums, w) if offset is not None else None for w in (found, w0))
+    worse = _miss(sums, found, raised) > _miss(sums, w0, kept)
     found = torch.where(worse[..., None], w0, found)
-    error_after = _error(gram, cross, power, found)
-    whole = max(float(spread.sum()), _TINY)
-    shares = [max(float(error.sum()), 0.0) / whole for error in (error_before, error_after)]
-    raised = None if offset is None else _residuals(sums, found) / rows
+    raised = _raised(sums, found) if offset is not None else None
+    whole = max(float(_spread(sums).sum()), _TINY)
+    after = _miss(sums, found, raised)
+    shares = [max(float(error.sum()), 0.0) / whole for error in (before, after)]
     return Fit(found, raised, *shares)
 
 
-def _residuals(sums: Mapping[str, Tensor], weights: Tensor) -> Tensor:
+def _fitted(sums: Sums, w0: Tensor, raising: bool, strength: float, free: Tensor | None) -> Tensor:
+    """Solve the regression; without a fitted offset around zero, else around the means."""
+    gram, cross = sums["xx"], sums["tx"]
+    if raising:
+        mean = sums["x"] / sums["rows"]
+        gram = gram - sums["rows"] * mean[:, :, None] * mean[:, None]
+        cross = cross - sums["t"][..., None] * mean[:, None]
+    around, raw = (m.diagonal(dim1=1, dim2=2).sum(1) for m in (gram, sums["xx"]))
+    varies = (around > _CONSTANT * raw)[:, None, None]
+    return w0 + _solved(gram, torch.where(varies, cross - w0 @ gram, 0), strength, free)
+
+
+def _met_exactly(
+    halves: tuple[Totals, Totals], w0: Tensor, raising: bool, free: Tensor | None
+) -> Tensor:
+    """Say which outputs the weights learnt from one half of the samples meet on the other half."""
+    one, other = halves[0].sums, halves[1].sums
+    if not (float(one["rows"]) and float(other["rows"])):
+        return torch.zeros(w0.shape[:2], dtype=torch.bool, device=w0.device)
+    learnt = _fitted(one, w0, raising, _NONE, free)
+    missed = _miss(other, learnt, _raised(one, learnt) if raising else None)
+    return missed < _EXACT * _spread(other)
+
+
+def _spread(sums: Sums) -> Tensor:
+    """Return the summed squares of each target around its mean."""
+    return sums["tt"] - sums["t"].square() / sums["rows"]
+
+
+def _raised(sums: Sums, weights: Tensor) -> Tensor:
+    """Return the offset that is best beside given weights."""
+    return _residuals(sums, weights) / sums["rows"]
+
+
+def _miss(sums: Sums, weights: Tensor, offset: Tensor | None) -> Tensor:
+    """Return the summed squared error of each output, from the sums alone."""
+    missed = _error(sums["xx"], sums["tx"], sums["tt"], weights)
+    if offset is None:
+        return missed
+    return missed + sums["rows"] * offset.square() - 2 * offset * _residuals(sums, weights)
+
+
+def _residuals(sums: Sums, weights: Tensor) -> Tensor:
     """Sum over rows of what weights miss of the targets, for each output."""
     return sums["t"] - (weights @ sums["x"][..., None])[..., 0]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 from math import prod
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -37,6 +37,11 @@ _FEW, _MOST = 5, 1_000  # samples; beyond these, places would be left out anyway
 _ALIKE = (nn.modules.conv._ConvNd, nn.Linear)
 
 
+#: Sums over one half of the samples, and over the other.
+Halves: TypeAlias = tuple[Totals, Totals]
+_NOTHING: Halves = (Totals(), Totals())
+
+
 @dataclass(frozen=True)
 class Rebuilt:
     """What a repair has done.
@@ -47,8 +52,8 @@ class Rebuilt:
         For each layer that was fitted, the mean squared error of its outputs on the reference
         samples before and afterwards, as a share of the variance of what it should give.
     left_out : tuple of str
-        Layers that read something else than before but compute in a way of their own, so that
-        they could not be fitted.
+        Layers that read something else than before but could not be fitted: they compute in a way
+        of their own, or share a weight with another layer.
     """
 
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -141,6 +146,7 @@ def rebuild(
             FewSamplesWarning,
             stacklevel=3,
         )
+    _check_together(model, original, masks or {})
     walk = Lockstep(_listed(original, inputs), _listed(model, inputs), memory)
     with torch.no_grad():
         plan = plan or Plan()
@@ -190,6 +196,27 @@ def _listed(model: nn.Module, inputs: Tensor) -> Network:
         ) from error
 
 
+def _check_together(model: nn.Module, original: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Refuse networks of other layers, weights that are computed, and masks that fit nothing."""
+    if plain_copy(model).state_dict().keys() != model.state_dict().keys():
+        raise ModelError(
+            "rebuild: weights of the pruned network are computed anew in each pass (by a "
+            "parametrization or a hook); make them permanent first"
+        )
+    names = {name for name, _ in model.named_modules()}
+    odd = names ^ {name for name, _ in plain_copy(original).named_modules()}
+    if odd:
+        raise ModelError(
+            "rebuild: the pruned and the unpruned network do not belong together: only one of them "
+            f"has a module {min(odd)!r}"
+        )
+    for name, mask in masks.items():
+        weight = getattr(model.get_submodule(name), "weight", None) if name in names else None
+        if weight is None or weight.shape != mask.shape:
+            there = "there is no such layer" if weight is None else f"has {tuple(weight.shape)}"
+            raise ModelError(f"rebuild: a mask of shape {tuple(mask.shape)} for {name!r}: {there}")
+
+
 def _lists_all(plan: Plan, original: nn.Module, model: nn.Module) -> bool:
     """Whether a plan lists every layer that has lost outputs, as those of `prune` do."""
     removed, after = plan.removed(), dict(model.named_modules())
@@ -211,7 +238,8 @@ class _Fitting:
         self.left_out: list[str] = []
         self.changed: list[str] = []
         # Of layers that are called several times: the sums over all calls but the first.
-        self._later: dict[str, Totals] = {}
+        self._later: dict[str, Halves] = {}
+        self._tied = _tied(walk.small.modules)
 
     def run(self, inputs: Tensor) -> None:
         """Fit them all."""
@@ -220,14 +248,14 @@ class _Fitting:
         self._walk.run(inputs, self._visit, always={*self._masks, *self._later})
 
     def _fits(self, name: str) -> bool:
-        return is_linear(self._walk.small.modules[name])
+        return is_linear(self._walk.small.modules[name]) and name not in self._tied
 
     def _look_ahead(self, node: fx.Node, before: Values) -> None:
         """Take in what a layer reads and should give at its later calls."""
         name = str(node.target)
         if self._fits(name) and node is not self._walk.calls[name][0]:
-            known = self._later.get(name, Totals())
-            self._later[name] = known.merge(self._sums(node, before))
+            known = self._later.get(name, _NOTHING)
+            self._later[name] = _merged(known, self._sums(node, before))
 
     def _visit(self, node: fx.Node, before: Values) -> None:
         """Fit a layer at its first call, unless it reads what it has always read."""
@@ -237,13 +265,12 @@ class _Fitting:
         if not wanted or node is not self._walk.calls[name][0]:
             return
         if self._fits(name) and isinstance(source, fx.Node):
-            totals = self._sums(node, before).merge(self._later.get(name, Totals()))
-            self._fit(node, totals)
+            self._fit(node, _merged(self._sums(node, before), self._later.get(name, _NOTHING)))
         elif isinstance(self._walk.small.modules[name], _ALIKE):
             self.left_out.append(name)
 
-    def _sums(self, node: fx.Node, before: Values) -> Totals:
-        """Gather what a layer reads now, and what it should give."""
+    def _sums(self, node: fx.Node, before: Values) -> Halves:
+        """Gather what a layer reads now, and what it should give, for two halves of the samples."""
         name, source = str(node.target), node.args[0]
         assert isinstance(source, fx.Node)
         layer: Any = self._walk.small.modules[name]
@@ -255,20 +282,24 @@ class _Fitting:
         channel = -1 if linear else 1
         kept = kept_outputs(self._plan, name, shape[channel], _width(layer))
         target = Target(self._walk, node, kept.to(layer.weight.device), channel)
-        totals, first = Totals(), 0
+        halves, first = _NOTHING, 0
         for block, inputs in enumerate(self._walk.values[source][1]):
             goal = target.of(before[block], block)
             at = places.of(first, len(goal))
             x, t = inputs_at(layer, inputs, goal.shape, at), outputs_at(layer, goal, at)
-            totals, first = moments(totals, x, t, len(goal)), first + len(goal)
-        if not all(bool(value.isfinite().all()) for value in totals.sums.values()):
+            half = len(goal) // 2
+            cut = half * at.shape[1]
+            one = moments(halves[0], x[:, :cut], t[:, :cut], half)
+            halves = one, moments(halves[1], x[:, cut:], t[:, cut:], len(goal) - half)
+            first += len(goal)
+        if not all(bool(v.isfinite().all()) for one in halves for v in one.sums.values()):
             raise DataError(
                 f"rebuild: what {name!r} reads or should give is NaN or infinite on the reference "
                 "samples; check these and the network"
             )
-        return totals
+        return halves
 
-    def _fit(self, node: fx.Node, totals: Totals) -> None:
+    def _fit(self, node: fx.Node, halves: Halves) -> None:
         name = str(node.target)
         layer: Any = self._walk.small.modules[name]
         start, behind = matrix_of(layer), norm_behind(self._walk, node)
@@ -279,7 +310,8 @@ class _Fitting:
         elif norm is not None:
             offset = start.new_zeros(start.shape[:2])
         free = _mask_matrix(layer, self._masks[name]) if name in self._masks else None
-        found = fit(totals, start, offset, self._pull / totals.samples, free)
+        strength = self._pull / (halves[0].samples + halves[1].samples)
+        found = fit(halves, start, offset, strength, free)
         set_matrix(layer, found.matrix)
         self.changed.append(name)
         if layer.bias is not None and found.offset is not None:
@@ -288,6 +320,19 @@ class _Fitting:
             norm.running_mean.sub_(found.offset.flatten().to(norm.running_mean))
             self.changed.append(behind)
         self.errors[name] = (found.before, found.after)
+
+
+def _merged(one: Halves, other: Halves) -> Halves:
+    return one[0].merge(other[0]), one[1].merge(other[1])
+
+
+def _tied(modules: Mapping[str, nn.Module]) -> set[str]:
+    """Name the modules that share a parameter with another one, which cannot be fitted alone."""
+    owners: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    return {name for names in owners.values() if len(names) > 1 for name in names}
 
 
 def _width(layer: Any) -> int:
