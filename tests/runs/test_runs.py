@@ -148,6 +148,57 @@ def test_children_of_the_dead_do_not_hold_it(tmp_path):
         os.write(write, b"x")
 
 
+def test_only_who_holds_the_folder_changes_it(tmp_path):
+    """A lock that a person deletes lets a second owner in; the first one then only reads."""
+
+    def files():
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    with open_run(tmp_path, dict) as first:
+        first.write("a", x=1)
+        first.write("b", x=1)
+        [damaged] = tmp_path.glob("a.*")
+        (tmp_path / "niwaki.lock").unlink()
+        with open_run(tmp_path, dict) as second:
+            second.write("b", x=2)  # the file that the first one knows is gone
+            whole = damaged.read_bytes()
+            damaged.write_bytes(whole[:-1])
+            before = files()
+            assert first.read("a") is None
+            assert first.read("b") is None
+            with pytest.raises(NiwakiError, match="not held by this process"):
+                first.write("c", x=1)
+            with pytest.raises(NiwakiError, match="not held by this process"):
+                first.drop("a")
+            assert files() == before
+            damaged.write_bytes(whole)
+            assert first.read("a").about == second.read("a").about == {"x": 1}
+            assert second.read("b").about == {"x": 2}
+    with open_run(tmp_path, dict) as run:
+        assert run.parts == ["a", "b"]
+    damaged.write_bytes(whole[:-1])
+    before = files()
+    assert run.read("a") is None  # closed
+    assert files() == before
+    with open_run(tmp_path, dict) as run:
+        assert run.read("a") is None
+        assert not damaged.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_does_not_hold_the_folder_of_its_parent(tmp_path):
+    with open_run(tmp_path, dict) as run:
+        run.write("a", x=1)
+        [file] = tmp_path.glob("a.*")
+        file.write_bytes(file.read_bytes()[:-1])
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if run.read("a") is None and file.exists() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert run.read("a") is None
+        assert not file.exists()
+
+
 # What a writer that was killed leaves.
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -30,13 +30,19 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path) -> Iterator[Callable[[], bool]]:
     """Hold a folder for this process; the operating system lets go of it when the process dies.
 
     Parameters
     ----------
     folder : str or Path
         Must exist. While it is held it contains ``niwaki.lock``, which names the owner.
+
+    Yields
+    ------
+    callable
+        Whether this process holds it still: not in a child that was forked off, nor when the
+        lock was deleted, as a person may who takes the owner for dead.
 
     Raises
     ------
@@ -45,12 +51,18 @@ def locked(folder: str | Path) -> Iterator[None]:
     """
     path = Path(folder) / LOCK
     handle = _take(path)
+    owner, released = os.getpid(), False
+
+    def is_held() -> bool:
+        return not released and os.getpid() == owner and _is_still(handle, path)
+
     try:
-        yield
+        yield is_held
     finally:
         # Gone before it is released: whoever gets hold of the old file sees that it is none.
-        if _is_still(handle, path):
+        if is_held():
             path.unlink(missing_ok=True)
+        released = True
         os.close(handle)
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from niwaki.errors import DataError
+from niwaki.errors import DataError, NiwakiError
 from niwaki.files import clear_leftovers, read_layers, write_layers, write_text
 from niwaki.hashing import sha256_of
 from niwaki.processes import check_alone
@@ -57,12 +57,16 @@ class Run:
     Each part is a file of its own. One record, ``niwaki-run.json``, lists the parts with their
     checksums and says what the run is of; a part exists from the moment that the record names it,
     so that a kill leaves either all of a part or nothing. What is damaged counts as not finished.
+    Only who holds the folder changes anything in it.
 
     Use `open_run` to get one.
     """
 
-    def __init__(self, path: Path | None, identity: Identity) -> None:
+    def __init__(
+        self, path: Path | None, identity: Identity, is_held: Callable[[], bool] = lambda: True
+    ) -> None:
         self._path = path
+        self._is_held = is_held
         self._identity = json.loads(json.dumps(identity))
         self._files: dict[str, dict[str, str]] = {}
         self._begun, self._spent = time.monotonic(), 0.0
@@ -85,7 +89,8 @@ class Run:
                 return read_layers(file, lambda tensors, /, **about: Part(tensors, about), "part")
         except (OSError, DataError):
             pass
-        self.drop(name)
+        if self._is_held():  # else the file may be gone because another owner has replaced it
+            self.drop(name)
         return None
 
     def once(self, name: str, compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -100,6 +105,7 @@ class Run:
         """Keep a finished part; an earlier one of this name is replaced."""
         if self._path is None:
             return
+        self._check_held()
         self._path.mkdir(parents=True, exist_ok=True)
         file = self._path / f"{_file_name(name)}.{secrets.token_hex(4)}.safetensors"
         before = self._files.get(name)
@@ -128,9 +134,17 @@ class Run:
         """Forget parts that are no longer needed."""
         gone = [self._files[name]["file"] for name in names if name in self._files]
         if self._path is not None and gone:
+            self._check_held()
             self._record({k: v for k, v in self._files.items() if k not in names})
             for file in gone:
                 (self._path / file).unlink(missing_ok=True)
+
+    def _check_held(self) -> None:
+        if not self._is_held():
+            raise NiwakiError(
+                f"{self._path} is not held by this process any more, so nothing in it is changed: "
+                f"{LOCK} in it was deleted while the run was open, or the run was closed"
+            )
 
     def _record(self, files: dict[str, dict[str, str]]) -> None:
         assert self._path is not None
@@ -189,9 +203,9 @@ def open_run(folder: Folder, identity: Callable[[], Identity]) -> Iterator[Run]:
     made = [place for place in (path, *path.parents) if not place.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(path):
+        with locked(path) as is_held:
             clear_leftovers(path)
-            yield Run(path, identity() if known is None else known)
+            yield Run(path, identity() if known is None else known, is_held)
     finally:
         _take_back(made)
 
