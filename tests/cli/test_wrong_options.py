@@ -15,6 +15,7 @@ from typer.main import get_command
 from niwaki.cli import _app, app, main
 from niwaki.cli._fits import check_fits
 from niwaki.cli._spread import Bytes, Listed, Written, flag_of
+from niwaki.data import Images
 from niwaki.errors import DataError
 from niwaki.ranges import Range
 
@@ -252,6 +253,14 @@ def test_what_only_the_network_and_the_data_tell_is_found_before_the_work(
     assert said.err.startswith("error: ")
     assert said.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize("command", ["explain", "prune", "car"])
+def test_images_larger_than_the_memory_are_refused_before_one_is_read(command, monkeypatch, capsys):
+    monkeypatch.setattr(Images, "image", None)  # not to be called
+    said = failing(monkeypatch, capsys, command, *DIGITS, "--size", "16000", *GREY,
+                   "--batch-size", "100000", "--out", "out", "--threads", "1")  # fmt: skip
+    assert "images of 1 x 16000 x 16000 needs at least" in said.err
 
 
 def test_random_weights_follow_from_the_seed(tmp_path, monkeypatch):

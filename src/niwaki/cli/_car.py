@@ -148,7 +148,9 @@ def _parts(data: str, images: Images, loaded: o.Loaded, common: o.Common) -> tup
     from niwaki.cli._prune import hold_out
 
     try:
-        training = o.load_images(data, loaded, split="train", outputs=common.outputs)
+        training = o.load_images(
+            data, loaded, split="train", outputs=common.outputs, batch_size=common.batch_size
+        )
     except DataError:  # there is a test part alone
         training = images
     if training.paths is None or training.paths != images.paths:

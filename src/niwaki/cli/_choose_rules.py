@@ -69,7 +69,9 @@ def choose_rules(
     span = _span(per_cost)
     _prepare(out, model, data, common)
     loaded = common.load(model)
-    training = o.load_images(data, loaded, split="train", outputs=common.outputs)
+    training = o.load_images(
+        data, loaded, split="train", outputs=common.outputs, batch_size=common.batch_size
+    )
     if not training.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
     rest, held = hold_out(training, held_out, common.seed)

@@ -114,7 +114,9 @@ def compare_criteria(
     loaded = common.load(model)
     test, training = (
         common.images(data, loaded),
-        o.load_images(data, loaded, split="train", outputs=common.outputs),
+        o.load_images(
+            data, loaded, split="train", outputs=common.outputs, batch_size=common.batch_size
+        ),
     )
     if not test.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")

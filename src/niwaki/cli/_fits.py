@@ -11,7 +11,7 @@ from niwaki.memory import physical, shown
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["check_fits"]
+__all__ = ["check_fits", "check_memory"]
 
 _LARGE = 2**22  # values of an input from which its memory is worth an estimate
 
@@ -40,6 +40,33 @@ def check_fits(model: nn.Module, shape: tuple[int, ...], batch_size: int) -> int
     """
     import torch
 
+    check_memory(model, shape, batch_size)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    told = " x ".join(map(str, shape))
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    try:
+        with torch.no_grad():
+            said = model(torch.zeros(2, *shape, device=device, dtype=dtype))
+    # What a network raises for a shape that it does not take is its own affair.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(
+            f"the network does not take images of {told} (channels x height x width): {reason}. "
+            "The side is --size, the channels are the number of values of --mean and --std"
+        ) from error
+    return said.shape[1] if isinstance(said, torch.Tensor) and said.dim() == 2 else None
+
+
+def check_memory(model: nn.Module, shape: tuple[int, ...], batch_size: int) -> None:
+    """Refuse a batch of images that is larger than the memory, without computing anything.
+
+    Raises
+    ------
+    DataError
+        If the images, or what the network makes of them, do not fit.
+    """
+    import torch
+
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     there = physical()
     if device.type == "cuda":
@@ -53,18 +80,6 @@ def check_fits(model: nn.Module, shape: tuple[int, ...], batch_size: int) -> int
             f"a batch of {batch_size} images of {told} needs at least {shown(needed)}, and there "
             f"are {shown(there)}; choose a smaller --size or --batch-size"
         )
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    try:
-        with torch.no_grad():
-            said = model(torch.zeros(2, *shape, device=device, dtype=dtype))
-    # What a network raises for a shape that it does not take is its own affair.
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise DataError(
-            f"the network does not take images of {told} (channels x height x width): {reason}. "
-            "The side is --size, the channels are the number of values of --mean and --std"
-        ) from error
-    return said.shape[1] if isinstance(said, torch.Tensor) and said.dim() == 2 else None
 
 
 def _largest(model: nn.Module, shape: tuple[int, ...]) -> int:

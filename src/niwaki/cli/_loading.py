@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from niwaki import ranges as r
+from niwaki.cli._fits import check_memory
 from niwaki.cli._spread import Listed, numbers
 from niwaki.errors import DataError, ModelError
 
@@ -181,11 +182,17 @@ def _preprocessing(
 
 
 def load_images(
-    spec: str, loaded: Loaded, *, split: str = "test", outputs: str | None = None
+    spec: str,
+    loaded: Loaded,
+    *,
+    split: str = "test",
+    outputs: str | None = None,
+    batch_size: int = 1,
 ) -> Images:
     """Open the data set that a spec names, prepared for the model and labelled by its outputs.
 
-    The classes are matched by name with the network's outputs, where their names are known.
+    The classes are matched by name with the network's outputs, where their names are known. A
+    batch that does not fit into the memory is refused before an image is read.
     """
     from niwaki.data import names, open_data
 
@@ -199,6 +206,7 @@ def load_images(
     if outputs is not None:
         chosen = [int(output) for output in numbers("--outputs", outputs, OUTPUTS)]
     images = open_data(spec, loaded.preprocessing, split=split, outputs=chosen)
+    check_memory(loaded.model, _shape(images), min(batch_size, max(1, len(images))))
     count = count_outputs(loaded.model, images)
     if count is None:
         return images
@@ -224,7 +232,12 @@ def count_outputs(model: nn.Module, images: Images) -> int | None:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad():
-            said = class_logits(model(torch.zeros_like(images[0][0])[None].to(device)))
+            said = class_logits(model(torch.zeros(1, *_shape(images), device=device)))
     except (RuntimeError, ValueError, TypeError):
         return None
     return said.shape[1] if said.ndim == 2 else None
+
+
+def _shape(images: Images) -> tuple[int, int, int]:
+    made = images.preprocessing
+    return made.channels, made.size, made.size

@@ -261,7 +261,9 @@ class Common:
 
     def images(self, spec: str, loaded: Loaded, split: str = "test") -> Images:
         """Open the images that a spec names, prepared for the model."""
-        found = load_images(spec, loaded, split=split, outputs=self.outputs)
+        found = load_images(
+            spec, loaded, split=split, outputs=self.outputs, batch_size=self.batch_size
+        )
         made = found.preprocessing
         shape = made.channels, made.size, made.size
         check_fits(loaded.model, shape, min(self.batch_size, max(1, len(found))))

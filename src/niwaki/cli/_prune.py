@@ -75,7 +75,9 @@ def prune(
     test = common.images(data, loaded)
     loaded = loaded.named_by(test)
     pruning.Limits.of(loaded.model, **limiting.layers())  # before anything is measured
-    training = o.load_images(data, loaded, split="train", outputs=common.outputs)
+    training = o.load_images(
+        data, loaded, split="train", outputs=common.outputs, batch_size=common.batch_size
+    )
     if not test.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
     decides = tune is not None or scheduling.floor is not None

@@ -76,7 +76,9 @@ def prune_weights(
     loaded = common.load(model)
     test = common.images(data, loaded)
     loaded = loaded.named_by(test)
-    training = o.load_images(data, loaded, split="train", outputs=common.outputs)
+    training = o.load_images(
+        data, loaded, split="train", outputs=common.outputs, batch_size=common.batch_size
+    )
     if not test.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
     few = references(training, per_class, seed)
