@@ -7,7 +7,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+# As the environment says; beside other processes one thread, as two each would wait for each other.
+torch.set_num_threads(
+    int(os.environ.get("OMP_NUM_THREADS", 1 if "PYTEST_XDIST_WORKER" in os.environ else 2))
+)
 
 # The same examples in every run: a change is judged by what it changes. New examples are looked
 # for with `pytest --hypothesis-profile=explore`.

@@ -30,21 +30,22 @@ def build(name: str, calibrate: bool) -> tuple[nn.Module, Tensor]:
     return calibrated(model, x) if calibrate else model, x
 
 
+SLOW = pytest.mark.slow
 CONSERVES = [
     ("vgg11_bn", False),
-    ("resnet18", False),
+    pytest.param("resnet18", False, marks=SLOW),
     ("resnet18", True),
     ("densenet121", True),
     ("squeezenet1_1", False),
-    ("googlenet", True),
+    pytest.param("googlenet", True, marks=SLOW),
     ("functional", False),
     ("functional", True),
 ]
 LOSES = [  # tiny outputs, or squeeze-and-excite gates and hard swishes that shift every signal
     ("googlenet", False),
-    ("mobilenet_v3_small", False),
+    pytest.param("mobilenet_v3_small", False, marks=SLOW),
     ("mobilenet_v3_small", True),
-    ("efficientnet_b0", True),
+    pytest.param("efficientnet_b0", True, marks=SLOW),
 ]
 
 

@@ -31,6 +31,8 @@ SHOWN = [0.8, 0.6, 0.5, 0.4, 0.3, 0.2]
 # Those of Yeom et al. (2021), and the activation.
 CRITERIA = ("activation", "gradient", "lrp", "random", "taylor", "weight")
 
+PER_STEP = 0.1  # of the MACs
+
 
 @o.spread
 def demo(
@@ -72,13 +74,20 @@ def demo(
     for name in track(CRITERIA, "pruning by each criterion"):
         made = criteria.create(name, **({"seed": seed} if name == "random" else {}))
         runs[name] = pruning.prune(
-            model, few, made, keep=0.2, per_step=0.1, test=test, batch_size=batch_size
+            model, few, made, keep=0.2, per_step=PER_STEP, test=test, batch_size=batch_size
         )
     runs["lrp, not rebuilt"] = pruning.prune(
-        model, few, "lrp", keep=0.2, per_step=0.1, repair=None, test=test, batch_size=batch_size
+        model,
+        few,
+        "lrp",
+        keep=0.2,
+        per_step=PER_STEP,
+        repair=None,
+        test=test,
+        batch_size=batch_size,
     )
     smaller = pruning.prune(
-        model, few, "lrp", keep=0.6, per_step=0.1, test=test, batch_size=batch_size
+        model, few, "lrp", keep=0.6, per_step=PER_STEP, test=test, batch_size=batch_size
     )
     show(
         headed(
