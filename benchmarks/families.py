@@ -96,7 +96,13 @@ def measure(family: Family) -> Result:
     images = torch.randn(2, 3, family.size, family.size, generator=generator)
     try:
         pruned = niwaki.prune(
-            model, (images, torch.tensor([0, 1])), "weight", keep=KEEP, of="macs", steps=1
+            model,
+            (images, torch.tensor([0, 1])),
+            "weight",
+            keep=KEEP,
+            of="macs",
+            steps=1,
+            repair=None,  # random weights are worth no repair
         )
     except NiwakiError as error:
         return Result(family, None, None, time.perf_counter() - began, _first_sentence(error))

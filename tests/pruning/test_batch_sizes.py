@@ -8,6 +8,7 @@ from niwaki import criteria
 from niwaki.pruning import prune
 
 SAMPLES = 20
+SIZES = [(3, SAMPLES), pytest.param((1, 7, SAMPLES), marks=pytest.mark.slow)]
 NETWORKS = {"residual": Residual, "chain": lambda: chain(9)}
 
 
@@ -20,18 +21,20 @@ def plan(name, criterion, batch_size, **repairs):
     return prune(model, data, criterion, **options, **repairs).plan
 
 
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("criterion", criteria.names())
 @pytest.mark.parametrize("name", ["chain"])
-def test_every_criterion(name, criterion):
-    plans = [plan(name, criterion, size) for size in (1, 3, 7, SAMPLES)]
+def test_every_criterion(name, criterion, sizes):
+    plans = [plan(name, criterion, size, repair=None) for size in sizes]
     assert all(other == plans[0] for other in plans)
 
 
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("criterion", ["taylor", "gradient", "lrp"])
 @pytest.mark.parametrize(
     "repairs", [{"repair": "rebuild"}, {"repair": "recalibrate"}, {"repair": "compensate"}], ids=str
 )
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_repair(name, repairs, criterion):
-    plans = [plan(name, criterion, size, **repairs) for size in (1, 3, 7, SAMPLES)]
+def test_every_repair(name, repairs, criterion, sizes):
+    plans = [plan(name, criterion, size, **repairs) for size in sizes]
     assert all(other == plans[0] for other in plans)

@@ -1,7 +1,6 @@
 """Networks of torchvision's families lose half of their MACs, run, and come back from a folder."""
 
 import importlib.util
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -13,15 +12,11 @@ from niwaki.errors import KeptWarning
 PATH = Path(__file__).parents[2] / "benchmarks" / "families.py"
 QUICK = {
     "resnet18",
-    "resnext50_32x4d",
     "squeezenet1_1",
-    "mobilenet_v2",
     "mobilenet_v3_small",
     "shufflenet_v2_x0_5",
     "mnasnet0_5",
     "googlenet",
-    "efficientnet_b0",
-    "regnet_x_400mf",
     "regnet_y_400mf",
 }
 
@@ -37,10 +32,18 @@ def _load():
 families = _load()
 
 
-@pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.network)
+FAMILIES = [
+    pytest.param(
+        family,
+        id=family.network,
+        marks=() if family.network in QUICK else pytest.mark.slow,
+    )
+    for family in families.FAMILIES
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_half_the_macs_of_a_family(family):
-    if family.network not in QUICK and not os.environ.get("NIWAKI_ALL_FAMILIES"):
-        pytest.skip("large; set NIWAKI_ALL_FAMILIES=1 to prune it too")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", KeptWarning)
         result = families.measure(

@@ -55,7 +55,7 @@ EXACT = epsilon().with_rows(
 
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_relevance_is_conserved_or_refused(seeds: range) -> None:
-    """A network may be refused by each composite: it has outputs near zero, and so gives no room."""
+    """A network with outputs near zero may be refused by each composite but the first."""
     answered = 0
     for seed in seeds:
         net, x, _ = drawn(seed)
