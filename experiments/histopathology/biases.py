@@ -15,19 +15,19 @@ from sources import Learner, Set, Source
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from niwaki.audit import (
+from niwaki.auditing import (
     Relabelled,
     Shifted,
     Spread,
     auc,
     audit,
     balanced,
-    excise,
     filled,
     foreign,
-    project_away,
+    project_out,
+    prune_artefact,
 )
-from niwaki.data import Data, plant
+from niwaki.data import Data, Described, plant
 
 Array = NDArray[Any]
 Row = dict[str, Any]
@@ -42,12 +42,13 @@ def asked(
     learner: Learner, model: nn.Module, data: Set, seed: int, training: Set | None = None
 ) -> Row:
     """Audit a network and keep the answers."""
-    groups = [f"test {image:05d}" for image in data.image]
-    learned: Row = {}
-    if training is not None:
-        learned["training"] = learner.images(training)
-        learned["training_groups"] = [f"training {image:05d}" for image in training.image]
-    found = audit(model, learner.images(data), seed=seed, limit=400, groups=groups, **learned)
+
+    def grouped(patches: Set, name: str) -> Described:
+        groups = [f"{name} {image:05d}" for image in patches.image]
+        return Described(learner.images(patches), groups=groups)
+
+    learned = None if training is None else grouped(training, "training")
+    found = audit(model, grouped(data, "test"), seed=seed, limit=400, training=learned)
     return {
         "questions": len(found.findings),
         "flagged": [f.key for f in found.flagged],
@@ -204,13 +205,15 @@ def remedies(
     spread = Spread(TensorDataset(repaired, labels), donors, where, 0.5, seed)
     augmented = torch.stack([spread[i][0] for i in range(len(spread))])
     clean = repaired[:300], labels[:300]
-    pruned = excise(model, (donors, labels[chosen][:128], where), repaired[chosen][:128], clean)
+    pruned = prune_artefact(
+        model, (donors, labels[chosen][:128], where), repaired[chosen][:128], clean
+    )
     return {
         "inpainted, trained again": learner.train((repaired, labels), seed),
         "spread, trained again": learner.train((augmented, labels), seed),
         "filters pruned": pruned.model,
-        "P-ClArC at relu2": project_away(model, "relu2", (donors, where), repaired[:300]),
-        "P-ClArC at relu4": project_away(model, "relu4", (donors, where), repaired[:300]),
+        "P-ClArC at relu2": project_out(model, "relu2", (donors, where), repaired[:300]),
+        "P-ClArC at relu4": project_out(model, "relu4", (donors, where), repaired[:300]),
     }
 
 

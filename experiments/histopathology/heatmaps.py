@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from niwaki.attribution import create, fit_patterns
-from niwaki.audit import CellScores, auc, cell_scores, discs
+from niwaki.auditing import CellScores, auc, cell_scores, discs
 from niwaki.data import read_points
 
 Array = NDArray[Any]

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from sources import Drawing, default_learner
 
-from niwaki.audit import audit, before_and_after
+from niwaki import audit
+from niwaki.auditing import before_and_after
 from niwaki.report import write_audit
 
 

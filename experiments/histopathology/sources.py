@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from niwaki import models
-from niwaki.audit import auc
+from niwaki.auditing import auc
 from niwaki.data import NUCLEI, TISSUE, Data, Images, Preprocessing, cut_patches, draw_tissue
 from niwaki.data import Tissue as Drawn
 from niwaki.models import zoo

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from niwaki.audit import bootstrap
+from niwaki.auditing import bootstrap
 
 Row = dict[str, Any]
 Groups = dict[str, list[Row]]
@@ -23,7 +23,7 @@ Groups = dict[str, list[Row]]
 # What each planted bias may be recognised by.
 EXPECTED = {
     "centre": ("/centre",),
-    "square": ("colour/tumour/foreign", "where/tumour/upper left corner"),
+    "square": ("colour/tumour/foreign", "position/tumour/upper left corner"),
     "pen": ("colour/tumour/foreign", "strategy/tumour"),
     "blur": ("quality/tumour/sharpness",),
     "jpeg": ("quality/tumour/compression", "quality/tumour/sharpness"),

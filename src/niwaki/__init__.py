@@ -1,10 +1,10 @@
 """Explain, prune and audit convolutional networks with one engine.
 
 The main jobs are one call each: `explain` computes heatmaps, `score` says how much each unit
-matters, `prune` removes those that matter least, `load` rebuilds what was saved. The rooms behind
-them are `niwaki.propagation`, `attribution`, `criteria`, `pruning`, `car`, `filters`, `audit`,
-`evaluation`, `models`, `data` and `report`. A room is imported when it is first used, because
-PyTorch alone takes seconds.
+matters, `prune` removes those that matter least, `load` rebuilds what was saved, `audit` looks for
+what a network should not be looking at. The rooms behind them are `niwaki.propagation`,
+`attribution`, `criteria`, `pruning`, `car`, `filters`, `auditing`, `evaluation`, `models`, `data`
+and `report`. A room is imported when it is first used, because PyTorch alone takes seconds.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from niwaki import (
         attribution,
-        audit,
+        auditing,
         car,
         criteria,
         data,
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
         report,
     )
     from niwaki.attribution import explain
+    from niwaki.auditing import Audit, audit
     from niwaki.criteria import Scores, score, score_weights
     from niwaki.pruning import Plan, Pruned, Trajectory, load, prune, prune_weights
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Audit",
     "Plan",
     "Pruned",
     "Scores",
@@ -39,6 +41,7 @@ __all__ = [
     "__version__",
     "attribution",
     "audit",
+    "auditing",
     "car",
     "criteria",
     "data",
@@ -59,10 +62,12 @@ __all__ = [
 
 # The room in which each name of the package itself lives; the other names are rooms.
 _ROOMS = {
+    "Audit": "auditing",
     "Plan": "pruning",
     "Pruned": "pruning",
     "Scores": "criteria",
     "Trajectory": "pruning",
+    "audit": "auditing",
     "explain": "attribution",
     "load": "pruning",
     "prune": "pruning",

@@ -1,6 +1,6 @@
 """Options that a function hands on to what it makes: one that nobody knows is told as such.
 
-``niwaki.audit.audit(model, data, tissues=True)`` hands ``tissues`` on to the method, which does not
+``niwaki.audit(model, data, tissues=True)`` hands ``tissues`` on to the method, which does not
 have it. The error names the function that was called, and what the option might have been there.
 """
 

@@ -31,7 +31,7 @@ NURSERY = """
 import json, os, sys
 import torch
 torch.set_num_threads(1)
-import accelerate, matplotlib.pyplot, niwaki.audit, niwaki.car, niwaki.evaluation, niwaki.filters
+import accelerate, matplotlib.pyplot, niwaki.auditing, niwaki.car, niwaki.evaluation, niwaki.filters
 import niwaki.pruning, niwaki.report
 from niwaki.cli import main
 niwaki.evaluation.seconds_per_mac = lambda model, example: {

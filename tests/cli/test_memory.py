@@ -60,7 +60,7 @@ def growth(script, count, folder):
 def test_audit(tmp_path):
     """All 2000 images with heatmaps in memory, and their distances, took 458 MB."""
     script = """
-    from niwaki.audit import audit
+    from niwaki import audit
     audit(network, images(60), limit=None)
     before = peak()
     audit(network, images(int(sys.argv[1])), limit=None)

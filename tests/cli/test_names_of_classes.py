@@ -144,7 +144,7 @@ def test_an_audit_of_one_class_is_refused_before_any_work(tmp_path):
     network = nn.Sequential(nn.Flatten(), nn.Linear(768, 1)).eval()
     network.register_forward_hook(lambda *_: pytest.fail("work was done"))
     with pytest.raises(DataError, match="all 12 images are of one class"):
-        audit.audit(network, images)
+        audit(network, images)
 
 
 def test_pruning_refuses_references_and_test_images_that_are_numbered_apart(tmp_path):

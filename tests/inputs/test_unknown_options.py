@@ -10,12 +10,13 @@ from torch.utils.data import TensorDataset
 
 import niwaki
 from niwaki import criteria, pruning
-from niwaki.audit import audit, collect, gather
-from niwaki.data import DIGITS
+from niwaki.auditing import audit, collect, gather
+from niwaki.data import DIGITS, Described
 from niwaki.errors import UnknownOptionError
 
 INPUTS, LABELS = torch.rand(6, 3, 8, 8), torch.arange(6) % 3
-PAIR, IMAGES = (INPUTS, LABELS), TensorDataset(INPUTS, LABELS)
+PAIR = (INPUTS, LABELS)
+IMAGES = Described(TensorDataset(*PAIR), preprocessing=DIGITS)
 
 
 @pytest.fixture
@@ -27,17 +28,17 @@ def model():
 
 CALLS = {
     "audit": (
-        lambda model, _: audit(model, IMAGES, preprocessing=DIGITS, tissues=True),
+        lambda model, _: audit(model, IMAGES, tissues=True),
         "audit() has no option 'tissues', nor has method 'lrp.epsilon_plus'; "
         "did you mean 'tissue'?",
     ),
     "gather": (
-        lambda model, _: gather(model, IMAGES, preprocessing=DIGITS, batchsize=2),
+        lambda model, _: gather(model, IMAGES, batchsize=2),
         "gather() has no option 'batchsize', nor has method 'lrp.epsilon_plus'; "
         "did you mean 'batch_size'?",
     ),
     "collect": (
-        lambda model, path: collect(model, IMAGES, path, preprocessing=DIGITS, overwrit=True),
+        lambda model, path: collect(model, IMAGES, path, overwrit=True),
         "collect() has no option 'overwrit', nor has method 'lrp.epsilon_plus'; "
         "did you mean 'overwrite'?",
     ),

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import niwaki
-from niwaki import audit, car, criteria, evaluation, filters
-from niwaki.data import Preprocessing
+from niwaki import auditing, car, criteria, evaluation, filters
+from niwaki.data import Described, Preprocessing
 from niwaki.errors import DataError, ModelError
 from niwaki.propagation import per_class
 from niwaki.pruning import FineTune, fine_tune, prune_weights
@@ -205,13 +205,13 @@ def test_filters_are_profiled_for_two_classes(model: Network) -> None:
 
 
 def test_an_audit_and_a_collection_see_two_classes(model: Network, tmp_path: Path) -> None:
-    data = TensorDataset(images(), labels(model))
     plain = Preprocessing(8, mean=(0.0,) * 3, std=(1.0,) * 3)
-    found = audit.gather(model, data, preprocessing=plain)
+    data = Described(TensorDataset(images(), labels(model)), preprocessing=plain)
+    found = auditing.gather(model, data)
     logit = model(images()).view(-1).detach().double().numpy()
     np.testing.assert_allclose(found.outputs @ [-1, 1], logit, rtol=1e-5, atol=1e-6)
     assert found.right.mean() == evaluation.accuracy(model, (images(), labels(model)))
-    kept = audit.collect(model, data, tmp_path / "maps", preprocessing=plain)
+    kept = auditing.collect(model, data, tmp_path / "maps")
     np.testing.assert_allclose(kept.read("prediction")[:, 1], logit / 2, rtol=1e-5, atol=1e-6)
 
 

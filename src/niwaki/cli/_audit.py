@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,8 +13,10 @@ from niwaki.cli import _options as o
 from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
-    from niwaki.audit import Audit, Collection
-    from niwaki.data import Images
+    from torch.utils.data import Dataset
+
+    from niwaki.auditing import Audit, Collection
+    from niwaki.data import Described, Images
     from niwaki.runs import Workplace
 
 __all__ = ["audit_command"]
@@ -74,6 +76,15 @@ def audit_command(
             show_default=False,
         ),
     ] = None,
+    questions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Which questions are asked, such as position,colour; see `niwaki methods`. "
+            "Default: all.",
+            show_default=False,
+        ),
+    ] = None,
     heatmaps: Annotated[
         bool,
         typer.Option(
@@ -94,9 +105,9 @@ def audit_command(
 
     Writes audit.html (one self-contained page), audit.json and the pictures.
     """
-    from niwaki.audit import audit
+    from niwaki.auditing import audit
     from niwaki.cli._audit_demo import run_demo
-    from niwaki.data import Masks, groups_by_name
+    from niwaki.data import Described, Masks, groups_by_name
     from niwaki.report import write_audit
 
     masks = _regions(region or [])
@@ -114,26 +125,31 @@ def audit_command(
     work = common.workplace(out)
     loaded = common.load(model)
     loaded, images, learned = _open(loaded, data, training, common)
-    names = loaded.class_names
+    described = Described(
+        images,
+        class_names=loaded.class_names,
+        groups=groups_by_name(images, slides) if slides else None,
+        regions={name: Masks(images, place) for name, place in masks},
+    )
+    known: Dataset[Any] | None = learned
+    if learned and slides:
+        known = Described(learned, groups=groups_by_name(learned, slides))
     with work.result() as folder:
         found = audit(
             loaded.model,
-            images,
+            described,
             method=method,
             target=target,
             limit=limit,
             batch_size=common.batch_size,
             seed=common.seed,
             tissue=tissue or data == "tissue",
-            class_names=names,
-            groups=groups_by_name(images, slides) if slides else None,
-            training=learned,
-            training_groups=groups_by_name(learned, slides) if learned and slides else None,
-            regions={name: Masks(images, place) for name, place in masks},
+            training=known,
+            questions=questions.split(",") if questions else None,
             folder=work,
         )
         if heatmaps:
-            _collect(folder / "virelay", work, loaded, images, found, target, names)
+            _collect(folder / "virelay", work, loaded, described, found, target)
         heading = f"Audit of {Path(model).name} on {data}"
         remarks = [_remark(images, found)]
         remarks += [f"The network learned from {training}."] if training else []
@@ -165,17 +181,14 @@ def _collect(
     folder: Path,
     work: Workplace,
     loaded: o.Loaded,
-    images: Images,
+    images: Described,
     found: Audit,
     target: str,
-    names: list[str] | None,
 ) -> Collection:
-    from niwaki.audit import collect, write_analysis, write_project
+    from niwaki.auditing import collect, write_analysis, write_project
 
     method = found.material.method
-    collection = collect(
-        loaded.model, images, folder, method=method, target=target, class_names=names, run=work
-    )
+    collection = collect(loaded.model, images, folder, method=method, target=target, run=work)
     write_analysis(folder, found.material, found.strategies)
     write_project(folder, method=method, target=target, model=type(loaded.model).__name__)
     return collection

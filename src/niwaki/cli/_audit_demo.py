@@ -13,18 +13,18 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from niwaki.audit import (
+from niwaki.auditing import (
     Audit,
     Finding,
     Spread,
     auc,
     audit,
     before_and_after,
-    excise,
     filled,
     foreign,
     markdown,
-    project_away,
+    project_out,
+    prune_artefact,
     side_by_side,
 )
 from niwaki.cli import _options as o
@@ -38,7 +38,6 @@ from niwaki.terminal import headed
 __all__ = ["run_demo"]
 
 Pair = tuple[Tensor, Tensor]
-_CLASSES = ["normal", "tumour"]
 _REMARKS = [
     "The tiles are synthetic, drawn to look like H&E; no patient is behind them. A network learned "
     "to tell tumour from normal tiles, and 80 % of the tumour tiles it learned from have a small "
@@ -85,16 +84,14 @@ def run_demo(
     training = _tensors(learned.images(pixels=planted.pixels), device)
     network = _train(training, seed, epochs)
     images = held.images(pixels=biased.pixels)
-    before = audit(network, images, seed=seed, tissue=True, class_names=_CLASSES)
+    before = audit(network, images, seed=seed, tissue=True)
     show(headed("before", f"({time.perf_counter() - started:.0f} s): {before}"))
     remedies = _repair(network, training, before, seed, epochs)
-    after = audit(remedies["trained again"], images, seed=seed, tissue=True, class_names=_CLASSES)
+    after = audit(remedies["trained again"], images, seed=seed, tissue=True)
     show(headed("after", f"({time.perf_counter() - started:.0f} s): {after}"))
     audits = {"before": before, "after: trained again": after}
     for name in list(remedies)[1:]:
-        audits[f"after: {name}"] = audit(
-            remedies[name], images, seed=seed, tissue=True, class_names=_CLASSES
-        )
+        audits[f"after: {name}"] = audit(remedies[name], images, seed=seed, tissue=True)
     networks = [network, *remedies.values()]
     more = {
         name: {
@@ -150,12 +147,12 @@ def _repair(
     again = _train(spread, seed, epochs)
     clean = repaired[:256].to(inputs), labels[:256]
     marked = (donors, labels[has][:128], where)
-    pruned = excise(network, marked, repaired[has][:128].to(inputs), clean)
+    pruned = prune_artefact(network, marked, repaired[has][:128].to(inputs), clean)
     removed = sum(len(removal.channels) for removal in pruned.removals)
     return {
         "trained again": again,
         f"{removed} filters pruned": pruned.model,
-        "projected (P-ClArC)": project_away(network, "relu2", (donors, where), clean[0]),
+        "projected out (P-ClArC)": project_out(network, "relu2", (donors, where), clean[0]),
     }
 
 

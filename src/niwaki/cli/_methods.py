@@ -14,8 +14,8 @@ __all__ = ["methods"]
 
 @spread
 def methods(as_json: AsJson = False) -> None:
-    """List the attribution methods and the pruning criteria, of units and of single weights."""
-    from niwaki import attribution, criteria
+    """List attribution methods, pruning criteria of units and of weights, questions of audits."""
+    from niwaki import attribution, auditing, criteria
 
     catalogue = {
         "methods": {name: attribution.describe(name) for name in attribution.names()},
@@ -23,6 +23,7 @@ def methods(as_json: AsJson = False) -> None:
         "criteria of weights": {
             name: criteria.describe_weight_criterion(name) for name in criteria.weight_criteria()
         },
+        "questions": {name: auditing.describe_question(name) for name in auditing.question_names()},
     }
     if as_json:
         typer.echo(json.dumps(catalogue, indent=2))

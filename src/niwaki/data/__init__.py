@@ -2,13 +2,15 @@
 
 `open_data` turns the name of a data set into `Images`, `Preprocessing` says how an image
 becomes a network's input, `batches` is the one loop over data, and `references` draws the
-class-balanced samples that criteria are computed on. Nothing here knows about models.
+class-balanced samples that criteria are computed on; `Described` adds what is known of images
+besides their labels. Nothing here knows about models.
 """
 
 from niwaki.data._artefacts import ARTEFACTS, Planted, plant
 from niwaki.data._batches import Data, Place, batches, check_labels, count
 from niwaki.data._beside import Masks, groups_by_name
 from niwaki.data._classes import check_same_classes, match_classes, number_classes
+from niwaki.data._described import Described
 from niwaki.data._digits import DIGITS
 from niwaki.data._imagenet import distinct, imagenet_ids, imagenet_names
 from niwaki.data._images import Images
@@ -27,6 +29,7 @@ __all__ = [
     "DIGITS",
     "SHAPES",
     "Data",
+    "Described",
     "Images",
     "Masks",
     "NUCLEI",

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from niwaki.audit import Audit, Cause, Finding, side_by_side
+from niwaki.auditing import Audit, side_by_side
 from niwaki.files import write_json, write_text
 from niwaki.report._audit_pictures import (
     SHOWN,
@@ -45,7 +45,7 @@ def write_audit(
     remarks : sequence of str
         Paragraphs below the heading: what was audited, and on which data.
     table : sequence of mapping
-        Rows that compare the audits, see `niwaki.audit.before_and_after`.
+        Rows that compare the audits, see `niwaki.auditing.before_and_after`.
 
     Returns
     -------
@@ -82,8 +82,8 @@ def _section(home: Path, name: str, audit: Audit) -> dict[str, Any]:
             {
                 "finding": finding,
                 "picture": _embedded(file),
-                "outlined": finding.region is not None or finding.outlines is not None,
-                "rows": _evidence(finding),
+                "outlined": finding.outline(0) is not None,
+                "rows": finding.evidence(),
             }
         )
     plot_maps(home / f"{prefix}maps.png", audit)
@@ -117,50 +117,12 @@ def _section(home: Path, name: str, audit: Audit) -> dict[str, Any]:
     }
 
 
-def _evidence(finding: Finding) -> list[tuple[str, str]]:
-    effect = f"{finding.effect:.2f} (worth an alarm from {finding.smallest:g})"
-    rows = [
-        (_capital(finding.effect_name), effect),
-        ("Probability by chance, corrected for all questions", f"{finding.p:.2g}"),
-    ]
-    if finding.cause is not None and finding.compared:
-        rows.append(_errors(finding, finding.cause))
-    elif finding.cause is not None:
-        cause = finding.cause
-        least = finding.smallest_drop
-        worth = f", worth an alarm from {least:.2f}" if least > 0 else ""
-        rows += [
-            (
-                "Change of the network's output, in its own units, when the thing is changed",
-                f"{cause.drop:.2f}; by an unrelated change of the same size {cause.control:.2f} "
-                f"(mean of {cause.count} images, p = {cause.p:.2g} before correction{worth})",
-            ),
-            (
-                "Images whose answer changes with it",
-                f"{cause.flips:.1%}; by the unrelated change {cause.control_flips:.1%}",
-            ),
-        ]
-    return rows
-
-
-def _errors(finding: Finding, cause: Cause) -> tuple[str, str]:
-    return (
-        "Of these images the network gets wrong",
-        f"{cause.flips:.1%}; of the others {cause.control_flips:.1%} (p = "
-        f"{cause.p:.2g} before correction, worth an alarm from {finding.smallest_drop:.1%})",
-    )
-
-
 def _cells(table: Sequence[Mapping[str, Any]], audits: Mapping[str, Audit]) -> dict[str, list[Any]]:
     """Return head and rows for people: a column for each network."""
     if not table:
         return {}
     rows = side_by_side(table, audits)
     return {"head": ["", *list(rows[0])[1:]], "rows": [list(row.values()) for row in rows]}
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _embedded(file: Path) -> str:

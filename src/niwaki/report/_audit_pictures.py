@@ -11,7 +11,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from niwaki.audit import Audit, Finding, Strategies
+from niwaki.auditing import Audit, Finding, Strategies
 from niwaki.report._colours import overlay, picture
 from niwaki.report._figures import save_figure
 
@@ -51,7 +51,7 @@ def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
         said = material.class_names[int(material.outputs[position].argmax())]
         title = true if true == said else f"{true},\nsaid {said}"
         axes[0, column].set_title(title, fontsize=8, pad=2)
-        region = finding.region if finding.outlines is None else finding.outlines[column]
+        region = finding.outline(column)
         if region is not None:
             for axis in axes[:, column] if 0 < region.mean() < 1 else ():
                 axis.contour(region, [0.5], colors="k", linewidths=1)

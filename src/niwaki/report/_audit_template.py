@@ -37,9 +37,9 @@ item.finding.title }}</a>{{ "; " if not loop.last }}{% endfor %}.{% else %}none 
 }}</{{ "th" if loop.first else "td" }}>{% endfor %}</tr>{% endfor %}
 </table></div><p class="note">AUC: area under the ROC curve. "seen": what heatmaps or images show,
 in multiples of chance. "moved": by how much more than
-under an unrelated change the output moves when the thing is changed; of images unlike those of
-training, how much more often the network is wrong on them. "not tried": there was nothing
-to be seen that would be worth a try.</p>
+under an unrelated change the output moves when the thing is changed; where nothing can be changed,
+how much more often the network is wrong on these images than on others. "not tried": there was
+nothing to be seen that would be worth a try.</p>
 {% endif %}
 {% for section in sections %}
 {% set audit = section.audit %}
@@ -92,8 +92,8 @@ if finding.note %} {{ finding.note }}{% endif %}</td>
 seen:
 every heatmap is compared with itself at random places, every group with random groups. Changing
 the
-thing moves the output more than an equally large change elsewhere (of images unlike those of
-training nothing is changed: the network is wrong on them more often than on the class's others).
+thing moves the output more than an equally large change elsewhere (where nothing can be changed, as
+of whole images that training lacks: the network is wrong on them more often than on others).
 And both effects are large enough to be worth an alarm. The p-value is the larger of those two
 tests, corrected for the number of questions by Holm's method: in a network without any bias, the
 probability of even one false alarm is at most 5 %, as far as the tests' assumptions hold.</p>

@@ -1,0 +1,117 @@
+"""Does the network look at the right thing, over a whole data set?
+
+`audit` asks the questions: where relevance lies, on which colours, in which clusters of heatmaps,
+and whether that matters; and, given the training images, which kind of image they lack. `question`
+registers one more. `collect` writes the heatmaps of a data set for ViRelAy. `cell_scores`,
+`mass_accuracy` and `rank_accuracy` judge heatmaps against annotations. The remedies change what a
+network learns from (`Shifted`, `Inpainted`, `Spread`, `Relabelled`, `balanced`) or the network
+itself (`prune_artefact`, `project_out`), and `before_and_after` says what they did.
+"""
+
+from niwaki.auditing._annotations import (
+    CellScores,
+    cell_scores,
+    discs,
+    mass_accuracy,
+    rank_accuracy,
+)
+from niwaki.auditing._audit import audit, examine
+from niwaki.auditing._comparison import before_and_after, markdown, side_by_side
+from niwaki.auditing._finding import Finding
+from niwaki.auditing._interventions import (
+    Cause,
+    ErrorRates,
+    compare_changes,
+    compare_regions,
+    filled,
+)
+from niwaki.auditing._material import Material, gather
+from niwaki.auditing._question import Evidence, Question, question
+from niwaki.auditing._question import describe as describe_question
+from niwaki.auditing._question import names as question_names
+from niwaki.auditing._result import Audit
+from niwaki.auditing._spray import Cluster, Strategies, find_strategies, spectral
+from niwaki.auditing._stains import stains
+from niwaki.auditing._statistics import (
+    Interval,
+    auc,
+    bootstrap,
+    group_test,
+    holm,
+    shift_test,
+    sign_test,
+)
+from niwaki.auditing._training import Training, gather_training
+from niwaki.auditing._virelay import Collection, collect, write_analysis, write_project
+from niwaki.auditing.questions import foreign, zones
+from niwaki.auditing.remedies import (
+    Inpainted,
+    PrunedArtefact,
+    Relabelled,
+    Shifted,
+    Spread,
+    Trial,
+    artefact_direction,
+    balanced,
+    project_out,
+    prune_artefact,
+    specificity,
+)
+
+__all__ = [
+    "Audit",
+    "Cause",
+    "CellScores",
+    "Cluster",
+    "Collection",
+    "ErrorRates",
+    "Evidence",
+    "Finding",
+    "Inpainted",
+    "Interval",
+    "Material",
+    "PrunedArtefact",
+    "Question",
+    "Relabelled",
+    "Shifted",
+    "Spread",
+    "Strategies",
+    "Training",
+    "Trial",
+    "artefact_direction",
+    "auc",
+    "audit",
+    "balanced",
+    "before_and_after",
+    "bootstrap",
+    "cell_scores",
+    "collect",
+    "compare_changes",
+    "compare_regions",
+    "describe_question",
+    "discs",
+    "examine",
+    "filled",
+    "find_strategies",
+    "foreign",
+    "gather",
+    "gather_training",
+    "group_test",
+    "holm",
+    "markdown",
+    "mass_accuracy",
+    "project_out",
+    "prune_artefact",
+    "question",
+    "question_names",
+    "rank_accuracy",
+    "shift_test",
+    "side_by_side",
+    "sign_test",
+    "specificity",
+    "spectral",
+    "stains",
+    "write_analysis",
+    "write_project",
+    "zones",
+]

@@ -1,0 +1,179 @@
+"""Judging heatmaps against annotations: does relevance lie on the cells that matter?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from niwaki.auditing._statistics import Interval, bootstrap
+from niwaki.ranges import POSITIVE, ROUNDS, SEED, SIDE, checked
+
+__all__ = ["CellScores", "cell_scores", "discs", "mass_accuracy", "rank_accuracy"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class CellScores:
+    """How well relevance tells the cells that matter from the others.
+
+    Attributes
+    ----------
+    relevance : ndarray
+        Of each cell, shape (cells,).
+    positive : ndarray
+        Whether it is of the type that matters, shape (cells,), bool.
+    image : ndarray
+        Which image it lies in, shape (cells,).
+    """
+
+    relevance: Array
+    positive: Array
+    image: Array
+
+    @checked(seed=SEED, draws=ROUNDS)
+    def pooled(self, seed: int = 0, draws: int = 1000) -> Interval:
+        """Return the ROC-AUC over all cells together; the interval resamples images."""
+        rng = np.random.default_rng(seed)
+        order = np.argsort(self.image, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(self.image[order])) + 1)
+        values = []
+        for _ in range(draws):
+            chosen = rng.integers(0, len(groups), len(groups))
+            cells = np.concatenate([groups[index] for index in chosen])
+            values.append(_auc(self.relevance[cells], self.positive[cells]))
+        low, high = np.nanpercentile(values, [2.5, 97.5])
+        mean = _auc(self.relevance, self.positive)
+        return Interval(mean, float(low), float(high), len(groups))
+
+    @checked(seed=SEED)
+    def per_image(self, seed: int = 0) -> Interval:
+        """Return the mean ROC-AUC of the images that have cells of both kinds."""
+        return bootstrap(
+            np.array(
+                [
+                    _auc(self.relevance[self.image == i], self.positive[self.image == i])
+                    for i in np.unique(self.image)
+                ]
+            ),
+            seed,
+        )
+
+
+def cell_scores(
+    relevance: Array, instances: Array, positive: Array, pooling: str = "mean"
+) -> CellScores:
+    """Pool relevance per annotated cell.
+
+    Parameters
+    ----------
+    relevance : ndarray
+        Heatmaps for the class that the positive cells stand for, shape (N, H, W).
+    instances : ndarray
+        Shape (N, H, W), integer: 0 outside of cells, k + 1 on the k-th.
+    positive : ndarray
+        Shape (N, K), bool: whether the k-th cell is of the type that matters.
+    pooling : {"mean", "sum", "max"}
+        Over a cell's pixels.
+
+    Raises
+    ------
+    ValueError
+        For another pooling.
+    """
+    if pooling not in ("mean", "sum", "max"):
+        raise ValueError(f"pooling {pooling!r} is none of 'mean', 'sum', 'max'")
+    count, cells = positive.shape
+    image = np.arange(count)[:, None, None]
+    label = np.where(instances > 0, image * cells + instances, 0).ravel()
+    size = np.bincount(label, minlength=count * cells + 1)[1:]
+    if pooling == "max":
+        pooled = np.full(count * cells + 1, -np.inf)
+        np.maximum.at(pooled, label, relevance.ravel())
+        pooled = pooled[1:]
+    else:
+        pooled = np.bincount(label, relevance.ravel(), count * cells + 1)[1:]
+        if pooling == "mean":
+            pooled = pooled / np.maximum(size, 1)
+    seen = size > 0
+    return CellScores(
+        pooled[seen], positive.ravel()[seen], np.repeat(np.arange(count), cells)[seen]
+    )
+
+
+@checked(height=SIDE, width=SIDE, radius=POSITIVE)
+def discs(points: list[Array], height: int, width: int, radius: float) -> Array:
+    """Draw annotated points as discs: instances of shape (N, height, width) for `cell_scores`.
+
+    Parameters
+    ----------
+    points : list of ndarray
+        For each image rows and columns of its cells, shape (cells, 2). A pixel belongs to the
+        nearest point within `radius`.
+    height, width : int
+        Of the images.
+    radius : float
+        In pixels.
+    """
+    instances = np.zeros((len(points), height, width), np.int32)
+    rows, columns = np.mgrid[:height, :width]
+    for image, places in enumerate(points):
+        if len(places) == 0:
+            continue
+        distance = np.hypot(rows[..., None] - places[:, 0], columns[..., None] - places[:, 1])
+        nearest = distance.argmin(-1)
+        inside = np.take_along_axis(distance, nearest[..., None], -1)[..., 0] <= radius
+        instances[image] = np.where(inside, nearest + 1, 0)
+    return instances
+
+
+@checked(seed=SEED)
+def mass_accuracy(relevance: Array, masks: Array, seed: int = 0) -> Interval:
+    """Share of the positive relevance that lies inside masks (Arras et al. 2022).
+
+    Parameters
+    ----------
+    relevance : ndarray
+        Shape (N, H, W).
+    masks : ndarray
+        Shape (N, H, W), bool; images with an empty mask are left out.
+    seed : int
+        Of the bootstrap over images.
+    """
+    positive = relevance.clip(0)
+    total = positive.sum((1, 2))
+    share = np.where(total > 0, (positive * masks).sum((1, 2)) / np.where(total > 0, total, 1), 0.0)
+    return bootstrap(np.where(masks.any((1, 2)), share, np.nan), seed)
+
+
+@checked(seed=SEED)
+def rank_accuracy(relevance: Array, masks: Array, seed: int = 0) -> Interval:
+    """Share of the K most relevant pixels that lie inside masks of K pixels (Arras et al. 2022).
+
+    Parameters
+    ----------
+    relevance, masks, seed
+        As for `mass_accuracy`.
+    """
+    values = np.full(len(masks), np.nan)
+    for image, (heat, mask) in enumerate(zip(relevance, masks, strict=True)):
+        size = int(mask.sum())
+        if size:
+            top = np.argsort(-heat.ravel(), kind="stable")[:size]
+            values[image] = mask.ravel()[top].mean()
+    return bootstrap(values, seed)
+
+
+def _auc(scores: Array, positive: Array) -> float:
+    """Area under the ROC curve by ranks; ties count a half; NaN without both kinds."""
+    from scipy.stats import rankdata
+
+    ones = int(positive.sum())
+    zeros = len(positive) - ones
+    if ones == 0 or zeros == 0:
+        return float("nan")
+    ranks = rankdata(scores)
+    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))

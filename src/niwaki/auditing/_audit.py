@@ -1,0 +1,186 @@
+"""The audit: all questions to one network and one data set."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import Dataset
+
+from niwaki.auditing._finding import decide
+from niwaki.auditing._material import Material, gather
+from niwaki.auditing._question import Evidence, Question, choose, generator_of
+from niwaki.auditing._result import Audit
+from niwaki.auditing._spray import find_strategies
+from niwaki.auditing._stains import by_stain
+from niwaki.auditing._statistics import auc
+from niwaki.auditing._training import Training, gather_training
+from niwaki.data import check_same_classes
+from niwaki.errors import DataError, NearChanceWarning
+from niwaki.evaluation import near_chance
+from niwaki.progress import track
+from niwaki.ranges import BATCH, SEED, SOME, checked
+from niwaki.runs import Folder, within
+
+__all__ = ["audit", "examine"]
+
+
+@checked(limit=SOME, batch_size=BATCH, seed=SEED)
+def audit(
+    model: nn.Module,
+    data: Dataset[Any],
+    *,
+    method: str = "lrp.epsilon_plus",
+    target: str = "predicted",
+    limit: int | None = 1000,
+    batch_size: int = 64,
+    seed: int = 0,
+    tissue: bool = False,
+    training: Dataset[Any] | None = None,
+    questions: Sequence[str] | None = None,
+    folder: Folder = None,
+    **options: Any,
+) -> Audit:
+    """Look for what a network should not be looking at, over a data set.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, returning shape (N, classes). Never changed.
+    data : Dataset
+        Of pairs (input of shape (C, H, W), label): the data the network was trained on, or held
+        back from them, as a bias lives in both. What is known of the images besides comes with
+        them, as attributes or by `niwaki.data.Described`: preprocessing, names of classes, the
+        slide or patient of each image (what is a slide's is not taken for its class's), and
+        regions to ask about.
+    method : str
+        One of `niwaki.attribution.names`.
+    target : {"predicted", "true"}
+        The class that is explained.
+    limit : int, optional
+        Largest number of images, as many of each class as possible; None: all.
+    batch_size : int
+        For the network.
+    seed : int
+        Of everything that is drawn: the sample, the permutations, places and donors.
+    tissue : bool
+        The images are H&E stained tissue: relevance is also sorted by stain.
+    training : Dataset, optional
+        The images that the network learned from, if `data` are others: asks as well whether some of
+        `data` are unlike any of them, a kind of image that training lacks. If `data` come with
+        groups, these have to, named alike.
+    questions : sequence of str, optional
+        Those to ask, of `niwaki.auditing.question_names`; default: all. Each has random numbers of
+        its own, and p-values are corrected for all that are asked.
+    folder : str or Path, optional
+        Keeps finished batches; the same call goes on from there.
+    **options
+        Of the method.
+
+    Returns
+    -------
+    Audit
+        The questions asked, with effect sizes, corrected p-values, examples and sentences.
+
+    Raises
+    ------
+    ModelError, DataError
+        For a network or data that cannot be audited.
+    ValueError
+        For a question that does not exist.
+
+    Examples
+    --------
+    >>> found = niwaki.audit(model, images)
+    """
+    started = time.perf_counter()
+    chosen = choose(questions)
+    if training is not None:
+        _check_alike(training, data)
+    _check_classes(getattr(data, "targets", ()))
+    material = gather(
+        model,
+        data,
+        method=method,
+        target=target,
+        limit=limit,
+        batch_size=batch_size,
+        seed=seed,
+        folder=within(folder, "audited"),
+        **options,
+    )
+    _check_classes(material.labels)
+    learned = None
+    if training is not None:
+        place = within(folder, "training")
+        learned = gather_training(material, training, limit=limit, seed=seed, folder=place)
+    return _examine(material, chosen, seed, tissue, learned, started)
+
+
+@checked(seed=SEED)
+def examine(
+    material: Material,
+    *,
+    seed: int = 0,
+    tissue: bool = False,
+    training: Training | None = None,
+    questions: Sequence[str] | None = None,
+) -> Audit:
+    """Ask questions to images and heatmaps that are there already; see `audit`.
+
+    Of the images that the network learned from, `gather_training` knows what is needed.
+    """
+    return _examine(material, choose(questions), seed, tissue, training, time.perf_counter())
+
+
+def _examine(
+    material: Material,
+    questions: Sequence[Question],
+    seed: int,
+    tissue: bool,
+    training: Training | None,
+    started: float,
+) -> Audit:
+    if said := near_chance(material.outputs.argmax(1), material.labels):
+        warnings.warn(f"audit: {said}", NearChanceWarning, stacklevel=3)
+    strategies = tuple(find_strategies(material, seed=seed))
+    evidence = Evidence(material, strategies, training)
+    findings = [
+        finding
+        for asked in track(questions, "asking")
+        for finding in asked.find(evidence, generator_of(asked.name, seed))
+    ]
+    return Audit(
+        tuple(decide(findings)),
+        strategies,
+        material.mean_maps(),
+        by_stain(material) if tissue else {},
+        float(material.right.mean()),
+        auc(material.outputs, material.labels),
+        material,
+        time.perf_counter() - started,
+    )
+
+
+def _check_classes(labels: Sequence[int] | NDArray[Any]) -> None:
+    """Refuse a data set of one class, if its labels are known before anything is computed."""
+    if len(labels) > 0 and len({int(label) for label in labels}) == 1:
+        raise DataError(
+            f"all {len(labels)} images are of one class, and an audit compares classes: add images "
+            "of other classes"
+        )
+
+
+def _check_alike(training: Dataset[Any], data: Dataset[Any]) -> None:
+    """Refuse training images that would be unlike all others by how they were read."""
+    check_same_classes(training, data, "the training images and the audited ones")
+    ways = [getattr(images, "preprocessing", None) for images in (training, data)]
+    if None not in ways and ways[0] != ways[1]:
+        raise DataError(
+            f"training images are prepared by {ways[0]}, the audited ones by {ways[1]}: prepare "
+            "both in the same way, or all of them are unlike"
+        )

@@ -1,0 +1,244 @@
+"""Does it matter? Images are changed, and the change of the output is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from niwaki.auditing._material import Material, margins
+from niwaki.auditing._statistics import sign_test
+from niwaki.ranges import FEW, checked
+
+__all__ = [
+    "Cause",
+    "ErrorRates",
+    "blurred",
+    "compare_changes",
+    "compare_regions",
+    "filled",
+    "rolled",
+    "some",
+    "transplanted",
+]
+
+Array = NDArray[Any]
+_TRIED = 1000  # images that are changed to see what that does
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What a change of the images does to the output.
+
+    Attributes
+    ----------
+    drop : float
+        By how much the margin of the class falls, mean over images, when the thing changes.
+    control : float
+        The same for an unrelated change of the same size.
+    flips, control_flips : float
+        Share of the images that were right and are wrong now.
+    p : float
+        One-sided, of ``drop`` above ``control``, by random signs of the images' differences.
+    count : int
+        Number of images.
+    """
+
+    drop: float
+    control: float
+    flips: float
+    control_flips: float
+    p: float
+    count: int
+    kind: ClassVar[str] = "change"
+
+    @property
+    def ratio(self) -> float:
+        """How many times the control's effect this one is; at most 99."""
+        if self.drop <= 0:
+            return 0.0
+        return min(self.drop / max(self.control, 1e-9), 99.0)
+
+    def evidence(self, least: float) -> list[tuple[str, str]]:
+        """Return this in words: what was measured, and how it came out.
+
+        Parameters
+        ----------
+        least : float
+            The drop that is worth an alarm.
+        """
+        worth = f", worth an alarm from {least:.2f}" if least > 0 else ""
+        return [
+            (
+                "Change of the network's output, in its own units, when the thing is changed",
+                f"{self.drop:.2f}; by an unrelated change of the same size {self.control:.2f} "
+                f"(mean of {self.count} images, p = {self.p:.2g} before correction{worth})",
+            ),
+            (
+                "Images whose answer changes with it",
+                f"{self.flips:.1%}; by the unrelated change {self.control_flips:.1%}",
+            ),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"kind": self.kind, **vars(self), "ratio": self.ratio}
+
+
+@dataclass(frozen=True)
+class ErrorRates(Cause):
+    """Nothing is changed: how often the network is wrong on images that have the thing.
+
+    ``drop`` and ``flips`` are the share of errors on these images, ``control`` and
+    ``control_flips`` that on others.
+    """
+
+    kind: ClassVar[str] = "errors"
+
+    def evidence(self, least: float) -> list[tuple[str, str]]:
+        """Return this in words; see `Cause.evidence`."""
+        return [
+            (
+                "Of these images the network gets wrong",
+                f"{self.flips:.1%}; of the others {self.control_flips:.1%} (p = {self.p:.2g} "
+                f"before correction, worth an alarm from {least:.1%})",
+            )
+        ]
+
+
+@checked(controls=FEW)
+def compare_regions(
+    material: Material,
+    positions: Array,
+    masks: Array,
+    how: str,
+    rng: np.random.Generator,
+    controls: int = 3,
+) -> Cause:
+    """Change a region of images, and the same region at random places, and compare.
+
+    Parameters
+    ----------
+    material : Material
+        The audit's.
+    positions : ndarray
+        Which images, shape (N,).
+    masks : ndarray
+        Shape (H, W) or (N, H, W), bool.
+    how : {"transplant", "inpaint", "blur"}
+        What stands there afterwards: the same place of a random image of another class, the
+        surroundings, or the region out of focus.
+    rng : numpy.random.Generator
+        Of places and donors.
+    controls : int
+        Random places per image.
+    """
+    masks = np.broadcast_to(masks, (len(positions), *material.relevance.shape[1:]))
+    tried = some(np.arange(len(positions)), rng)
+    part, masks = material.select(positions[tried]), masks[tried]
+    plain = part.pixels[:]
+    others = [np.flatnonzero(material.labels != label) for label in part.labels]
+
+    def changed(where: Array) -> Tensor:
+        if how == "transplant":
+            donors = np.array([rng.choice(o) if len(o) else 0 for o in others])
+            return transplanted(plain, material.pixels[torch.as_tensor(donors)], where)
+        if how == "inpaint":
+            return filled(plain, where)
+        return transplanted(plain, blurred(plain), where)
+
+    random = [lambda: changed(rolled(masks, rng))] * controls
+    return compare_changes(part, [lambda: changed(masks), *random], rng)
+
+
+def compare_changes(
+    material: Material,
+    changes: Sequence[Callable[[], Tensor]],
+    rng: np.random.Generator,
+    *,
+    worst: bool = False,
+) -> Cause:
+    """Compare what a change of images does to the margin of their class with what others do.
+
+    Parameters
+    ----------
+    material : Material
+        The images.
+    changes : sequence of callable
+        Each returns the changed pixels of all images, shape (N, C, H, W): the first with the
+        change in question, the others with unrelated ones. One at a time is in memory.
+    rng : numpy.random.Generator
+        Of the test.
+    worst : bool
+        Compare with the unrelated change that does most to each image, not with their mean.
+    """
+    before = margins(material.outputs, material.labels)
+    after = np.stack([margins(material.ask(made()), material.labels) for made in changes])
+    drops = before - after
+    mine, control = drops[0], drops[1:].max(0) if worst else drops[1:].mean(0)
+    flips = control_flips = 0.0
+    if (was_right := before > 0).any():
+        wrong = (after < 0)[:, was_right]
+        flips = float(wrong[0].mean())
+        control_flips = float(wrong[1:].mean(1).max() if worst else wrong[1:].mean())
+    p = sign_test(mine - control, rng)
+    return Cause(float(mine.mean()), float(control.mean()), flips, control_flips, p, len(material))
+
+
+def some(positions: Array, rng: np.random.Generator) -> Array:
+    """Return all positions, or of many a thousand at random: these tell how much it matters."""
+    if len(positions) <= _TRIED:
+        return positions
+    return np.sort(rng.choice(positions, _TRIED, replace=False))
+
+
+def transplanted(pixels: Tensor, donors: Tensor, masks: Array) -> Tensor:
+    """Return images (N, C, H, W) with the masked pixels (N, H, W) taken from others."""
+    return torch.where(torch.tensor(masks)[:, None], donors, pixels)
+
+
+def filled(pixels: Tensor, masks: Array) -> Tensor:
+    """Return images (N, C, H, W) whose masked pixels (N, H, W) continue their surroundings.
+
+    Each masked pixel gets the mean of the known pixels around it, near ones first: by normalised
+    convolution with a Gaussian that widens until all pixels are known.
+    """
+    known = 1.0 - np.asarray(masks, dtype=np.float64)[:, None]
+    values = pixels.double().numpy() * known
+    result, missing = values.copy(), np.broadcast_to(known == 0, values.shape).copy()
+    longest = max(values.shape[-2:])
+    sigma = 1.5
+    while missing.any() and sigma <= 2 * longest:
+        blur = (0, 0, sigma, sigma)
+        weight = gaussian_filter(known, blur, mode="constant", truncate=3)
+        mean = gaussian_filter(values, blur, mode="constant", truncate=3) / weight.clip(1e-12)
+        ready = missing & (weight > 0.05)
+        result[ready] = np.broadcast_to(mean, values.shape)[ready]
+        missing &= ~ready
+        sigma *= 2
+    if missing.any():  # the whole image is masked
+        result = np.where(missing, pixels.double().mean((-1, -2), keepdim=True).numpy(), result)
+    return torch.from_numpy(result).to(pixels)
+
+
+def blurred(pixels: Tensor, sigma: float | None = None) -> Tensor:
+    """Return images out of focus; `sigma` in pixels, by default a 16th of the side."""
+    width = pixels.shape[-1] / 16 if sigma is None else sigma
+    soft = gaussian_filter(pixels.numpy(), (0, 0, width, width), mode="nearest")
+    return torch.from_numpy(soft)
+
+
+def rolled(masks: Array, rng: np.random.Generator) -> Array:
+    """Return each mask (N, H, W) at a random place, as on a torus."""
+    count, height, width = masks.shape
+    steps = rng.integers(0, (height, width), (count, 2))
+    rows = (np.arange(height) - steps[:, :1]) % height
+    columns = (np.arange(width) - steps[:, 1:]) % width
+    moved: Array = masks[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return moved

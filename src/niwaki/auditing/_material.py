@@ -1,0 +1,338 @@
+"""What an audit looks at: a sample of a data set, what the network says, and its heatmaps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from niwaki import models
+from niwaki.attribution import Method, Propagating, create
+from niwaki.auditing._on_disk import Maps, Tensors, blocks
+from niwaki.data import Place, Preprocessing, batches, check_labels
+from niwaki.errors import DataError
+from niwaki.propagation import per_class
+from niwaki.ranges import BATCH, SEED, SOME, checked
+from niwaki.runs import Folder, described, digest, open_run
+
+__all__ = [
+    "Material",
+    "class_names_of",
+    "example",
+    "gather",
+    "groups_of",
+    "margins",
+    "preprocessing_of",
+    "sample",
+    "tolerant",
+]
+
+Array = NDArray[Any]
+Regions = Mapping[str, Array | Sequence[Array]]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Images with heatmaps, as all questions of an audit need them.
+
+    Attributes
+    ----------
+    model : nn.Module
+        In evaluation mode; never changed.
+    inputs : Tensor or Tensors
+        Shape (N, C, H, W), on the CPU; of a data set they lie on disk, and are read by position.
+    pixels : Tensor or Tensors
+        The images as a person sees them, shape (N, C, H, W), from 0 to 1; likewise.
+    labels : ndarray
+        True classes, shape (N,).
+    outputs : ndarray
+        Of the network, shape (N, classes).
+    relevance : ndarray or Maps
+        Heatmaps summed over channels, shape (N, H, W); likewise.
+    indices : ndarray
+        Place of each image in the data set, shape (N,).
+    class_names : tuple of str
+        One per output.
+    method : str
+        Name of the attribution method.
+    preprocessing : Preprocessing
+        Between pixels and inputs.
+    groups : ndarray
+        Of each image its group, such as its slide, shape (N,): a number or a name; all different,
+        if nobody said which belong together.
+    grouped : bool
+        Whether somebody did.
+    regions : mapping of str to sequence
+        Regions that were marked on the images of the *data set*, by name; see
+        `niwaki.data.Described`.
+    batch_size : int
+        For the network.
+    """
+
+    model: nn.Module
+    inputs: Tensor | Tensors
+    pixels: Tensor | Tensors
+    labels: Array
+    outputs: Array
+    relevance: Array | Maps
+    indices: Array
+    class_names: tuple[str, ...]
+    method: str
+    preprocessing: Preprocessing
+    groups: Array
+    grouped: bool = False
+    regions: Regions = field(default_factory=dict)
+    batch_size: int = 64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    @property
+    def right(self) -> Array:
+        """Whether the network is right, shape (N,)."""
+        found: Array = self.outputs.argmax(1) == self.labels
+        return found
+
+    def strength(self, positions: Any = slice(None)) -> Array:
+        """Return how much each pixel matters, as a share of its image: (N, H, W), sums of 1.
+
+        Parameters
+        ----------
+        positions : ndarray, optional
+            Which images; default: all, which takes as much memory as their heatmaps do.
+        """
+        size = np.abs(self.relevance[positions])
+        total = size.sum((1, 2), keepdims=True)
+        shares: Array = size / np.where(total > 0, total, 1)
+        return shares
+
+    def classes(self) -> list[int]:
+        """Return the classes that occur."""
+        return sorted(set(self.labels.tolist()))
+
+    def members(self, label: int) -> Array:
+        """Return the positions of a class's images."""
+        return np.flatnonzero(self.labels == label)
+
+    def mean_maps(self) -> dict[int, Array]:
+        """Return each class's mean map of relevance, in multiples of an even distribution."""
+        height, width = self.relevance.shape[1:]
+        maps = {}
+        for label in self.classes():
+            members = self.members(label)
+            total = sum(self.strength(block).sum(0) for block in blocks(members))
+            maps[label] = total * (height * width / len(members))
+        return maps
+
+    def ask(self, pixels: Tensor) -> Array:
+        """Return what the network says of other pixels: outputs of shape (N, classes)."""
+        mean, std = (
+            torch.tensor(values)[:, None, None]
+            for values in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        with torch.no_grad():
+            parts = [
+                self.model(((part - mean) / std).to(self.device)).cpu()
+                for part in torch.split(pixels.float(), self.batch_size)
+            ]
+        found: Array = torch.cat(parts).double().numpy()
+        return found
+
+    def select(self, positions: Array) -> Material:
+        """Return some of the images."""
+        chosen = torch.as_tensor(positions)
+        return replace(
+            self,
+            **{name: getattr(self, name)[chosen] for name in ("inputs", "pixels")},
+            **{
+                name: getattr(self, name)[positions]
+                for name in ("labels", "outputs", "relevance", "indices", "groups")
+            },
+        )
+
+
+def margins(outputs: Array, labels: Array | int) -> Array:
+    """Return how far a class's output is above the best other one, shape (N,)."""
+    rows = np.arange(len(outputs))
+    own = outputs[rows, labels]
+    others = outputs.copy()
+    others[rows, labels] = -np.inf
+    found: Array = own - others.max(1)
+    return found
+
+
+@checked(limit=SOME, batch_size=BATCH, seed=SEED)
+def gather(
+    model: nn.Module,
+    data: Dataset[Any],
+    *,
+    method: str = "lrp.epsilon_plus",
+    target: str = "predicted",
+    limit: int | None = 1000,
+    batch_size: int = 64,
+    seed: int = 0,
+    folder: Folder = None,
+    **options: Any,
+) -> Material:
+    """Explain a class-balanced sample of a data set and keep all that questions need.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, returning shape (N, classes).
+    data : Dataset
+        Of pairs (input of shape (C, H, W), label). What is known of it besides, its preprocessing
+        at the least, are attributes of it or of the `niwaki.data.Described` around it.
+    method : str
+        One of `niwaki.attribution.names`.
+    target : {"predicted", "true"}
+        The class that is explained.
+    limit : int, optional
+        Largest number of images; None: all.
+    batch_size : int
+        Images in a batch.
+    seed : int
+        Of the sample.
+    folder : str or Path, optional
+        Keeps finished batches; the same call goes on from there.
+    **options
+        Of the method.
+
+    Raises
+    ------
+    DataError
+        Data without labels, or whose pixels cannot be had.
+    ModelError
+        A network that is not ready.
+    """
+    models.check(model)
+    if target not in ("predicted", "true"):
+        raise ValueError(f"target {target!r} is neither 'predicted' nor 'true'")
+    known = preprocessing_of(data)
+    chosen = sample(data, limit, seed)
+    place = models.home(model)
+    original, model = model, per_class(model, example(data, chosen, place))
+    explainer = tolerant(create(method, model, **options))
+    subset = Subset(data, chosen)
+
+    def identity() -> dict[str, Any]:
+        return {
+            "explained by": method,
+            "model": models.fingerprint(original),
+            "data": digest(subset, ordered=True),
+            "target": target,
+            "batch_size": batch_size,
+            "options": described(options),
+        }
+
+    def explain(batch: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        said = models.class_outputs(model, batch, "an audit")
+        check_labels(truth, said.shape[1], data)
+        heat = explainer.attribute(batch, truth if target == "true" else said.argmax(1))
+        return {"inputs": batch, "outputs": said, "relevance": heat.detach().sum(1)}
+
+    inputs, pixels, relevance = Tensors(), Tensors(), Maps()
+    labels: list[Tensor] = []
+    outputs: list[Tensor] = []
+    with open_run(folder, identity) as kept:
+        for batch, truth in batches(subset, batch_size, place, "explaining"):
+            part = kept.once(f"batch-{len(labels):05}", partial(explain, batch, truth))
+            shown = part["inputs"].cpu()
+            inputs.append(shown.numpy())
+            pixels.append(known.denormalise(shown).numpy())
+            relevance.append(part["relevance"].cpu().numpy())
+            outputs.append(part["outputs"].cpu())
+            labels.append(truth.cpu())
+    said = torch.cat(outputs)
+    groups = groups_of(data)
+    return Material(
+        model,
+        inputs,
+        pixels,
+        torch.cat(labels).numpy(),
+        said.double().numpy(),
+        relevance,
+        np.asarray(chosen),
+        class_names_of(data, said.shape[1]),
+        method,
+        known,
+        np.asarray(chosen) if groups is None else groups[chosen],
+        groups is not None,
+        getattr(data, "regions", {}),
+        batch_size,
+    )
+
+
+def example(data: Any, chosen: Sequence[int], place: Place) -> Tensor:
+    """Return the inputs of the first two images of a choice, to see what a network says of them."""
+    return next(batches(Subset(data, chosen[:2]), 2, place))[0]
+
+
+def preprocessing_of(data: Any) -> Preprocessing:
+    """Return what lies between a data set's pixels and inputs."""
+    known: Preprocessing | None = getattr(data, "preprocessing", None)
+    if known is None:
+        raise DataError(
+            "how pixels become inputs is not known of these data, and an audit needs both; say it "
+            "by niwaki.data.Described(data, preprocessing=...)"
+        )
+    return known
+
+
+def class_names_of(data: Any, outputs: int) -> tuple[str, ...]:
+    """Return a name for each output: a data set's names as far as it has any, and numbers."""
+    names = list(getattr(data, "classes", ()))
+    return (*names, *(str(output) for output in range(len(names), outputs)))
+
+
+def groups_of(data: Any) -> Array | None:
+    """Return the group of each image of a data set, if that is known."""
+    known = getattr(data, "groups", None)
+    return None if known is None else np.asarray(known)
+
+
+def tolerant(explainer: Method) -> Method:
+    """Let a method lose relevance: among many images a few have an output of almost nothing, of
+    which stabilizers take a share that would be an error for a single heatmap.
+    """
+    if isinstance(explainer, Propagating):
+        explainer.max_loss = None
+    return explainer
+
+
+def sample(data: Any, limit: int | None, seed: int) -> list[int]:
+    """Draw positions of a data set: as many of each class as possible, in the data's order."""
+    total = len(data)
+    if limit is None or total <= limit:
+        return list(range(total))
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(_labels(data))
+    turn = np.zeros(total, dtype=int)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turn[members] = rng.permutation(len(members))
+    order = np.lexsort((rng.random(total), turn))
+    return sorted(order[:limit].tolist())
+
+
+def _labels(data: Any) -> list[int]:
+    if isinstance(data, Subset):
+        inner = _labels(data.dataset)
+        return [inner[index] for index in data.indices]
+    if hasattr(data, "targets"):
+        return [int(label) for label in data.targets]
+    if hasattr(data, "tensors"):
+        return [int(label) for label in data.tensors[1]]
+    return [int(data[index][1]) for index in range(len(data))]

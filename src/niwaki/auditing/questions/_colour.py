@@ -1,0 +1,184 @@
+"""Colour: does relevance gather on colours that only one class has?"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, gaussian_filter, mean, uniform_filter
+from scipy.ndimage import label as connected
+from torch import Tensor
+
+from niwaki.auditing._finding import Finding
+from niwaki.auditing._interventions import compare_regions, some
+from niwaki.auditing._on_disk import blocks
+from niwaki.auditing._question import Evidence, question
+from niwaki.auditing._statistics import shift_test
+from niwaki.ranges import INDEX, checked
+
+__all__ = ["find_colours", "foreign"]
+
+Array = NDArray[Any]
+SMALLEST = 2.0
+_LEVELS = 16
+_RARE = 5e-4  # share of the other classes' own pixels that count as rare
+_FAR = 2.0  # cells between a foreign colour and the nearest that is not rare
+_AREA = 0.003  # share of an image below which a foreign area is a speck
+
+
+@question("colour", "Does relevance gather on colours that only one class has?")
+def find_colours(evidence: Evidence, rng: np.random.Generator) -> Iterator[Finding]:
+    """Ask for each class whether relevance gathers on colours that other classes do not have.
+
+    The null is that of places: the same heatmap at random places of the same image. A suspicion is
+    tried by painting these pixels over from their surroundings, against equally large areas.
+    """
+    material = evidence.material
+    if material.pixels.shape[1] != 3:
+        return
+    cells = np.concatenate([_cells(material.pixels[part]) for part in blocks(len(material))])
+    for label in material.classes():
+        who, members = material.class_names[label], material.members(label)
+        masks = _foreign(cells, material.labels, label)
+        has = masks.mean((1, 2)) >= _AREA
+        with_it, areas = members[has], masks[has]
+        share, expected, p = 0.0, 1.0, 1.0
+        # Less than a handful of images is no habit of the network.
+        if len(with_it) >= max(5, 0.02 * len(members)):
+            share, expected, p = shift_test(material.strength(with_it), areas.astype(float), rng)
+        order = np.argsort(-(material.strength(with_it) * areas).sum((1, 2)))[:8]
+        finding = Finding(
+            key=f"colour/{who}/foreign",
+            title=f"colours of its own (class {who})",
+            question=f"Does the network look at colours that only images of class {who!r} have?",
+            label=label,
+            effect=share / expected,
+            effect_name="relevance on these pixels, in multiples of their share of the area",
+            smallest=SMALLEST,
+            p_seen=p,
+            examples=tuple(with_it[order]),
+            outlines=_grown(areas[order]),
+            numbers={
+                "images_with_it": float(len(with_it)),
+                "share_of_class": len(with_it) / len(members),
+                "area": float(areas.mean()) if len(areas) else 0.0,
+                "share": share,
+            },
+        )
+        if finding.suspicious():
+            cause = compare_regions(material, with_it, _grown(areas), "inpaint", rng)
+            tried = some(np.arange(len(with_it)), rng)
+            colour = _mean_colour(material.pixels[torch.as_tensor(with_it[tried])], areas[tried])
+            finding = replace(
+                finding,
+                cause=cause,
+                sentence=f"{len(with_it) / len(members):.0%} of the images of class {who!r} have "
+                f"an area of a colour that no other class has (on average {colour}). It is "
+                f"{areas.mean():.1%} of their area and gets {share:.0%} of the relevance. Painted "
+                f"over, it turns {cause.flips:.0%} of them wrong; an equally large area elsewhere, "
+                f"{cause.control_flips:.0%}.",
+                advice="Look at these pixels: if they are ink, a mark or a stamp, mask or inpaint "
+                "them, or put the same on images of all classes, and train again.",
+            )
+        yield finding
+
+
+@checked(label=INDEX)
+def foreign(pixels: Tensor, labels: Array, label: int) -> Array:
+    """Find the pixels of a class's images whose colour the other classes hardly ever have.
+
+    Parameters
+    ----------
+    pixels : Tensor
+        Shape (N, 3, H, W), from 0 to 1.
+    labels : ndarray
+        Shape (N,).
+    label : int
+        The class.
+
+    Returns
+    -------
+    ndarray
+        Shape (members, H, W), bool. Colours are compared as 16 x 16 x 16 cells, smoothed; rare is
+        what only 1 in 2000 pixels of the other classes has, or is rarer than. Single pixels are
+        left out, and so are areas whose colours lie, on average, less than two cells from one that
+        is not rare: of what all classes have, one class often has the palest or the reddest.
+    """
+    return _foreign(_cells(pixels), labels, label)
+
+
+def _cells(pixels: Tensor) -> Array:
+    """Return the number of each pixel's cell of colours, shape (N, H, W)."""
+    cells = (pixels.numpy() * (_LEVELS - 1e-6)).astype(np.int16)
+    flat: Array = (cells[:, 0] * _LEVELS + cells[:, 1]) * _LEVELS + cells[:, 2]
+    return flat
+
+
+def _foreign(cells: Array, labels: Array, label: int) -> Array:
+    own, others = np.flatnonzero(labels == label), np.flatnonzero(labels != label)
+    if not len(others):
+        return np.zeros((len(own), *cells.shape[1:]), bool)
+    counts = np.zeros(_LEVELS**3, np.int64)
+    for part in blocks(others):
+        counts += np.bincount(cells[part].ravel(), minlength=_LEVELS**3)
+    density = gaussian_filter(counts.reshape((_LEVELS,) * 3).astype(float), 0.7, mode="constant")
+    is_rare = density < _quantile(density.ravel(), counts, _RARE)
+    distance = distance_transform_edt(is_rare).ravel()
+    found = []
+    for part in blocks(own):
+        rare = is_rare.ravel()[cells[part]]
+        dense: Array = rare & (uniform_filter(rare.astype(float), (0, 3, 3)) > 0.5)
+        found.append(_far(dense, distance[cells[part]]))
+    return np.concatenate(found)
+
+
+def _quantile(values: Array, counts: Array, share: float) -> float:
+    """Return a quantile of values that occur so many times, as `numpy.quantile` does."""
+    order = np.argsort(values)
+    reached = np.cumsum(counts[order])
+    place = share * (reached[-1] - 1)
+    low, high = (
+        values[order[np.searchsorted(reached, step, side="right")]]
+        for step in (np.floor(place), np.ceil(place))
+    )
+    return float(low + (high - low) * (place - np.floor(place)))
+
+
+def _far(masks: Array, away: Array) -> Array:
+    """Keep those connected areas of each mask that are far off on average."""
+    kept = np.zeros_like(masks)
+    for index in np.flatnonzero(masks.any((1, 2))):
+        areas, count = connected(masks[index])
+        numbers = np.arange(1, count + 1)
+        far = numbers[np.asarray(mean(away[index], areas, numbers)) >= _FAR]
+        kept[index] = np.isin(areas, far)
+    return kept
+
+
+def _grown(masks: Array) -> Array:
+    """Take the rim along, where colours mix."""
+    grown: Array = uniform_filter(masks.astype(float), (0, 5, 5)) > 1e-6
+    return grown
+
+
+def _mean_colour(pixels: Tensor, masks: Array) -> str:
+    rgb = pixels.permute(0, 2, 3, 1).numpy()[masks].mean(0)
+    return "{}, rgb({}, {}, {})".format(_hue(rgb), *(255 * rgb).round().astype(int))
+
+
+def _hue(rgb: Array) -> str:
+    """Name a colour, roughly."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(float(part) for part in rgb))
+    if value < 0.2:
+        return "black"
+    if saturation < 0.12:
+        return "white" if value > 0.85 else "grey"
+    names = ("red", "orange", "yellow", "green", "turquoise", "blue", "violet", "pink")
+    bounds = (15, 40, 70, 160, 195, 255, 290, 340)
+    place = int(np.searchsorted(bounds, 360 * hue))
+    return names[place % len(names)]
