@@ -34,6 +34,7 @@ ELSEWHERE = {
     ("Tissue", "select"),
     ("Criterion", "prepared"),
     ("Combination", "prepared"),
+    ("RebuiltError", "prepared"),
     ("Contender", "create"),
     ("Comparison", "select"),
     ("Scores", "overlap"),

@@ -40,7 +40,7 @@ COSTLY = ("taylor_gates", "activation", "weight")
 
 #: Between the choice and the repair in a label.
 SPLIT = " + "
-OURS = f"lrp{SPLIT}rebuild"
+OURS = f"lrp.rebuilt{SPLIT}rebuild"
 TABLES = ("repairs", "choices", "own")
 #: What can be done after the removal, in the order in which it is run.
 REPAIRS: Mapping[str, Repair] = {
@@ -103,7 +103,10 @@ def repairing(model: nn.Module, tables: tuple[str, ...] = TABLES) -> list[Conten
     each method with its own choice and its own repair, no repair and torch-pruning among them.
     """
     norms = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
-    rows = [Contender(OURS, "lrp", prune_options={"repair": "rebuild"})]
+    rows = [
+        Contender(OURS, "lrp.rebuilt", prune_options={"repair": "rebuild"}),
+        _built_in("lrp", "lrp", 0.6, "rebuild"),
+    ]
     if "repairs" in tables:
         rows += [_built_in("lrp", "lrp", 0.6, repair) for repair in (None, *BUILT_IN[1:])]
         rows += [

@@ -37,7 +37,9 @@ KINDS = {
 }
 #: What tables.md answers: title, and which contenders belong to it.
 QUESTIONS: dict[str, Callable[[str], bool]] = {
-    "Choice by `lrp`, and each repair": lambda label: label.startswith(f"lrp{SPLIT}"),
+    "Choice by `lrp`, and each repair": lambda label: (
+        label == OURS or label.startswith(f"lrp{SPLIT}")
+    ),
     "Each choice, rebuilt": lambda label: label.endswith(f"{SPLIT}rebuild"),
     "Each method with its own choice and repair": lambda label: (
         label == OURS or label.endswith(f"{SPLIT}its own")
@@ -66,8 +68,8 @@ def main() -> None:
 
 ABOUT = """Accuracy in % at 90, 80, ... 30 % of the MACs and, in bold where it is the best, the mean
 over these seven steps with the standard deviation over the draws of reference images. *Beside
-ours*: the mean difference to `lrp + rebuild` on the same draws (and in how many of them it is
-ahead), so that a positive number is a loss for niwaki."""
+ours*: the mean difference to `lrp.rebuilt + rebuild` on the same draws (and in how many of them it
+is ahead), so that a positive number is a loss for niwaki."""
 
 
 def gathered(folder: Path) -> dict[str, Comparison]:

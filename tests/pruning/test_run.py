@@ -25,6 +25,7 @@ def network(seed=0):
 TUNE = FineTune(epochs=1, lr=0.01, batch_size=4)
 OPTIONS = {
     "plain": {},
+    "within layers": {"criterion": "taylor.rebuilt"},
     "recalibrated": {"repair": "recalibrate"},
     "compensated": {"repair": "compensate"},
     "once": {"recompute": False},

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_criteria"]
 
-_USUAL = ("lrp", "weight", "gradient", "taylor", "activation", "random")
+_USUAL = ("lrp.rebuilt", "lrp", "weight", "gradient", "taylor", "activation", "random")
 _RUN = re.compile(r"runs/(niwaki-run\.json|niwaki\.lock|[^/]+\.[0-9a-f]{8}\.safetensors)")
 _FILES = {
     "table.md",
@@ -48,7 +48,7 @@ def compare_criteria(
         typer.Option(
             help="Criterion to compare, may be given several times; with options as in "
             " lrp:reduce=signed,normalise=sum. "
-            "Default: those that most papers compare. See `niwaki methods`.",
+            "Default: niwaki's own and those that most papers compare. See `niwaki methods`.",
             show_default=False,
         ),
     ] = None,

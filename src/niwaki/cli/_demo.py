@@ -28,8 +28,8 @@ __all__ = ["demo"]
 
 SHOWN = [0.8, 0.6, 0.5, 0.4, 0.3, 0.2]
 
-# Those of Yeom et al. (2021), and the activation.
-CRITERIA = ("activation", "gradient", "lrp", "random", "taylor", "weight")
+# Those of Yeom et al. (2021), the activation, and the default.
+CRITERIA = ("activation", "gradient", "lrp", "lrp.rebuilt", "random", "taylor", "weight")
 
 PER_STEP = 0.1  # of the MACs
 
@@ -87,7 +87,7 @@ def demo(
         batch_size=batch_size,
     )
     smaller = pruning.prune(
-        model, few, "lrp", keep=0.6, per_step=PER_STEP, test=test, batch_size=batch_size
+        model, few, keep=0.6, per_step=PER_STEP, test=test, batch_size=batch_size
     )
     show(
         headed(

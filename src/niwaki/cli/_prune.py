@@ -33,12 +33,15 @@ def prune(
     model: o.ModelSpec,
     data: o.DataSpec,
     criterion: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="What units are scored by, see `niwaki methods`; with options as in "
-            "lrp:composite=rules.json."
+            "lrp:composite=rules.json. With .rebuilt behind it, scores decide how many units each "
+            "layer loses, and those go that the others can stand in for. Default: lrp.rebuilt, or "
+            "lrp where the network is not rebuilt.",
+            show_default=False,
         ),
-    ] = "lrp",
+    ] = None,
     per_class: Annotated[
         int, r.SOME, typer.Option("--references", help="Reference images per class.")
     ] = 10,
@@ -67,9 +70,9 @@ def prune(
     from niwaki.data import batches, in_memory, references
     from niwaki.report import plot_trajectories
 
-    common.check_output(out, model, data, files=named_files(criterion))
+    common.check_output(out, model, data, files=named_files(criterion or ""))
     work = common.workplace(out)
-    seed, made = common.seed, _made(criterion, common.seed)
+    seed, made = common.seed, None if criterion is None else _made(criterion, common.seed)
     tune, limits = tuning.settings(seed), limiting.options()
     loaded = common.load(model)
     test = common.images(data, loaded)
@@ -84,7 +87,8 @@ def prune(
     rest, held = hold_out(training, held_out, seed) if decides else (training, None)
     few = references(rest, per_class, seed)
     shown = o.console(common.as_json)
-    shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {made}")
+    told = made or pruning.usual_criterion(limits["repair"])
+    shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {told}")
     example, _ = next(iter(batches(test, common.batch_size, models.home(loaded.model))))
     prices = _prices(loaded, example, work) if scheduling.of == "seconds" else None
     shown.print(_HEAD)
@@ -119,7 +123,8 @@ def prune(
     )
     with work.result() as finished:
         whole.save(finished, about=loaded.about)
-        curves = {criterion: pruned.trajectory}
+        name = criterion or pruning.usual_criterion(pruned.settings["repair"])
+        curves = {name: pruned.trajectory}
         plot_trajectories(finished / "trajectory.png", curves, heading=model)
     _report(whole, before, after, len(example), out, common.as_json)
 

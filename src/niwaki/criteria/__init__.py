@@ -19,6 +19,7 @@ from niwaki.criteria._combination import Combination
 from niwaki.criteria._create import create
 from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._importance import Importance
+from niwaki.criteria._rebuilt import RebuiltError
 from niwaki.criteria._registry import describe, names, register, register_variant
 from niwaki.criteria._score import hidden_layers, score
 from niwaki.criteria._scores import Scores
@@ -34,6 +35,7 @@ __all__ = [
     "Combination",
     "Criterion",
     "Importance",
+    "RebuiltError",
     "Scores",
     "WeightCriterion",
     "create",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.criteria._criterion import Criterion
+from niwaki.criteria._rebuilt import RebuiltError
 from niwaki.criteria._registry import make
 from niwaki.criteria._scores import Scores
 from niwaki.data import Data
@@ -56,6 +57,12 @@ class Combination(Criterion):
             (part if isinstance(part, Criterion) else make(part), float(weight))
             for part, weight in weights.items()
         ]
+        for part, _ in self.parts:
+            if isinstance(part, RebuiltError):
+                raise ValueError(
+                    f"{part.name!r} chooses within layers and has no scores of its own to combine; "
+                    "combine others, and take RebuiltError(Combination(...))"
+                )
         self.name = " + ".join(_shown(part.name, weight) for part, weight in self.parts)
 
     def prepared(self, model: nn.Module, data: Data, batch_size: int) -> Criterion:

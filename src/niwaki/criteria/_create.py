@@ -6,6 +6,7 @@ from typing import Any
 
 from niwaki.criteria._combination import Combination
 from niwaki.criteria._criterion import Criterion
+from niwaki.criteria._rebuilt import ENDING, RebuiltError
 from niwaki.criteria._registry import make
 from niwaki.errors import UnknownOptionError
 from niwaki.handed_on import make_with
@@ -21,7 +22,8 @@ def create(criterion: str | Criterion, **options: Any) -> Criterion:
     ----------
     criterion : str or Criterion
         One of `niwaki.criteria.names`, with options as in ``"lrp:max_loss=None"``; or several of
-        them: ``"lrp + 0.5*weight"``, see `Combination`.
+        them: ``"lrp + 0.5*weight"``, see `Combination`. Any name may end in ``".rebuilt"``, see
+        `RebuiltError`.
     **options
         The criterion's own.
 
@@ -41,4 +43,6 @@ def create(criterion: str | Criterion, **options: Any) -> Criterion:
         return create(name, **{**told, **options})
     if "+" in criterion or "*" in criterion:
         return make_with(f"criterion {criterion!r}", Combination, criterion, **options)
+    if criterion.endswith(ENDING):
+        return RebuiltError(make(criterion.removesuffix(ENDING), **options))
     return make(criterion, **options)

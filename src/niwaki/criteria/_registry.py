@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from niwaki.criteria._criterion import Criterion
 from niwaki.handed_on import make_with
 
-__all__ = ["describe", "make", "names", "register", "register_variant"]
+__all__ = ["describe", "make", "names", "register", "register_made", "register_variant"]
 
 C = TypeVar("C", bound=type[Criterion])
 
@@ -57,6 +57,11 @@ def register_variant(name: str, of: str, about: str, **options: Any) -> None:
         Those that differ from the criterion's defaults; whoever creates it may still set others.
     """
     _CATALOGUE[name] = _Entry(_CATALOGUE[of].factory, about, options)
+
+
+def register_made(name: str, factory: Callable[..., Criterion], about: str) -> None:
+    """Register a name for what a function makes of the options."""
+    _CATALOGUE[name] = _Entry(factory, about)
 
 
 def names() -> list[str]:

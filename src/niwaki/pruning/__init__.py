@@ -12,7 +12,7 @@ from niwaki.pruning._limits import Limits
 from niwaki.pruning._masks import mask_weights, select_weights
 from niwaki.pruning._outcome import Outcome
 from niwaki.pruning._plan import Plan, Removal
-from niwaki.pruning._prune import prune
+from niwaki.pruning._prune import prune, usual_criterion
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._rebuild import Rebuilt, rebuild
 from niwaki.pruning._repair import compensate, recalibrate
@@ -72,4 +72,5 @@ __all__ = [
     "replay",
     "select_weights",
     "tensors_of",
+    "usual_criterion",
 ]

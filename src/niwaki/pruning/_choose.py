@@ -98,7 +98,8 @@ def choose_rules(
     --------
     >>> found = niwaki.pruning.choose_rules(model, few, validation=held_out, trials=30)
     >>> print(found)
-    >>> niwaki.prune(model, few, found.criterion, per_cost=found.per_cost, keep=0.4)
+    >>> best = niwaki.criteria.RebuiltError(found.criterion)
+    >>> niwaki.prune(model, few, best, per_cost=found.per_cost, keep=0.4)
     """
     if trials < 1:
         raise ValueError(f"trials = {trials}: at least one is needed")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki import models
-from niwaki.criteria import Criterion, Scores, score
+from niwaki.criteria import Criterion, RebuiltError, Scores, score
 from niwaki.data import Data
 from niwaki.evaluation import accuracy, cost
 from niwaki.propagation import trace
@@ -22,10 +22,11 @@ from niwaki.pruning._limits import Limits
 from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning._rebuild import rebuild
 from niwaki.pruning._repair import compensate, recalibrate
-from niwaki.pruning._select import select
+from niwaki.pruning._select import Within, select
 from niwaki.pruning._surgery import operate
 from niwaki.pruning._trajectory import Step
 from niwaki.pruning._tune import FineTune, fine_tune
+from niwaki.pruning._within import rechosen
 
 __all__ = ["ROUNDING", "REPAIR", "Job", "Repair", "State", "Tune", "begin", "run"]
 
@@ -142,6 +143,7 @@ def _advance(job: Job, state: State, share: float) -> State:
         least=job.limits.least(groups),
         multiple=job.limits.multiple,
         per_cost=job.per_cost,
+        within=_within(job, working, groups),
     )
     plan = state.plan
     if removals:
@@ -160,6 +162,13 @@ def _advance(job: Job, state: State, share: float) -> State:
         return replace(state, rows=(*state.rows, replace(row, rejected=True)))
     left = None if job.recompute else _survivors(scores, groups, removals)
     return State(working, plan, (*state.rows, row), left)
+
+
+def _within(job: Job, working: nn.Module, groups: Sequence[Group]) -> Within | None:
+    """Say how units are chosen within layers, where scores give the widths alone."""
+    if not isinstance(job.criterion, RebuiltError):
+        return None
+    return lambda taken: rechosen(working, groups, taken, job.data)
 
 
 def _rebuild(job: Job, before: State, working: nn.Module, plan: Plan) -> None:

@@ -46,7 +46,7 @@ from niwaki.ranges import (
 )
 from niwaki.runs import Folder, described, digest, open_run
 
-__all__ = ["PER_COST", "prune"]
+__all__ = ["PER_COST", "prune", "usual_criterion"]
 
 PER_COST = 0.6
 
@@ -66,7 +66,7 @@ PER_COST = 0.6
 def prune(
     model: nn.Module,
     data: Data,
-    criterion: str | Criterion = "lrp",
+    criterion: str | Criterion | None = None,
     *,
     keep: float = 0.5,
     of: Of = "macs",
@@ -97,7 +97,9 @@ def prune(
     In each step all units are scored anew, coupled channels by the sum over their members, ranked
     over all layers at once, and removed from the lowest, with their batch norms and the inputs
     behind them, until the step's cost is reached. Ties go by the order of layers and units, so
-    that numbers are exact.
+    that numbers are exact. By the default criterion and others that end in ``.rebuilt``, each layer
+    loses as many units as it would in this way, but those whose loss a rebuilt network makes up for
+    best.
 
     Parameters
     ----------
@@ -105,8 +107,10 @@ def prune(
         In evaluation mode, returning shape (N, classes). It stays as it is.
     data : DataLoader, Dataset or pair of tensors
         The reference samples with their labels, that the criterion looks at.
-    criterion : str or Criterion
-        One of `niwaki.criteria.names`.
+    criterion : str or Criterion, optional
+        One of `niwaki.criteria.names`. Default: ``"lrp.rebuilt"``, which lets `lrp` decide how many
+        units each layer loses and takes those that the others can stand in for (see
+        `niwaki.criteria.RebuiltError`); ``"lrp"`` where `repair` is not ``"rebuild"``.
     keep : float
         Share to keep, between 0 and 1. The result is the first network at or below it.
     of : {"units", "params", "macs"}
@@ -183,7 +187,7 @@ def prune(
 
     Examples
     --------
-    >>> pruned = niwaki.prune(model, (images, labels), criterion="lrp", keep=0.5, of="macs")
+    >>> pruned = niwaki.prune(model, (images, labels), keep=0.5, of="macs")
     >>> pruned.save("smaller")
     """
     if tune is not None:
@@ -201,7 +205,7 @@ def prune(
     if isinstance(tune, FineTune):
         check_precision(tune.precision, next((p.device for p in model.parameters()), None))
     limits = Limits.of(model, ignore, min_units, round_to, ceilings)
-    made = create(criterion, **options)
+    made = create(usual_criterion(repair) if criterion is None else criterion, **options)
     models.check(model)
     for other, what in ((test, "test"), (validation, "validation"), (training, "training")):
         check_same_classes(data, other, f"the reference and the {what} images")
@@ -233,6 +237,8 @@ def prune(
     kept_layers = _check_reach(job, working, keep)
     stays = tuple(name for name, why in kept_layers.items() if why.startswith("all"))
     job = replace(job, stays=stays, repair=_possible(repair, model, example))
+    if criterion is None:  # and the repair may have turned out to be another
+        job = replace(job, criterion=create(usual_criterion(job.repair), **options))
     asked = {"keep": keep, "steps": steps, "per_step": per_step, "schedule": schedule}
     settings = _settings(job, asked)
     with open_run(folder, lambda: _identity(job, settings)) as kept:
@@ -266,6 +272,14 @@ def prune(
         shapes(working),
         {**settings, "kept": kept_layers} if kept_layers else settings,
     )
+
+
+def usual_criterion(repair: Repair | None) -> str:
+    """Name the criterion that `prune` takes by default.
+
+    Which units others can stand in for is a question for networks whose layers are then fitted.
+    """
+    return "lrp.rebuilt" if repair == "rebuild" else "lrp"
 
 
 def _possible(repair: Repair | None, model: nn.Module, example: Tensor) -> Repair | None:

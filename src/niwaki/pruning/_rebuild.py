@@ -5,16 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from heapq import heappush, heappushpop
 from math import prod
-from operator import itemgetter
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
 
 from niwaki.accumulation import Totals
-from niwaki.data import Data, batches
+from niwaki.data import Data
 from niwaki.errors import DataError, FewSamplesWarning, ModelError
 from niwaki.memory import parse_bytes, physical
 from niwaki.models import home
@@ -24,6 +22,7 @@ from niwaki.pruning._lockstep import Lockstep, Values
 from niwaki.pruning._plain import plain_copy
 from niwaki.pruning._plan import Plan
 from niwaki.pruning._rows import Places, inputs_at, is_linear, matrix_of, outputs_at, set_matrix
+from niwaki.pruning._samples import FEWEST_ROWS, ROWS, drawn
 from niwaki.pruning._surgery import completed
 from niwaki.pruning._targets import Target, kept_outputs, norm_behind
 from niwaki.ranges import FACTOR, checked
@@ -31,9 +30,7 @@ from niwaki.ranges import FACTOR, checked
 __all__ = ["Rebuilt", "rebuild", "unlisted"]
 
 PULL = 10.0
-_ROWS = 20  # for each feature of a regression: beyond that, places are left out
-_FEWEST_ROWS = 5_000
-_FEW, _MOST = 5, 1_000  # samples; beyond these, places would be left out anyway
+_FEW = 5  # samples
 _ALIKE = (nn.modules.conv._ConvNd, nn.Linear)
 
 
@@ -138,7 +135,7 @@ def rebuild(
     >>> print(niwaki.pruning.rebuild(pruned.model, model, references, pruned.plan))
     """
     memory = physical() // 2 if max_memory is None else parse_bytes(max_memory)
-    inputs = _drawn(data, home(original))
+    inputs = drawn(data, home(original))
     if len(inputs) < _FEW:
         warnings.warn(
             f"rebuild: {len(inputs)} reference sample(s) hardly tell how units vary, so that the "
@@ -159,22 +156,6 @@ def rebuild(
             for key, tensor in walk.small.modules[name].state_dict().items():
                 there[key].copy_(tensor)
     return Rebuilt(fitting.errors, tuple(fitting.left_out))
-
-
-def _drawn(data: Data, place: Tensor | None) -> Tensor:
-    """Read the reference samples, in their order; of very many a random part, always the same."""
-    generator = torch.Generator().manual_seed(0)
-    drawn: list[tuple[float, int, Tensor]] = []
-    number = 0
-    for some, _ in batches(data, 64, place):
-        for sample in some:
-            entry = (float(torch.rand((), generator=generator)), number, sample.clone())
-            if len(drawn) < _MOST:
-                heappush(drawn, entry)
-            else:
-                heappushpop(drawn, entry)
-            number += 1
-    return torch.stack([sample for _, _, sample in sorted(drawn, key=itemgetter(1))])
 
 
 def unlisted(model: nn.Module, example: Tensor) -> str | None:
@@ -277,7 +258,7 @@ class _Fitting:
         linear = isinstance(layer, nn.Linear)
         shape = before[0].shape
         images = sum(len(before[b]) for b in range(len(before)))
-        rows = max(_FEWEST_ROWS, _ROWS * matrix_of(layer).shape[-1])
+        rows = max(FEWEST_ROWS, ROWS * matrix_of(layer).shape[-1])
         places = Places(prod(shape[1:-1] if linear else shape[2:]), -(-rows // images))
         channel = -1 if linear else 1
         kept = kept_outputs(self._plan, name, shape[channel], _width(layer))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import gcd
+from typing import TypeAlias
 
 from niwaki.criteria import Scores
 from niwaki.pruning._budget import Budget
 from niwaki.pruning._coupling import Group
 from niwaki.pruning._plan import Removal
 
-__all__ = ["select"]
+__all__ = ["Within", "select"]
+
+#: Gets the units of each group that the scores take; returns those that go, as many.
+Within: TypeAlias = Callable[[Sequence[Sequence[int]]], Sequence[Sequence[int]]]
 
 
 def select(
@@ -23,6 +27,7 @@ def select(
     least: Sequence[int],
     multiple: int = 1,
     per_cost: float = 0.0,
+    within: Within | None = None,
 ) -> list[Removal]:
     """Choose the units to remove.
 
@@ -42,6 +47,8 @@ def select(
     per_cost : float
         Exponent of the cost by which scores are divided: 0 ranks by the score alone, 1 by the score
         per MAC (or parameter, or unit) that the removal saves in the network as it then stands.
+    within : callable, optional
+        Chooses anew within each group once the widths are known, see `Within`.
 
     Returns
     -------
@@ -74,11 +81,14 @@ def select(
         queues[index].take(block)
         for other in neighbours[index] if per_cost else [index]:
             priorities[other] = priority(other)
+    taken: Sequence[Sequence[int]] = [queue.taken for queue in queues]
+    if within is not None:
+        taken = within(taken)
     gone: dict[str, list[int]] = {}
-    for group, queue in zip(groups, queues, strict=True):
+    for group, units in zip(groups, taken, strict=True):
         for member in group.members:
-            if queue.taken and member.output and member.layer in group.layers:
-                channels = (c for unit in queue.taken for c in member.channels[unit])
+            if units and member.output and member.layer in group.layers:
+                channels = (c for unit in units for c in member.channels[unit])
                 gone.setdefault(member.layer, []).extend(channels)
     order = dict.fromkeys([*(layer for layer in scores if layer in gone), *gone])
     return [Removal(layer, tuple(sorted(gone[layer]))) for layer in order]
