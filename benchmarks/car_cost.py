@@ -117,10 +117,10 @@ def compare_index(name: str, args: argparse.Namespace) -> dict[str, Any]:
     ours = time.process_time() - since
     second, more = brute_force(model, images, labels, chosen[half:], args.batch)
     different = 0
-    whole = sum(index.whole.right)
+    whole = sum(index.baseline.right)
     for (layer, unit), (right, near) in (truth | more).items():
         lost = int(index[layer].lost[index[layer].units.index(unit)])
-        different += abs(whole - lost - right) > near + index.whole.near_ties
+        different += abs(whole - lost - right) > near + index.baseline.near_ties
     theirs = (first + second) * len(units) / len(chosen)
     return {
         "what": f"index of {name}",
@@ -140,7 +140,11 @@ def compare_greedy(name: str, args: argparse.Namespace) -> dict[str, Any]:
     layers = GREEDY[name]
     since = time.process_time()
     pruned = car.greedy(
-        model, (images, labels), layers=layers, remove=args.removals, batch_size=args.batch
+        model,
+        (images, labels),
+        car.Stop(remove=args.removals),
+        layers=layers,
+        batch_size=args.batch,
     )
     ours = time.process_time() - since
     network, theirs, different = model, 0.0, 0

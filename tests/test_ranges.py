@@ -88,7 +88,7 @@ def ranges_of(function):
 
 def is_a_result(found):
     """Whether a class only carries what was computed: it is no one's to give."""
-    options = {"FineTune", "Preprocessing"}
+    options = {"FineTune", "Preprocessing", "Sampling", "Stop"}
     rules = isinstance(found, type) and found.__module__.startswith("niwaki.propagation")
     return is_dataclass(found) and found.__name__ not in options and not rules
 

@@ -215,8 +215,8 @@ def sequence(trial: Trial, layer: str) -> dict[str, Any]:
     found = niwaki.car.greedy(
         trial.model,
         trial.search,
+        niwaki.car.Stop(remove=round(max(SHARES) * width)),
         layers=[layer],
-        remove=round(max(SHARES) * width),
         max_memory="1GB",
     )
     seconds = time.process_time() - since

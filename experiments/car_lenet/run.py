@@ -116,7 +116,12 @@ def greedy(
     """Remove the filter of the lowest CAR, again and again: (share removed, accuracy)."""
     count = sum(len(model.get_submodule(name).weight) for name in layers)
     pruned = niwaki.car.greedy(
-        model, search, layers=layers, remove=round(0.7 * count), test=test, max_memory="1GB"
+        model,
+        search,
+        niwaki.car.Stop(remove=round(0.7 * count)),
+        layers=layers,
+        test=test,
+        max_memory="1GB",
     )
     return [(step.step / count, step.accuracy) for step in pruned.trajectory]
 

@@ -104,7 +104,7 @@ def prune(
     known = filters.profile(model, search, layers=["conv1"], preprocessing=SHAPES, batch_size=128)
     colour = known["conv1"].colour.nan_to_num(0)
     marked = [("conv1", unit) for unit, value in enumerate(colour.tolist()) if value > SELECTIVE]
-    pruned = car.greedy(model, search, remove=FILTERS - 1, layers=["conv1"], test=unseen)
+    pruned = car.greedy(model, search, car.Stop(remove=FILTERS - 1), layers=["conv1"], test=unseen)
     order = filters.removal_order(pruned.plan, {"conv1": FILTERS})
     found = filters.enrichment(order, marked, FILTERS, FIRST)
     place = torch.full((FILTERS,), float(len(order)), dtype=torch.float64)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from niwaki.car._outcome import judge
+from niwaki.car._images import judge
 from niwaki.data import batches, open_data, references
 from niwaki.models import load_weights, zoo
 from niwaki.pruning import Removal, operate

@@ -7,7 +7,7 @@ import torch
 from car_networks import SMALL, judged, noise, randomise, real
 
 import niwaki
-from niwaki.car import CarIndex, _compute, greedy, index
+from niwaki.car import CarIndex, Sampling, Stop, _index, greedy, index
 from niwaki.errors import DataError, NiwakiError
 
 
@@ -18,8 +18,8 @@ def small(name="dense", samples=48, **options):
 
 def assert_same(a, b):
     for count in ("samples", "right", "near_ties"):
-        assert getattr(a.whole, count) == getattr(b.whole, count)
-    assert a.whole.margin == pytest.approx(b.whole.margin, abs=1e-5)
+        assert getattr(a.baseline, count) == getattr(b.baseline, count)
+    assert a.baseline.margin == pytest.approx(b.baseline.margin, abs=1e-5)
     assert a.fingerprint == b.fingerprint
     assert list(a) == list(b)
     for name in a:
@@ -52,7 +52,7 @@ def test_the_model_stays_as_it_is():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     versions = [p._version for p in model.parameters()]
     index(model, (images, labels))
-    greedy(model, (images, labels), remove=1)
+    greedy(model, (images, labels), Stop(remove=1))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert versions == [p._version for p in model.parameters()]
     assert all(p.requires_grad for p in model.parameters())
@@ -62,7 +62,7 @@ def test_the_model_stays_as_it_is():
 def test_an_interrupted_index_goes_on(tmp_path, monkeypatch):
     model, images, labels = small()
     whole = index(model, (images, labels))
-    measure, calls = _compute.measure, []
+    measure, calls = _index.measure, []
 
     def interrupted(*args):
         calls.append(1)
@@ -70,7 +70,7 @@ def test_an_interrupted_index_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return measure(*args)
 
-    monkeypatch.setattr(_compute, "measure", interrupted)
+    monkeypatch.setattr(_index, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         index(model, (images, labels), batch_size=10, folder=tmp_path)
     resumed = index(model, (images, labels), batch_size=16, folder=tmp_path)
@@ -84,28 +84,28 @@ def test_an_interrupted_index_goes_on(tmp_path, monkeypatch):
 
 def test_an_interrupted_search_goes_on(tmp_path):
     model, images, labels = small()
-    whole = greedy(model, (images, labels), remove=4)
-    greedy(model, (images, labels), remove=2, folder=tmp_path / "search")
-    resumed = greedy(model, (images, labels), remove=4, folder=tmp_path / "search")
+    whole = greedy(model, (images, labels), Stop(remove=4))
+    greedy(model, (images, labels), Stop(remove=2), folder=tmp_path / "search")
+    resumed = greedy(model, (images, labels), Stop(remove=4), folder=tmp_path / "search")
     assert resumed.plan == whole.plan
     units = [[r["unit"] for r in p.settings["removals"]] for p in (whole, resumed)]
     assert units[0] == units[1]
-    read = greedy(model, (images, labels), remove=4, folder=tmp_path / "search")
+    read = greedy(model, (images, labels), Stop(remove=4), folder=tmp_path / "search")
     assert torch.equal(read.model(images), whole.model(images))
     with pytest.raises(NiwakiError, match="layers: there"):
-        greedy(model, (images, labels), remove=4, folder=tmp_path / "search", layers=["stem"])
+        greedy(model, (images, labels), Stop(remove=4), folder=tmp_path / "search", layers=["stem"])
 
 
 def test_where_the_search_stops():
     model, images, labels = small()
-    found = greedy(model, (images, labels), keep=0.8, of="macs")
+    found = greedy(model, (images, labels), Stop(keep=0.8, of="macs"))
     kept = found.trajectory.kept("macs")
     assert kept[-1] <= 0.8 < kept[-2]
-    floor = greedy(model, (images, labels), floor=0.7, layers=["layers"])
+    floor = greedy(model, (images, labels), Stop(floor=0.7), layers=["layers"])
     assert floor.trajectory[-1].validation >= 0.7
-    further = greedy(model, (images, labels), remove=len(floor.trajectory), layers=["layers"])
+    further = greedy(model, (images, labels), Stop(remove=len(floor.trajectory)), layers=["layers"])
     assert further.trajectory[-1].validation < 0.7
-    everything = greedy(model, (images[:12], labels[:12]), floor=0.0, layers=["stem"])
+    everything = greedy(model, (images[:12], labels[:12]), Stop(floor=0.0), layers=["stem"])
     assert everything.model.stem.out_channels == 1
 
 
@@ -113,13 +113,13 @@ def test_fine_tuning_between_steps():
     model, images, labels = small()
     seen = []
 
-    def tune(network):
+    def tune(network, step):
         seen.append(network.stem.out_channels)
         with torch.no_grad():
             network.fc.bias += 0.1
 
     found = greedy(
-        model, (images, labels), remove=2, layers=["stem"], tune=tune, test=(images, labels)
+        model, (images, labels), Stop(remove=2), layers=["stem"], tune=tune, test=(images, labels)
     )
     assert seen == [5, 4]
     assert [step.accuracy_tuned is None for step in found.trajectory] == [True, False, False]
@@ -158,7 +158,11 @@ def test_ties_go_by_margin_then_order():
 def test_sampled_search():
     model, images, labels = small("functional", 2000)
     found = greedy(
-        model, (images, labels), remove=1, confidence=0.9, tolerance=0.25, seed=1, batch_size=200
+        model,
+        (images, labels),
+        Stop(remove=1),
+        sampling=Sampling(0.9, 0.25, seed=1),
+        batch_size=200,
     )
     gone = found.settings["removals"][0]
     assert gone["certainty"] == 0.9
@@ -167,25 +171,25 @@ def test_sampled_search():
     best = min(float(layer.car.min()) for layer in whole.values())
     mine = float(whole[gone["layer"]].car[gone["unit"]])
     assert mine <= best + 0.25
-    exact = greedy(model, (images, labels), remove=1, confidence=0.9, batch_size=1000)
+    exact = greedy(model, (images, labels), Stop(remove=1), sampling=Sampling(0.9), batch_size=1000)
     assert exact.settings["removals"][0]["unit"] == whole.ranking()[0][1]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "say when to stop"),
-        ({"remove": 1000}, "only 14 units"),
-        ({"keep": 1.5}, "between 0 and 1"),
-        ({"remove": 1, "layers": ["nowhere"]}, "'nowhere' has no unit"),
-        ({"remove": 1, "max_memory": "lots"}, "max_memory"),
-        ({"remove": 1, "confidence": 2.0}, "confidence"),
+        (lambda: {"stop": Stop()}, "say when to stop"),
+        (lambda: {"stop": Stop(remove=1000)}, "only 14 units"),
+        (lambda: {"stop": Stop(keep=1.5)}, "between 0 and 1"),
+        (lambda: {"stop": Stop(remove=1), "layers": ["nowhere"]}, "'nowhere' has no unit"),
+        (lambda: {"stop": Stop(remove=1), "max_memory": "lots"}, "max_memory"),
+        (lambda: {"stop": Stop(remove=1), "sampling": Sampling(2.0)}, "confidence"),
     ],
 )
 def test_what_is_refused(options, message):
     model, images, labels = small(samples=12)
     with pytest.raises(ValueError, match=message):
-        greedy(model, (images, labels), **options)
+        greedy(model, (images, labels), **options())
 
 
 def test_memory(shared):

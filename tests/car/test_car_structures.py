@@ -7,8 +7,8 @@ import torch
 from car_networks import judged, noise, randomise
 from car_structures import STRUCTURES
 
-from niwaki.car import greedy, index
-from niwaki.car._outcome import judge
+from niwaki.car import Stop, greedy, index
+from niwaki.car._images import judge
 from niwaki.criteria import hidden_layers
 from niwaki.pruning import Removal, couple, operate
 
@@ -60,7 +60,7 @@ def test_every_unit(name):
 @pytest.mark.parametrize("name", ["Slices", "GateByHalves", "OneChannelMask"])
 def test_the_search_removes_what_can_go(name):
     model, images, labels = prepared(name)
-    pruned = greedy(model, (images, labels), remove=2)
+    pruned = greedy(model, (images, labels), Stop(remove=2))
     network = copy.deepcopy(model)
     for row in pruned.settings["removals"]:
         found = index(network, (images, labels))

@@ -7,8 +7,8 @@ import torch
 from car_networks import SMALL, judged, noise, randomise, real, without
 from torch import nn
 
-from niwaki.car import greedy
-from niwaki.car._outcome import TIE, judge
+from niwaki.car import Stop, greedy
+from niwaki.car._images import TIE, judge
 from niwaki.criteria import hidden_layers
 from niwaki.pruning import Removal, couple, operate
 
@@ -45,7 +45,7 @@ def brute_force(model, images, labels, steps):
 def test_small_networks(name, steps):
     model = randomise(SMALL[name](), seed=3)
     images, labels = judged(model, noise(60, 10))
-    found = greedy(model, (images, labels), remove=steps, batch_size=16)
+    found = greedy(model, (images, labels), Stop(remove=steps), batch_size=16)
     rows = found.settings["removals"]
     sequence = [(r["layer"], r["channels"], round(60 * (1 - r["accuracy"]))) for r in rows]
     assert sequence == brute_force(model, images, labels, steps)
@@ -70,7 +70,7 @@ def lenet_without(model, layer, unit):
 
 def test_lenet_whole(shared):
     model, images, labels = real(shared, "lenet", 2)
-    found = greedy(model, (images, labels), remove=2, batch_size=10)
+    found = greedy(model, (images, labels), Stop(remove=2), batch_size=10)
     network = model
     for row in found.settings["removals"]:
         with torch.no_grad():
@@ -88,7 +88,7 @@ def test_lenet_whole(shared):
 def test_resnet_stage(shared):
     """Norms set to zero silence a channel everywhere, also in the residual stream."""
     model, images, labels = real(shared, "resnet20", 1)
-    found = greedy(model, (images, labels), layers=["layer1"], remove=2, batch_size=20)
+    found = greedy(model, (images, labels), Stop(remove=2), layers=["layer1"], batch_size=20)
     stream = ["bn1", "layer1.0.bn2", "layer1.1.bn2", "layer1.2.bn2"]
     norms = {"conv1": stream}
     norms |= {f"layer1.{i}.conv1": [f"layer1.{i}.bn1"] for i in range(3)}

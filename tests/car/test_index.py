@@ -31,7 +31,7 @@ def test_small_networks(name):
     model = randomise(SMALL[name]())
     images, labels = judged(model, noise(40, 10))
     found = index(model, (images, labels), batch_size=16)
-    assert found.whole.total == 40
+    assert found.baseline.total == 40
     assert {layer.path for layer in found.values()} <= PATHS.get(name, {"spliced"})
     assert sum(int((layer.broken + layer.mended).sum()) for layer in found.values()) > 20
     assert_twin(model, images, labels, found)
@@ -49,5 +49,5 @@ def test_trained_networks(shared, name, layers, per_class, every):
     model, images, labels = real(shared, name, per_class)
     found = index(model, (images, labels), layers=layers, batch_size=32)
     assert {layer.path for layer in found.values()} == {"spliced"}
-    assert found.whole.accuracy > 0.7
+    assert found.baseline.accuracy > 0.7
     assert_twin(model, images, labels, found, every)

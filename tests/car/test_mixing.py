@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from car_networks import judged, noise, randomise
 from torch import nn
 
-from niwaki.car import greedy, index
-from niwaki.car._outcome import judge
+from niwaki.car import Stop, greedy, index
+from niwaki.car._images import judge
 
 
 class Mixed(nn.Module):
@@ -133,6 +133,6 @@ def test_each_unit(name):
 def test_the_search_follows_the_index():
     model, images, labels = dead_at_first(MIXES["normalize"])
     found = index(model, (images, labels))
-    gone = greedy(model, (images, labels), remove=1).settings["removals"][0]
+    gone = greedy(model, (images, labels), Stop(remove=1)).settings["removals"][0]
     ranking = [pair for pair in found.ranking() if found[pair[0]].path not in ("cut", "masked")]
     assert (gone["layer"], gone["unit"]) == ranking[0]

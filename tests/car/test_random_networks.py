@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from niwaki.car import greedy, index
-from niwaki.car._outcome import judge
+from niwaki.car import Stop, greedy, index
+from niwaki.car._images import judge
 from niwaki.pruning import Removal, operate
 
 EXAMPLES = settings(
@@ -131,7 +131,7 @@ def test_the_index_is_physical_removal(shape, seed, samples, batch_size, data):
 @example(DUAL, 0, 12)
 def test_the_search_removes_what_the_index_ranks_first(shape, seed, samples):
     model, images, labels = drawn(shape, seed, samples)
-    rows = greedy(model, (images, labels), remove=2, batch_size=7).settings["removals"]
+    rows = greedy(model, (images, labels), Stop(remove=2), batch_size=7).settings["removals"]
     network = copy.deepcopy(model)
     for row in rows:
         found = index(network, (images, labels))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from car_networks import SMALL, judged, noise, randomise
 from torch import fx, nn
 
-from niwaki.car import greedy, index
+from niwaki.car import Stop, greedy, index
 from niwaki.models._listing import list_operations
 
 
@@ -67,7 +67,7 @@ def test_many_at_once(name):
     with torch.no_grad():
         expected = model(images)
     alone = index(model, (images, labels))
-    first = greedy(model, (images, labels), remove=1).plan
+    first = greedy(model, (images, labels), Stop(remove=1)).plan
     stop, wrong = threading.Event(), []
 
     def serve():
@@ -78,7 +78,7 @@ def test_many_at_once(name):
     with ThreadPoolExecutor(5) as pool:
         server = pool.submit(serve)
         jobs = [pool.submit(index, model, (images, labels)) for _ in range(3)]
-        search = pool.submit(greedy, model, (images, labels), remove=1)
+        search = pool.submit(greedy, model, (images, labels), Stop(remove=1))
         found = [job.result(60) for job in jobs]
         plan = search.result(60).plan
         stop.set()

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from niwaki import filters
-from niwaki.car import CarIndex, LayerCar, Whole
+from niwaki.car import Baseline, CarIndex, LayerCar
 from niwaki.filters import Strongest
 from niwaki.pruning import Plan, Removal
 
@@ -76,7 +76,7 @@ def test_the_strongest_do_not_depend_on_the_order_of_merging():
 
 
 def index_of(broken, mended, samples) -> CarIndex:
-    whole = Whole(tuple(samples), tuple(samples), 0.0, 0.0, 0)
+    whole = Baseline(tuple(samples), tuple(samples), 0.0, 0.0, 0)
     broken, mended = torch.tensor(broken), torch.tensor(mended)
     nothing = torch.zeros(len(broken))
     units = tuple((unit,) for unit in range(len(broken)))

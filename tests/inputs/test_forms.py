@@ -35,7 +35,7 @@ ENTRIES: dict[str, Entry] = {
     "prune": lambda net, x, y: niwaki.prune(net, (x, y), keep=0.7, steps=1),
     "prune_weights": lambda net, x, y: niwaki.prune_weights(net, (x, y), keep=0.7, steps=1),
     "car.index": lambda net, x, y: niwaki.car.index(net, (x, y)),
-    "car.greedy": lambda net, x, y: niwaki.car.greedy(net, (x, y), remove=1),
+    "car.greedy": lambda net, x, y: niwaki.car.greedy(net, (x, y), niwaki.car.Stop(remove=1)),
     "fit_patterns": lambda net, x, y: niwaki.attribution.fit_patterns(net, (x, y)),
     "accuracy": lambda net, x, y: niwaki.evaluation.accuracy(net, (x, y)),
     "perturbation_curves": lambda net, x, y: perturbation_curves(
@@ -217,7 +217,7 @@ def numbers(result: Any) -> list[Tensor]:
         return [torch.tensor(result)]
     if hasattr(result, "model"):
         return list(result.model.state_dict().values())
-    if isinstance(result, niwaki.car._index.CarIndex):
+    if isinstance(result, niwaki.car.CarIndex):
         return [layer.margin_change for layer in result.values()]
     values = []
     for value in result.values():
@@ -380,7 +380,7 @@ def test_networks_of_other_types(kind: torch.dtype) -> None:
         assert error < {torch.float16: 0.02, torch.bfloat16: 0.1}.get(kind, 1e-2), method
     pruned = niwaki.prune(net, (x, LABELS), keep=0.7, steps=1)
     assert pruned.model(x.to(kind)).dtype == kind
-    assert niwaki.car.index(net, (x, LABELS))["one"].whole.total == 6
+    assert niwaki.car.index(net, (x, LABELS))["one"].baseline.total == 6
 
 
 def test_weights_of_another_kind_are_no_weights(tmp_path: Any) -> None:

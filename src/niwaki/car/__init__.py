@@ -3,10 +3,20 @@
 `index` computes it for every unit, `greedy` removes the unit that matters least, again and again.
 """
 
-from niwaki.car._compute import index
+from niwaki.car._car_index import Baseline, CarIndex, LayerCar
 from niwaki.car._criterion import Car
-from niwaki.car._greedy import greedy
-from niwaki.car._index import CarIndex, LayerCar, Whole
-from niwaki.car._operations import operations_behind
+from niwaki.car._greedy import Stop, greedy
+from niwaki.car._index import index, operations_behind
+from niwaki.car._search import Sampling
 
-__all__ = ["Car", "CarIndex", "LayerCar", "Whole", "greedy", "index", "operations_behind"]
+__all__ = [
+    "Baseline",
+    "Car",
+    "CarIndex",
+    "LayerCar",
+    "Sampling",
+    "Stop",
+    "greedy",
+    "index",
+    "operations_behind",
+]

@@ -9,17 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
+from niwaki.car._car_index import scores_of
 from niwaki.car._evaluator import Evaluator
-from niwaki.car._groups import copy_of, judged
-from niwaki.car._index import scores_of
-from niwaki.car._measure import measure
-from niwaki.car._units import name_of
+from niwaki.car._index import measure
+from niwaki.car._units import checked_copy, list_units, name_of
 from niwaki.criteria import Criterion, register
 from niwaki.memory import parse_bytes
 from niwaki.models import fingerprint
 from niwaki.propagation import Layer
-
-__all__ = ["Car"]
 
 
 @register("car")
@@ -50,7 +47,7 @@ class Car(Criterion):
     def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """See `Criterion.batch`."""
         evaluator = self._evaluator(model, inputs)
-        totals, size = Totals(), evaluator.images(len(inputs))
+        totals, size = Totals(), evaluator.batch_size(len(inputs))
         for start in range(0, len(inputs), size):
             x, y = inputs[start : start + size], labels[start : start + size]
             totals = totals.update(measure(evaluator, x, y), len(x))
@@ -73,10 +70,10 @@ class Car(Criterion):
         """Prepare once for a network: pruning changes it from step to step."""
         mark = fingerprint(model)
         if self._prepared is None or self._prepared[0] != mark:
-            own = copy_of(model)
+            own = checked_copy(model)
             example = inputs[:8] if len(inputs) > 1 else torch.cat([inputs, inputs])
-            found = judged(own, example)
+            units = list_units(own, example)
             memory = parse_bytes(self.max_memory)
-            evaluator = Evaluator(own, example, found.groups, memory, masks=found.layers)
+            evaluator = Evaluator(own, example, units.groups, memory, masks=units.layers)
             self._prepared = mark, evaluator
         return self._prepared[1]

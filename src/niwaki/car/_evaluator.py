@@ -1,4 +1,4 @@
-"""Networks without single units, each evaluated in the cheapest way that is exact."""
+"""Networks without single units, each evaluated in the cheapest path that is exact."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from niwaki.car._channels import NotFollowedError
-from niwaki.car._cut import Cut
-from niwaki.car._folding import fold_norms
-from niwaki.car._look import Look
-from niwaki.car._pairs import Pairs
-from niwaki.car._splice import Splice
-from niwaki.car._units import outputs, single, uncovered
-from niwaki.car._whole import Masked, Removed
+from niwaki.car._full_pass import Cut, Masked, Removed
+from niwaki.car._images import ForwardPass
+from niwaki.car._splice import Pairs, Splice
+from niwaki.car._units import outputs, single_channels, uncovered_channels
 from niwaki.errors import ModelError, NothingToPruneError
 from niwaki.models import respond
 from niwaki.models._network import Network, UntraceableError
 from niwaki.pruning import Group, Removal, operate
-
-__all__ = ["Evaluator"]
 
 _TOLERANCE = 1e-3  # of the largest output, as pruning's own check has it
 _PROBED = 8  # images on which each group's evaluation is checked
@@ -35,8 +30,7 @@ _BATCH_ELSEWHERE = 2**28
 _FEWEST = 8  # rows of a batch, however large they are, if memory allows
 _ALIVE = 4  # values as large as the largest that a whole pass may keep alive at once
 
-
-_Way: TypeAlias = Splice | Removed | Cut | Masked
+_Path: TypeAlias = Splice | Removed | Cut | Masked
 
 
 class Evaluator:
@@ -52,7 +46,7 @@ class Evaluator:
         The units, from `niwaki.pruning.couple` of the same network.
     memory : int
         Bytes to stay below.
-    paths : sequence of str, optional
+    known_paths : sequence of str, optional
         How each group was evaluated before, where that has been checked already.
     masks : mapping of str to int
         All layers that are judged, with their widths, in the order of the signal. Channels that no
@@ -63,13 +57,8 @@ class Evaluator:
     groups : list of Group
         Those that can be evaluated: the given ones without those that cannot lose a unit, and the
         masked layers.
-    paths : list of str
-        For each group: ``"spliced"``, only what follows the unit is computed anew; ``"removed"``,
-        whole passes of a physically pruned copy; ``"cut"``, whole passes of a network whose layer,
-        which pruning leaves alone, is cut where it stands; ``"masked"``, whole passes in which a
-        layer's channel is zero.
-    image_bytes, kept_bytes : int
-        Memory that a look takes per image while it is made, and afterwards.
+    kept_bytes : int
+        Memory that what is kept of a forward pass takes per image.
 
     Raises
     ------
@@ -83,57 +72,65 @@ class Evaluator:
         example: Tensor,
         groups: Sequence[Group],
         memory: int,
-        paths: Sequence[str] | None = None,
+        known_paths: Sequence[str] | None = None,
         masks: Mapping[str, int] | None = None,
     ) -> None:
         self._memory = memory
         self._model = copy.deepcopy(model).requires_grad_(False)
         self._example = example[:2]
         self._network: Network | None = None
-        if paths is None or "spliced" in paths:
-            self._network = self._listed(example[:1])
-        ways = (
-            self._chosen(groups, example[:_PROBED]) if paths is None else self._known(groups, paths)
-        )
-        found = [(g, way) for g, way in zip(groups, ways, strict=True) if way is not None]
+        if known_paths is None or Splice.path in known_paths:
+            with suppress(UntraceableError):
+                self._network = Network(self._model, example[:1], fold=True)
+        if known_paths is None:
+            paths = self._choose_paths(groups, example[:_PROBED])
+        else:
+            paths = [
+                self._splice_of(group) if known == Splice.path else self._removed(group)
+                for group, known in zip(groups, known_paths, strict=True)
+            ]
+        found = [(g, path) for g, path in zip(groups, paths, strict=True) if path is not None]
         if masks is not None:
             found += self._masked(masks, [group for group, _ in found], example[:_PROBED])
             order = {layer: place for place, layer in enumerate(masks)}
             found.sort(key=lambda pair: min(order[m] for m in outputs(pair[0]) if m in order))
         self.groups = [group for group, _ in found]
-        self._ways: list[_Way] = [way for _, way in found]
+        self._paths: list[_Path] = [path for _, path in found]
         if not found:
             raise NothingToPruneError(
                 f"{type(model).__name__} has no unit whose classification accuracy reduction could "
                 "be computed"
             )
-        self._needs = self._needed()
+        self._needs = {n for path in self._paths if isinstance(path, Splice) for n in path.needs}
         self._largest = _largest_value(self._model, example[:1])
-        kept = (
-            sum(prod(self._network.shapes.get(n, ())) for n in self._needs) if self._network else 0
-        )
-        size = example.element_size()
-        self.kept_bytes = size * (kept + example[0].numel())
-        self.image_bytes = self.kept_bytes + _ALIVE * self._largest
+        kept = 0
+        if self._network is not None:
+            kept = sum(prod(self._network.shapes.get(n, ())) for n in self._needs)
+        self.kept_bytes = example.element_size() * (kept + example[0].numel())
 
     @property
     def paths(self) -> list[str]:
-        """How each group is evaluated."""
-        return [way.path for way in self._ways]
+        """How each group is evaluated; see `LayerCar.paths`."""
+        return [path.path for path in self._paths]
 
     @property
-    def lasts(self) -> bool:
+    def can_remove(self) -> bool:
         """Whether units can be taken out for good without listing the operations anew."""
-        return all(isinstance(way, Splice) and way.lasts for way in self._ways)
+        return all(isinstance(path, Splice) and path.can_remove for path in self._paths)
+
+    def batch_size(self, wanted: int) -> int:
+        """Return how many images a forward pass may have: at most those wanted."""
+        image_bytes = self.kept_bytes + _ALIVE * self._largest
+        return max(1, min(wanted, self._memory // 2 // image_bytes))
 
     @torch.no_grad()
-    def look(self, inputs: Tensor) -> Look:
+    def forward(self, inputs: Tensor) -> ForwardPass:
         """Run the whole network once and keep what the evaluations need."""
         sizes = [len(group) for group in self.groups]
         reach: list[dict[fx.Node, Tensor]] = [{} for _ in self.groups]
         if self._network is None or not self._needs:
-            return Look(inputs, respond(self._model, inputs), {}, reach, sizes)
-        read = _read_by(self._ways)
+            return ForwardPass(inputs, respond(self._model, inputs), {}, reach, sizes)
+        read = _read_by(self._paths)
 
         def note(node: fx.Node, value: Any) -> None:
             for group, reader in read.get(node, ()):
@@ -144,44 +141,46 @@ class Evaluator:
         logits = values[self._network.output]
         if self._network.output not in self._needs:
             del values[self._network.output]
-        return Look(inputs, logits, values, reach, sizes)
+        return ForwardPass(inputs, logits, values, reach, sizes)
 
     @torch.no_grad()
-    def remove(self, look: Look, group: int, unit: int) -> None:
-        """Take a unit out for good, where that `lasts`; bring a look at all images up to date.
+    def remove(self, whole: ForwardPass, group: int, unit: int) -> None:
+        """Take a unit out for good, if that is possible; bring the pass of all images up to date.
 
         What follows the unit is computed anew on the images that it can change; all else stays.
         """
-        way = self._splice(group)
+        path = self._splice(group)
         assert self._network is not None
-        read, output = _read_by(self._ways), self._network.output
-        changed = look.active(group)[unit].nonzero().flatten()
-        for part in Pairs(torch.full_like(changed, unit), changed).split(self._rows(way)):
+        read, output = _read_by(self._paths), self._network.output
+        changed = whole.active(group)[unit].nonzero().flatten()
+        for part in Pairs(torch.full_like(changed, unit), changed).split(self._rows(path)):
             images = part.images
 
             def note(node: fx.Node, value: Any, images: Tensor = images) -> None:
-                if node in look.values:
-                    look.values[node][images] = value
+                if node in whole.values:
+                    whole.values[node][images] = value
                 if node is output:
-                    look.logits[images] = value
+                    whole.logits[images] = value
                 for other, reader in read.get(node, ()):
-                    look.reach[other][node][:, images] = self._splice(other).active(reader, value)
+                    whole.reach[other][node][:, images] = self._splice(other).active(reader, value)
 
-            way.without(look.values, part, note)
-        way.remove(unit)
+            path.without(whole.values, part, note)
+        path.remove(unit)
 
     def _splice(self, group: int) -> Splice:
-        way = self._ways[group]
-        assert isinstance(way, Splice)
-        return way
+        path = self._paths[group]
+        assert isinstance(path, Splice)
+        return path
 
     @torch.no_grad()
-    def without(self, look: Look, group: int, pairs: Pairs) -> Iterator[tuple[Pairs, Tensor]]:
+    def without(
+        self, whole: ForwardPass, group: int, pairs: Pairs
+    ) -> Iterator[tuple[Pairs, Tensor]]:
         """Compute the outputs without the unit of each pair, part by part.
 
         Parameters
         ----------
-        look : Look
+        whole : ForwardPass
             The images that the pairs count.
         group : int
             Which group the units are of.
@@ -193,37 +192,25 @@ class Evaluator:
         Pairs, Tensor
             Some of the pairs, and their outputs of shape (P, classes).
         """
-        way = self._ways[group]
-        if isinstance(way, Splice):
-            for part in pairs.split(self._rows(way)):
-                yield part, way.without(look.values, part)
+        path = self._paths[group]
+        if isinstance(path, Splice):
+            for part in pairs.split(self._rows(path)):
+                yield part, path.without(whole.values, part)
             return
         # What a network without listed operations says of an image may depend on its neighbours:
         # never two units in one batch.
         for part in pairs.by_unit(max(1, self._memory // 2 // (_ALIVE * self._largest))):
-            inputs = look.inputs.index_select(0, part.images)
-            yield part, way.without(inputs, int(part.units[0]))
+            inputs = whole.inputs.index_select(0, part.images)
+            yield part, path.without(inputs, int(part.units[0]))
 
-    def _listed(self, example: Tensor) -> Network | None:
-        try:
-            return Network(self._model, example, fold_norms)
-        except UntraceableError:
-            return None
-
-    def _known(self, groups: Sequence[Group], paths: Sequence[str]) -> list[_Way | None]:
-        """Make the ways that were right before."""
+    def _choose_paths(self, groups: Sequence[Group], images: Tensor) -> list[_Path | None]:
+        """Choose for each group the cheapest path that gives the physically pruned network."""
+        splices = [self._splice_of(group) for group in groups]
+        if self._all_agree(groups, splices, images):
+            return list(splices)
         return [
-            self._splice_of(group) if path == Splice.path else self._removed(group)
-            for group, path in zip(groups, paths, strict=True)
-        ]
-
-    def _chosen(self, groups: Sequence[Group], images: Tensor) -> list[_Way | None]:
-        """Choose for each group the cheapest way that gives the physically pruned network."""
-        ways = [self._splice_of(group) for group in groups]
-        if self._all_right(groups, ways, images):
-            return list(ways)
-        return [
-            self._first_right(group, way, images) for group, way in zip(groups, ways, strict=True)
+            self._first_that_agrees(group, splice, images)
+            for group, splice in zip(groups, splices, strict=True)
         ]
 
     def _splice_of(self, group: Group) -> Splice | None:
@@ -243,38 +230,35 @@ class Evaluator:
 
     def _masked(
         self, layers: Mapping[str, int], groups: Sequence[Group], images: Tensor
-    ) -> list[tuple[Group, _Way]]:
+    ) -> list[tuple[Group, _Path]]:
         """Cut or mask the channels that no group has."""
-        found: list[tuple[Group, _Way]] = []
-        for layer, channels in uncovered(groups, layers).items():
+        found: list[tuple[Group, _Path]] = []
+        for layer, channels in uncovered_channels(groups, layers).items():
             if not channels or not _is_module(self._model, layer):
                 continue  # what is computed by a function of a parameter is not judged
-            way = self._cut(layer, images) if len(channels) == layers[layer] else None
-            if way is None:
-                way = Masked(self._model, layer, channels)
-                if not way.works(self._example):
+            path = self._cut(layer, images) if len(channels) == layers[layer] else None
+            if path is None:
+                path = Masked(self._model, layer, channels)
+                if not path.works(self._example):
                     continue
-            found.append((single(layer, channels), way))
+            found.append((single_channels(layer, channels), path))
         return found
 
-    def _needed(self) -> set[fx.Node]:
-        return {n for way in self._ways if isinstance(way, Splice) for n in way.needs}
-
     @torch.no_grad()
-    def _all_right(
-        self, groups: Sequence[Group], ways: Sequence[Splice | None], images: Tensor
+    def _all_agree(
+        self, groups: Sequence[Group], paths: Sequence[Splice | None], images: Tensor
     ) -> bool:
         """Compare one check for all: units of each group gone, silenced and physically."""
-        splices = [way for way in ways if way is not None]
-        if self._network is None or not splices or len(splices) < len(ways):
+        splices = [path for path in paths if path is not None]
+        if self._network is None or not splices or len(splices) < len(paths):
             return False
         silent: dict[fx.Node, list[Tensor]] = {}
         doomed: dict[str, set[int]] = {}
-        for group, way, units in zip(groups, splices, self._busiest(splices, images), strict=True):
+        for group, path, units in zip(groups, splices, self._busiest(splices, images), strict=True):
             some = units[: max(1, min(_COMPARED, len(group) - 1))]
             doomed.setdefault(group.root, set()).update(c for u in some for c in group.units[u])
-            for node in way.readers:
-                silent.setdefault(node, []).extend(way.channels(node, unit) for unit in some)
+            for node in path.readers:
+                silent.setdefault(node, []).extend(path.channels(node, unit) for unit in some)
         removals = [Removal(root, tuple(sorted(gone))) for root, gone in doomed.items()]
         smaller = copy.deepcopy(self._model)
         try:
@@ -285,59 +269,55 @@ class Evaluator:
         return _agree(self._network.silenced(images, zeros), smaller(images))
 
     @torch.no_grad()
-    def _first_right(self, group: Group, way: Splice | None, images: Tensor) -> _Way | None:
-        """Choose the first way that gives the physically pruned network, if there is one."""
+    def _first_that_agrees(self, group: Group, path: Splice | None, images: Tensor) -> _Path | None:
+        """Choose the first path that gives the physically pruned network, if there is one."""
         removed = self._removed(group)
         try:
-            if way is not None and self._agrees(way, removed, images):
-                return way
+            if path is not None and self._agrees(path, removed, images):
+                return path
             for unit in range(len(group)):
-                removed.remove(unit)
+                removed.pruned(unit)
         except (ModelError, LookupError):
             return None
         return removed
 
-    def _agrees(self, way: Splice, removed: Removed, images: Tensor) -> bool:
+    def _agrees(self, path: Splice, removed: Removed, images: Tensor) -> bool:
         """Compare some units with physical removal."""
         assert self._network is not None
-        values = self._network.run(images, way.needs)
+        values = self._network.run(images, path.needs)
         everywhere = torch.arange(len(images), device=images.device)
-        for unit in self._busiest([way], images)[0][:_COMPARED]:
-            found = way.without(values, Pairs(torch.full_like(everywhere, unit), everywhere))
+        for unit in self._busiest([path], images)[0][:_COMPARED]:
+            found = path.without(values, Pairs(torch.full_like(everywhere, unit), everywhere))
             if not _agree(found, removed.without(images, unit)):
                 return False
         return True
 
-    def _busiest(self, ways: Sequence[Splice], images: Tensor) -> list[list[int]]:
+    def _busiest(self, paths: Sequence[Splice], images: Tensor) -> list[list[int]]:
         """List the units of some groups, in each those first that most images activate."""
         assert self._network is not None
-        active: list[list[Tensor]] = [[] for _ in ways]
-        read = _read_by(ways)
+        active: list[list[Tensor]] = [[] for _ in paths]
+        read = _read_by(paths)
 
         def note(node: fx.Node, value: Any) -> None:
             for i, reader in read.get(node, ()):
-                active[i].append(ways[i].active(reader, value))
+                active[i].append(paths[i].active(reader, value))
 
         self._network.run(images, (), note)
         counts = [torch.stack(found).any(0).sum(1) for found in active]
         return [count.argsort(descending=True, stable=True).tolist() for count in counts]
 
-    def images(self, wanted: int) -> int:
-        """Return how many images a look may have: at most those wanted."""
-        return max(1, min(wanted, self._memory // 2 // self.image_bytes))
-
-    def _rows(self, way: Splice) -> int:
+    def _rows(self, path: Splice) -> int:
         """Return how many pairs go through the network as one batch."""
         batch = _BATCH.get(self._example.device.type, _BATCH_ELSEWHERE)
-        most = max(_FEWEST, batch // way.largest_bytes)
-        return max(1, min(self._memory // 2 // way.row_bytes, most))
+        most = max(_FEWEST, batch // path.largest_bytes)
+        return max(1, min(self._memory // 2 // path.row_bytes, most))
 
 
-def _read_by(ways: Sequence[_Way]) -> dict[fx.Node, list[tuple[int, fx.Node]]]:
+def _read_by(paths: Sequence[_Path]) -> dict[fx.Node, list[tuple[int, fx.Node]]]:
     """List for each value the groups whose channels are in it, and what reads them there."""
     found: dict[fx.Node, dict[int, fx.Node]] = {}
-    for i, way in enumerate(ways):
-        for reader in way.readers if isinstance(way, Splice) else ():
+    for i, path in enumerate(paths):
+        for reader in path.readers if isinstance(path, Splice) else ():
             source = reader.args[0]
             assert isinstance(source, fx.Node)
             found.setdefault(source, {})[i] = reader

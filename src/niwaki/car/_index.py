@@ -1,257 +1,240 @@
-"""The index: what the network loses with each single unit."""
+"""The index computed: sums over images, interrupted and resumed at will."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from niwaki.car._outcome import TIE
-from niwaki.criteria import Scores
-from niwaki.errors import DataError
-from niwaki.files import read_layers, write_layers
-from niwaki.schema import Anything, Form, ListOf, MapOf, Record, Text, rebuild
-from niwaki.schema import Whole as Count
+from niwaki import models
+from niwaki.accumulation import Totals
+from niwaki.car._car_index import Baseline, CarIndex, LayerCar
+from niwaki.car._evaluator import Evaluator
+from niwaki.car._images import Outcome, judge
+from niwaki.car._splice import Pairs, Splice
+from niwaki.car._units import checked_copy, list_units, name_of, outputs
+from niwaki.data import Data, batches, check_labels
+from niwaki.memory import parse_bytes
+from niwaki.models._network import Network
+from niwaki.pruning import Group
+from niwaki.ranges import BATCH, checked
+from niwaki.runs import Folder, digest, open_run
 
-__all__ = ["CarIndex", "LayerCar", "Whole", "scores_of"]
+_SUMS = "sums"  # the part of a run folder that keeps them
 
 
-@dataclass(frozen=True)
-class Whole:
-    """The network as it is, on the images of the index.
+@checked(batch_size=BATCH)
+def index(
+    model: nn.Module,
+    data: Data,
+    *,
+    layers: Sequence[str] | None = None,
+    batch_size: int = 64,
+    max_memory: int | str = "2GB",
+    folder: Folder = None,
+    description: str | None = None,
+) -> CarIndex:
+    """Compute the classification accuracy reduction of every unit, exactly.
 
-    Attributes
+    The reduction (CAR) of a unit is the network's accuracy minus the accuracy of the network from
+    which the unit is physically gone, with its batch norm and the inputs behind it, and with all
+    that is coupled to it (Abbasi-Asl & Yu 2017). What lies before a unit is computed once, what
+    it contributes to the next layer is subtracted there, images that do not activate it are
+    skipped, and the rest of the network runs for many units and images at once. The counts equal
+    those of physical removal but for images whose two largest outputs differ by less than 1e-4,
+    which are reported. A layer that cannot lose a unit, because of what its network does with its
+    channels, is judged by masking: the channel is zero behind the layer's norm and activation.
+
+    It may run in several threads at once, on one model, too, while others call that model.
+
+    Parameters
     ----------
-    samples : tuple of int
-        Images of each class.
-    right : tuple of int
-        Those that the network gets right, for each class.
-    loss, margin : float
-        Mean over all images, see `LayerCar`.
-    near_ties : int
-        Images whose two largest outputs differ by less than 1e-4.
+    model : nn.Module
+        In evaluation mode, returning shape (N, classes). It stays as it is.
+    data : DataLoader, Dataset or pair of tensors
+        Images with their labels.
+    layers : sequence of str, optional
+        Only units of these layers or of layers within modules of these names; default: all hidden
+        convolutions and linear layers.
+    batch_size : int
+        Images that are looked at together, fewer where memory asks for it; a loader has its own.
+    max_memory : int or str
+        Bytes to stay below, beside the network and the data themselves; such as ``"500MB"``.
+    folder : str or Path, optional
+        Keeps the counts after each batch; the same call goes on from there.
+    description : str, optional
+        Title of a progress bar; none if not given.
+
+    Returns
+    -------
+    CarIndex
+        Layer name to the reductions of its units, in total and by class.
+
+    Raises
+    ------
+    ValueError
+        For options out of range.
+    ModelError, DataError, NothingToPruneError
+        For a network or data that cannot be worked with; a folder that holds counts of others.
+
+    Examples
+    --------
+    >>> index = niwaki.car.index(model, (images, labels))
+    >>> index["conv1"].car
+    >>> index.ranking()[:5]
     """
+    memory = parse_bytes(max_memory)
+    own = checked_copy(model)
+    example = _first_inputs(own, data)
+    units = list_units(own, example, layers)
+    evaluator = Evaluator(own, example, units.groups, memory, masks=units.layers)
+    groups = evaluator.groups
+    size = evaluator.batch_size(batch_size)
+    fingerprint = models.fingerprint(model)
 
-    samples: tuple[int, ...]
-    right: tuple[int, ...]
-    loss: float
-    margin: float
-    near_ties: int
+    def identity() -> dict[str, Any]:
+        names = [name_of(group) for group in groups]
+        return {"model": fingerprint, "data": digest(data, ordered=True), "layers": names}
 
-    @property
-    def total(self) -> int:
-        """Number of images."""
-        return sum(self.samples)
+    with open_run(folder, identity) as kept:
+        part, seen = kept.read(_SUMS), 0
+        totals = Totals() if part is None else Totals.from_state_dict(part.tensors)
+        for inputs, labels in batches(data, size, models.home(model), description):
+            for start in range(0, len(inputs), size):
+                rows = slice(start, min(start + size, len(inputs)))
+                seen += rows.stop - rows.start
+                fresh = min(seen - totals.samples, rows.stop - rows.start)
+                if fresh > 0:  # else the sums have these images
+                    rows = slice(rows.stop - fresh, rows.stop)
+                    sums = measure(evaluator, inputs[rows], labels[rows])
+                    totals = totals.update(sums, fresh)
+                    kept.write_rarely(_SUMS, totals.state_dict)
+    paths = dict(zip(map(name_of, groups), evaluator.paths, strict=True))
+    return _index_of(totals, groups, paths, fingerprint)
 
-    @property
-    def accuracy(self) -> float:
-        """Share of the images that the network gets right."""
-        return sum(self.right) / self.total
 
+def operations_behind(model: nn.Module, inputs: Tensor) -> dict[str, tuple[int, int]]:
+    """Count the multiply-accumulates that follow a unit, for one image.
 
-@dataclass(frozen=True, eq=False)
-class LayerCar:
-    """What the network loses with each unit of a layer, and of all that is coupled to it.
+    The next layer's change is counted as one channel's work, as it is computed by linearity.
 
-    Attributes
+    Parameters
     ----------
-    units : tuple of tuple of int
-        The layer's output channels that make up each unit.
-    layers : tuple of str
-        The layers that lose outputs with it, this one among them.
-    paths : tuple of str
-        For each unit, how it was computed: ``"spliced"``, what follows the unit was computed anew;
-        ``"removed"``, whole passes of a physically pruned network; ``"cut"``, whole passes of a
-        network without the unit, which pruning would refuse to make; these are exact.
-        ``"masked"``: the layer cannot lose a unit, and its channel is zero instead, behind its
-        norm and activation.
-    whole : Whole
-        The network as it is.
-    broken, mended : Tensor
-        Images of each class that the network gets right only with the unit, and only without it;
-        int64, shape (units, classes).
-    loss_change : Tensor
-        By how much the mean cross-entropy grows without the unit; float64, shape (units,).
-    margin_change : Tensor
-        By how much the mean margin (output of the true class minus the largest of the others)
-        grows without the unit, mostly negative; float64, shape (units,).
-    near_ties : Tensor
-        Images on which the network without the unit has two largest outputs that differ by less
-        than 1e-4, so that rounding may decide between them; int64, shape (units,).
+    model : nn.Module
+        In evaluation mode, of operations that can be listed; not changed.
+    inputs : Tensor
+        Batch of shape (N, ...).
+
+    Returns
+    -------
+    dict of str to tuple of int
+        For each layer (coupled layers under the name of the first): its number of units, and the
+        multiply-accumulates of one pair of a unit and an image.
     """
-
-    units: tuple[tuple[int, ...], ...]
-    layers: tuple[str, ...]
-    paths: tuple[str, ...]
-    whole: Whole
-    broken: Tensor
-    mended: Tensor
-    loss_change: Tensor
-    margin_change: Tensor
-    near_ties: Tensor
-
-    @property
-    def lost(self) -> Tensor:
-        """Right images that are lost with each unit, net; int64, shape (units,)."""
-        return (self.broken - self.mended).sum(1)
-
-    @property
-    def car(self) -> Tensor:
-        """Classification accuracy reduction of each unit; float64, shape (units,)."""
-        return self.lost.double() / self.whole.total
-
-    @property
-    def by_class(self) -> Tensor:
-        """The same within each class, NaN for a class without images; shape (units, classes)."""
-        return (self.broken - self.mended).double() / torch.tensor(self.whole.samples)
-
-    @property
-    def path(self) -> str:
-        """How the units were computed, ``"mixed"`` if not all in the same way."""
-        return self.paths[0] if len(set(self.paths)) == 1 else "mixed"
-
-    def __len__(self) -> int:
-        return len(self.units)
-
-    def __repr__(self) -> str:
-        low, high = (float(f(self.car)) for f in (torch.min, torch.max))
-        return f"LayerCar({len(self)} units, CAR {low:+.2%} to {high:+.2%}, {self.path})"
+    own = checked_copy(model)
+    example = torch.cat([inputs[:1]] * 2)
+    network = Network(own, example, fold=True)
+    units = list_units(own, example)
+    units.check_removable(own)
+    return {
+        group.root: (len(group), Splice(network, group).macs_per_pair()) for group in units.groups
+    }
 
 
-@dataclass(frozen=True, eq=False)
-class CarIndex(Mapping[str, LayerCar]):
-    """Layer name to the classification accuracy reduction of its units.
+def measure(evaluator: Evaluator, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Compute the sums over some images; their names are those of `LayerCar` and the layer.
 
-    Coupled layers stand under the name of the first of them.
-
-    Attributes
-    ----------
-    by_layer : dict of str to LayerCar
-        In the order in which the signal meets the layers.
-    whole : Whole
-        The network as it is.
-    fingerprint : str
-        Of its weights, see `niwaki.models.fingerprint`.
+    Raises
+    ------
+    DataError
+        For a label that is no output.
     """
+    whole = evaluator.forward(inputs)
+    classes = models.class_logits(whole.logits).shape[1]
+    check_labels(labels, classes)
+    before = judge(whole.logits, labels)
+    sums = {
+        "of_class": torch.bincount(labels, minlength=classes),
+        "right": torch.bincount(labels[before.right], minlength=classes),
+        "loss": before.loss.sum(),
+        "margin": before.margin.sum(),
+        "near": before.near.sum(),
+    }
+    for i, group in enumerate(evaluator.groups):
+        own = _Sums(len(group), classes, before)
+        active = whole.active(i)
+        for pairs, logits in evaluator.without(whole, i, Pairs.where(active)):
+            own.add(pairs, judge(logits, labels[pairs.images]), labels)
+        own.sums["near_ties"] += (~active & before.near).sum(1)
+        sums |= {f"{kind}/{name_of(group)}": value for kind, value in own.sums.items()}
+    return {name: value.cpu() for name, value in sums.items()}
 
-    by_layer: dict[str, LayerCar]
-    whole: Whole
-    fingerprint: str = ""
 
-    def __getitem__(self, layer: str) -> LayerCar:
-        return self.by_layer[layer]
+class _Sums:
+    """What changes with each unit of one group."""
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.by_layer)
-
-    def __len__(self) -> int:
-        return len(self.by_layer)
-
-    def ranking(self) -> list[tuple[str, int]]:
-        """List layer and number of all units, the one to go first being the first.
-
-        The lowest accuracy reduction comes first; ties are broken by the mean margin that is left,
-        compared in steps of 1e-4, the largest first; then by the order of layers and units.
-        """
-        rows = [
-            (int(lost), -_steps(float(change)), order, unit, name)
-            for order, (name, layer) in enumerate(self.by_layer.items())
-            for unit, (lost, change) in enumerate(zip(layer.lost, layer.margin_change, strict=True))
-        ]
-        return [(name, unit) for *_, unit, name in sorted(rows)]
-
-    def to_scores(self) -> Scores:
-        """Return one score per channel: the number of images lost, ties broken by the margin.
-
-        A unit that is made up of several channels gives its score to the first of them.
-        """
-        values = {}
-        for name, layer in self.by_layer.items():
-            width = 1 + max(channel for unit in layer.units for channel in unit)
-            values[name] = torch.zeros(width, dtype=torch.float64)
-            first = [unit[0] for unit in layer.units]
-            values[name][first] = scores_of(layer.lost.double(), layer.margin_change)
-        return Scores(values, "car", self.whole.total, self.fingerprint)
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file; what is no tensor is JSON in its head."""
-        told = {
-            name: {"units": layer.units, "layers": layer.layers, "paths": layer.paths}
-            for name, layer in self.by_layer.items()
+    def __init__(self, units: int, classes: int, before: Outcome) -> None:
+        self._before = before
+        self._classes = classes
+        device = before.right.device
+        self.sums = {
+            "broken": torch.zeros(units, classes, dtype=torch.int64, device=device),
+            "mended": torch.zeros(units, classes, dtype=torch.int64, device=device),
+            "near_ties": torch.zeros(units, dtype=torch.int64, device=device),
+            "loss_change": torch.zeros(units, dtype=torch.float64, device=device),
+            "margin_change": torch.zeros(units, dtype=torch.float64, device=device),
         }
-        tensors = {
-            f"{kind}/{name}": getattr(layer, kind)
-            for name, layer in self.by_layer.items()
-            for kind in _TENSORS
+
+    def add(self, pairs: Pairs, after: Outcome, labels: Tensor) -> None:
+        before = self._before[pairs.images]
+        place = pairs.units * self._classes + labels[pairs.images]
+        broken, mended = before.right & ~after.right, ~before.right & after.right
+        self.sums["broken"].view(-1).index_add_(0, place, broken.long())
+        self.sums["mended"].view(-1).index_add_(0, place, mended.long())
+        self.sums["near_ties"].index_add_(0, pairs.units, after.near.long())
+        self.sums["loss_change"].index_add_(0, pairs.units, after.loss - before.loss)
+        self.sums["margin_change"].index_add_(0, pairs.units, after.margin - before.margin)
+
+
+def _index_of(
+    totals: Totals, groups: Sequence[Group], paths: Mapping[str, str], fingerprint: str
+) -> CarIndex:
+    """Make the index of the sums."""
+    sums, samples = totals.sums, totals.samples
+    baseline = Baseline(
+        tuple(sums["of_class"].long().tolist()),
+        tuple(sums["right"].long().tolist()),
+        float(sums["loss"]) / samples,
+        float(sums["margin"]) / samples,
+        int(sums["near"]),
+    )
+    layers = {}
+    for root in dict.fromkeys(group.root for group in groups):
+        own = [group for group in groups if group.root == root]
+        units = [unit for group in own for unit in group.units]
+        ways = [paths[name_of(group)] for group in own for _ in group.units]
+        order = sorted(range(len(units)), key=units.__getitem__)
+        of = {
+            kind: torch.cat([sums[f"{kind}/{name_of(group)}"] for group in own])[order]
+            for kind in ("broken", "mended", "loss_change", "margin_change", "near_ties")
         }
-        whole = asdict(self.whole)
-        write_layers(path, tensors, car=told, whole=whole, fingerprint=self.fingerprint)
-
-    @classmethod
-    def load(cls, path: str | Path) -> CarIndex:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        DataError
-            If the file is missing, holds no index, or has changed since it was written.
-        """
-
-        def make(
-            tensors: Mapping[str, Tensor], car: Mapping[str, Any], whole: Any, fingerprint: str
-        ) -> CarIndex:
-            found = rebuild(Whole, whole, "the whole")
-            layers = {
-                name: LayerCar(
-                    tuple(map(tuple, told["units"])),
-                    tuple(told["layers"]),
-                    tuple(told["paths"]),
-                    found,
-                    **{kind: tensors[f"{kind}/{name}"] for kind in _TENSORS},
-                )
-                for name, told in car.items()
-            }
-            for name, layer in layers.items():
-                _check_shapes(name, layer)
-            return cls(layers, found, fingerprint)
-
-        about: dict[str, Form] = {"car": MapOf(_LAYER), "whole": Anything(), "fingerprint": Text()}
-        return read_layers(path, make, "index", about)
-
-    def __repr__(self) -> str:
-        units = sum(map(len, self.by_layer.values()))
-        return (
-            f"CarIndex({units} units in {len(self)} layers, {self.whole.total} images, accuracy "
-            f"{self.whole.accuracy:.2%})"
+        layers[root] = LayerCar(
+            tuple(units[i] for i in order),
+            tuple(dict.fromkeys(layer for group in own for layer in outputs(group))),
+            tuple(ways[i] for i in order),
+            baseline,
+            of["broken"].long(),
+            of["mended"].long(),
+            of["loss_change"] / samples,
+            of["margin_change"] / samples,
+            of["near_ties"].long(),
         )
+    return CarIndex(layers, baseline, fingerprint)
 
 
-_LAYER = Record(
-    {"units": ListOf(ListOf(Count())), "layers": ListOf(Text()), "paths": ListOf(Text())}
-)
-_TENSORS = ("broken", "mended", "loss_change", "margin_change", "near_ties")
-
-
-def scores_of(lost: Tensor, margin_change: Tensor) -> Tensor:
-    """Put two orders into one number: images lost, then margin, in steps, between 0 and 1."""
-    steps = (margin_change / TIE).round()
-    return lost + 0.5 - 0.5 * steps / (steps.abs() + _SCALE)
-
-
-_SCALE = 1e3  # steps at which half of the room between two whole numbers is used
-
-
-def _steps(change: float) -> int:
-    return round(change / TIE)
-
-
-def _check_shapes(name: str, layer: LayerCar) -> None:
-    by_class = (len(layer.units), len(layer.whole.samples))
-    for kind in _TENSORS:
-        expected = by_class if kind in ("broken", "mended") else by_class[:1]
-        if getattr(layer, kind).shape != expected:
-            raise DataError(f"{kind} of {name!r} has another shape than {expected}")
+def _first_inputs(model: nn.Module, data: Data, count: int = 8) -> Tensor:
+    """Return the first few inputs, at least two rows."""
+    inputs, _ = next(iter(batches(data, count, models.home(model))))
+    return inputs[:count] if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.dim() - 1))

@@ -1,8 +1,9 @@
-"""The rest of a network behind the layers that read a group's channels, for many pairs at once."""
+"""The splice: what follows a unit computed anew, for many pairs of a unit and an image at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
@@ -10,15 +11,63 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from niwaki.car._channels import NotFollowedError, follow
-from niwaki.car._pairs import Pairs, Segment
+from niwaki.car._channels import NotFollowedError, find_readers
 from niwaki.models._network import Network, last_uses
 from niwaki.models.zoo import ShortcutA
 from niwaki.pruning import Group
 
-__all__ = ["Splice"]
-
 _MAKE_NEW = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Neighbouring pairs of one unit: rows `start` to `stop`."""
+
+    unit: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Units of one group and images of one batch, sorted by unit.
+
+    Attributes
+    ----------
+    units, images : Tensor
+        Indices of shape (P,).
+    """
+
+    units: Tensor
+    images: Tensor
+
+    @classmethod
+    def where(cls, wanted: Tensor) -> Pairs:
+        """Take all pairs that are True in a tensor of shape (units, N)."""
+        units, images = wanted.nonzero(as_tuple=True)
+        return cls(units, images)
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def split(self, rows: int) -> Iterator[Pairs]:
+        """Cut into pieces of at most so many pairs."""
+        for start in range(0, len(self), rows):
+            part = slice(start, start + rows)
+            yield Pairs(self.units[part], self.images[part])
+
+    def by_unit(self, rows: int) -> Iterator[Pairs]:
+        """Cut into pieces of one unit each, and of at most so many pairs."""
+        for segment in self.segments():
+            part = slice(segment.start, segment.stop)
+            yield from Pairs(self.units[part], self.images[part]).split(rows)
+
+    def segments(self) -> list[Segment]:
+        """List the runs of pairs with the same unit."""
+        units, counts = torch.unique_consecutive(self.units, return_counts=True)
+        stops = counts.cumsum(0).tolist()
+        starts = [0, *stops[:-1]]
+        return [Segment(*row) for row in zip(units.tolist(), starts, stops, strict=True)]
 
 
 class Splice:
@@ -29,21 +78,12 @@ class Splice:
     old one minus the unit's contribution. A reader behind the cut gets the unit's channels as
     zeros.
 
-    Parameters
-    ----------
-    network : Network
-        The operations.
-    group : Group
-        Whose units are taken out.
-
     Attributes
     ----------
+    readers : dict of fx.Node to Tensor
+        The operations that read the group's channels, see `find_readers`.
     needs : set of fx.Node
         The values of the whole network's pass that `without` needs.
-    steps : list of fx.Node
-        What runs for each pair.
-    linear : mapping of fx.Node
-        The readers whose output is computed by linearity.
     row_bytes, largest_bytes : int
         Memory that one pair takes at most, and that its largest value takes.
 
@@ -57,38 +97,38 @@ class Splice:
 
     def __init__(self, network: Network, group: Group) -> None:
         self._network = network
-        self.readers = follow(network, group)
+        self.readers = find_readers(network, group)
         self._units = len(group)
         self._channels = {
             node: [(labels == unit).nonzero().flatten() for unit in range(len(group))]
             for node, labels in self.readers.items()
         }
         behind = _behind(network, self.readers)
-        self.linear = {
+        self._linear = {
             node: _Contribution(module, self._channels[node])
             for node in self.readers
             if node.args[0] not in behind and (module := network.module(node)) is not None
             if _is_plain(module)
         }
-        self.steps = _with_sizes(network, behind)
-        inside = set(self.steps)
+        self._steps = _with_sizes(network, behind)
+        inside = set(self._steps)
         self._outside = {
             n
-            for node in self.steps
-            if node not in self.linear
+            for node in self._steps
+            if node not in self._linear
             for n in node.all_input_nodes
             if n not in inside
         }
-        self._first_use = _first_uses(self.steps, self._outside)
+        self._first_use = _first_uses(self._steps, self._outside)
         self.needs = {n for n in self._outside if n not in network.constants}
-        for node in self.linear:
+        for node in self._linear:
             self.needs |= {node, node.args[0]}  # type: ignore[arg-type]
-        release = last_uses([*self._outside, *self.steps], {network.output})
-        self._release = {node: release[node] for node in self.steps}
-        self._in_place = _in_place(network, self.steps, self.linear)
+        release = last_uses([*self._outside, *self._steps], {network.output})
+        self._release = {node: release[node] for node in self._steps}
+        self._in_place = _in_place(network, self._steps, self._linear)
         size = torch.finfo(_dtype(network)).bits // 8
         self.row_bytes = self._peak() * size
-        self.largest_bytes = size * max(prod(network.shapes.get(n, ())) for n in self.steps)
+        self.largest_bytes = size * max(prod(network.shapes.get(n, ())) for n in self._steps)
 
     def active(self, node: fx.Node, value: Tensor) -> Tensor:
         """Tell which units are not zero everywhere in a reader's input; shape (units, N)."""
@@ -116,26 +156,23 @@ class Splice:
         values : mapping
             Those of `needs`, from the pass of the whole network.
         pairs : Pairs
-            All of them are computed as one batch.
+            All of them are computed as one batch of P rows.
         note : callable, optional
             Told each operation and its value, which may be overwritten afterwards.
-
-        Returns
-        -------
-        Tensor
-            Shape (P, classes).
         """
         network, segments = self._network, pairs.segments()
         env: dict[fx.Node, Any] = {}
-        for node in self.steps:
+        for node in self._steps:
             for outside in self._first_use[node]:
                 if outside in network.constants:
                     env[outside] = network.call(outside, env)
                 else:
                     env[outside] = values[outside].index_select(0, pairs.images)
-            if node in self.linear:
+            if node in self._linear:
                 source: Any = node.args[0]
-                env[node] = self.linear[node].removed(values[source], values[node], pairs, segments)
+                env[node] = self._linear[node].removed(
+                    values[source], values[node], pairs, segments
+                )
             else:
                 if node in self.readers:
                     self._silence(env[node.args[0]], self._channels[node], segments)  # type: ignore[index]
@@ -147,8 +184,20 @@ class Splice:
                 env.pop(done, None)
         return env[network.output]  # type: ignore[no-any-return]
 
+    def macs_per_pair(self) -> int:
+        """Count the multiply-accumulates of a pair; by linearity, one unit's work of a reader."""
+        total = 0
+        for node in self._steps:
+            module = self._network.module(node)
+            if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+                weight, each = module.weight, module.weight[0].numel()
+                if node in self._linear:
+                    each = len(self._channels[node][0]) * weight[0, 0].numel()
+                total += prod(self._network.shapes[node]) * each
+        return total
+
     @property
-    def lasts(self) -> bool:
+    def can_remove(self) -> bool:
         """Whether `remove` can do it: each reader is used once, and reads each channel alone."""
         called = [node.target for node in self._network.nodes if node.op == "call_module"]
         return all(
@@ -180,12 +229,12 @@ class Splice:
     def _peak(self) -> int:
         """Count the numbers that one row keeps alive at most, with room for the kernels' own."""
         shapes, live, peak = self._network.shapes, 0, 0
-        size = {node: prod(shapes.get(node, ())) for node in (*self._outside, *self.steps)}
-        for node in self.steps:
+        size = {node: prod(shapes.get(node, ())) for node in (*self._outside, *self._steps)}
+        for node in self._steps:
             live += sum(size[n] for n in self._first_use[node]) + size[node]
             window = 0
-            if node in self.linear:
-                window = self.linear[node].window * prod(shapes[node][1:])
+            if node in self._linear:
+                window = self._linear[node].window * prod(shapes[node][1:])
             peak = max(peak, live + size[node] + window)
             live -= sum(size[n] for n in self._release[node])
         return peak

@@ -106,8 +106,7 @@ def car(
     pruned = room.greedy(
         loaded.model,
         chosen,
-        remove=greedy,
-        floor=floor,
+        room.Stop(remove=greedy, floor=floor),
         test=in_memory(held, description="reading held-out images"),
         callback=lambda step: shown.print(
             f"{step.units:>8,} units left, accuracy {step.accuracy or 0:.2%} on held-out images, "
@@ -169,9 +168,9 @@ def _told(index: CarIndex, loaded: o.Loaded) -> dict[str, Any]:
     """Return the index as plain data, the least needed unit first."""
     rows = [_row(index, name, unit, loaded) for name, unit in index.ranking()]
     return {
-        "accuracy": index.whole.accuracy,
-        "samples": index.whole.total,
-        "near_ties": index.whole.near_ties,
+        "accuracy": index.baseline.accuracy,
+        "samples": index.baseline.total,
+        "near_ties": index.baseline.near_ties,
         "units": rows,
     }
 
@@ -181,7 +180,7 @@ def _row(index: CarIndex, name: str, unit: int, loaded: o.Loaded) -> dict[str, A
     by_class = {
         loaded.class_name(i): float(value)
         for i, value in enumerate(layer.by_class[unit])
-        if index.whole.samples[i]
+        if index.baseline.samples[i]
     }
     return {
         "layer": name,
@@ -201,7 +200,7 @@ def _report(index: CarIndex, loaded: o.Loaded, top: int, out: Path, as_json: boo
         typer.echo(json.dumps({"folder": str(out), **told}, indent=2))
         return
     show = o.console().print
-    show(f"accuracy {index.whole.accuracy:.2%} on {index.whole.total} images")
+    show(f"accuracy {index.baseline.accuracy:.2%} on {index.baseline.total} images")
     table = Table("filter", "CAR", "margin", "most for", "least for", title="needed least first")
     for row in told["units"][:top]:
         classes = sorted(row["by_class"], key=row["by_class"].__getitem__)

@@ -78,7 +78,7 @@ def served(index: CarIndex, layer: str, units: int) -> Served | None:
 
 def interval(layer: LayerCar) -> tuple[Tensor, Tensor, Tensor]:
     """Return CAR^c and both ends of its confidence interval, each of shape (units, classes)."""
-    samples = torch.tensor(layer.whole.samples, dtype=torch.float64)
+    samples = torch.tensor(layer.baseline.samples, dtype=torch.float64)
     broken, mended = (
         (counts.double() + 1) / (samples + 2) for counts in (layer.broken, layer.mended)
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from niwaki.models._folding import fold_norms
 from niwaki.models._listing import list_operations
 
 __all__ = ["Network", "UntraceableError", "last_uses"]
@@ -20,7 +21,6 @@ _IN_PLACE = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
-Simplify: TypeAlias = Callable[[fx.Graph, dict[str, nn.Module]], None]
 
 _FEW, _MORE = 3, 5  # rows of two batches to learn from: not 1, which broadcasts
 
@@ -38,8 +38,8 @@ class Network:
         Copied, not changed.
     example : Tensor
         A batch of inputs to learn the shapes from and to compare with the model.
-    simplify : callable, optional
-        Rewrites the list of operations and the modules that they call, before anything is learnt.
+    fold : bool
+        Whether batch norms are folded into the layers before them, so that fewer operations run.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Network:
         With the reason.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, simplify: Simplify | None = None) -> None:
+    def __init__(self, model: nn.Module, example: Tensor, *, fold: bool = False) -> None:
         own = copy.deepcopy(model)
         try:
             graph = list_operations(own)
@@ -68,8 +68,8 @@ class Network:
             raise UntraceableError(f"{type(error).__name__}: {error}") from error
         self.modules = dict(own.named_modules())
         _out_of_place(graph, self.modules)
-        if simplify is not None:
-            simplify(graph, self.modules)
+        if fold:
+            fold_norms(graph, self.modules)
         _drop_unused(graph)
         for module in self.modules.values():
             if isinstance(module, nn.Conv2d):  # which CPU and GPU convolve fastest so

@@ -17,14 +17,14 @@ from niwaki.criteria import Criterion, Scores, hidden_layers, score
 from niwaki.data import Data, batches, check_same_classes, in_memory
 from niwaki.data import references as draw
 from niwaki.errors import NiwakiError, UnknownOptionError
-from niwaki.evaluation import accuracy, cost
+from niwaki.evaluation import accuracy
 from niwaki.pruning._budget import Of
 from niwaki.pruning._comparison import Comparison
 from niwaki.pruning._contender import Contender, Contenders, contenders_of
 from niwaki.pruning._outcome import Outcome
 from niwaki.pruning._prune import prune
 from niwaki.pruning._pruned import Pruned
-from niwaki.pruning._trajectory import Step, Trajectory
+from niwaki.pruning._trajectory import Step, Trajectory, measured_step
 from niwaki.ranges import BATCH, INSIDE, SEED, SOME, checked
 from niwaki.runs import Folder, Run, described, digest, open_run
 
@@ -217,10 +217,8 @@ class _Match:
         return Trajectory(tuple(rows)), last
 
     def _look(self, step: int, network: nn.Module, example: Tensor, since: float) -> Step:
-        now = cost(network, example)
         right = accuracy(network, self.test, batch_size=self.batch_size)
-        seconds = time.perf_counter() - since
-        return Step(step, now.units, now.params, now.macs, right, None, seconds)
+        return measured_step(step, network, example, since, right)
 
 
 def _named_errors(match: _Match, entry: Contender, run: Outcome, few: Data, seed: int) -> Outcome:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from niwaki import models
 from niwaki.criteria import Criterion, RebuiltError, Scores, score
 from niwaki.data import Data
-from niwaki.evaluation import accuracy, cost
+from niwaki.evaluation import accuracy
 from niwaki.propagation import trace
 from niwaki.pruning._budget import Budget, Of
 from niwaki.pruning._coupling import Group, couple
@@ -24,11 +24,21 @@ from niwaki.pruning._rebuild import rebuild
 from niwaki.pruning._repair import compensate, recalibrate
 from niwaki.pruning._select import Within, select
 from niwaki.pruning._surgery import operate
-from niwaki.pruning._trajectory import Step
+from niwaki.pruning._trajectory import Step, measured_step
 from niwaki.pruning._tune import FineTune, fine_tune
 from niwaki.pruning._within import rechosen
 
-__all__ = ["ROUNDING", "REPAIR", "Job", "Repair", "State", "Tune", "begin", "run"]
+__all__ = [
+    "ROUNDING",
+    "REPAIR",
+    "Job",
+    "Repair",
+    "State",
+    "Tune",
+    "begin",
+    "run",
+    "tune_by_function",
+]
 
 Tune = FineTune | Callable[[nn.Module, int], object]
 #: What is done for a network after each removal, without training.
@@ -193,10 +203,8 @@ def _finish(job: Job, state: State) -> State:
 
 def _look(job: Job, model: nn.Module, number: int, since: float) -> Step:
     """Measure a network after a step."""
-    now = cost(model, job.example)
     right, held = _accuracies(job, model)
-    seconds = time.perf_counter() - since
-    return Step(number, now.units, now.params, now.macs, right, None, seconds, held)
+    return measured_step(number, model, job.example, since, right, held)
 
 
 def _accuracies(job: Job, model: nn.Module) -> tuple[float | None, float | None]:
@@ -216,13 +224,13 @@ def _tune(job: Job, model: nn.Module, row: Step, since: float) -> Step:
         history = fine_tune(model, data, settings, teacher=job.original, validation=job.validation)
         row = replace(row, epochs=history.epochs, kept=history.kept)
     elif job.tune is not None:
-        _by_hand(job.tune, model, row.step)
+        tune_by_function(job.tune, model, row.step)
     right, held = _accuracies(job, model)
     seconds = time.perf_counter() - since
     return replace(row, accuracy_tuned=right, validation=held, seconds=seconds)
 
 
-def _by_hand(tune: Callable[[nn.Module, int], object], model: nn.Module, step: int) -> None:
+def tune_by_function(tune: Callable[[nn.Module, int], object], model: nn.Module, step: int) -> None:
     """Call a training loop of the user's, with torch's generators seeded by the step."""
     flags = [(p, p.requires_grad) for p in model.parameters()]
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""What is known so far of the network without each of some candidates."""
+"""What a search has counted so far: for each candidate, over the images that it has seen."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ import torch
 from torch import Tensor
 
 from niwaki.car._evaluator import Evaluator
-from niwaki.car._look import Look
-from niwaki.car._outcome import TIE, Outcome, judge
-from niwaki.car._pairs import Pairs
-from niwaki.car._pool import Pool
-
-__all__ = ["Block", "Candidate", "Found", "Looks", "Tally"]
+from niwaki.car._images import TIE, ForwardPass, ImagePool, Outcome, judge
+from niwaki.car._splice import Pairs
 
 
 @dataclass(frozen=True)
@@ -53,77 +49,78 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Block:
+class Batch:
     """Some images as the whole network sees them.
 
     Attributes
     ----------
-    images : Tensor
-        Their numbers in the pool; shape (n,).
-    rows : Tensor
-        Their rows in the look.
-    look : Look
-        The pass.
+    images, labels : Tensor
+        Their numbers in the pool, and their classes; shape (n,).
+    whole, rows : ForwardPass, Tensor
+        A pass of the whole network, and their rows in it.
     before : Outcome
         What the network says about each.
-    labels : Tensor
-        Their classes.
     """
 
     images: Tensor
-    rows: Tensor
-    look: Look
-    before: Outcome
     labels: Tensor
+    whole: ForwardPass
+    rows: Tensor
+    before: Outcome
 
 
-class Looks:
-    """The images in blocks, looked at when they are needed.
+class Batches:
+    """The images in batches, which go through the network when they are needed.
 
     Parameters
     ----------
     evaluator, pool
         The network and the images.
-    blocks : sequence of Tensor
-        Numbers of images.
-    whole : Look, optional
-        A look at the whole pool, where that fits into memory.
+    order : Tensor
+        Numbers of the images, in the order in which they are to be seen.
+    size : int
+        Images of a batch.
+    whole : ForwardPass, optional
+        A pass over the whole pool, where that fits into memory.
     """
 
     def __init__(
         self,
         evaluator: Evaluator,
-        pool: Pool,
-        blocks: Sequence[Tensor],
-        whole: Look | None = None,
+        pool: ImagePool,
+        order: Tensor,
+        size: int,
+        whole: ForwardPass | None = None,
     ) -> None:
         self._evaluator = evaluator
         self._pool = pool
-        self.blocks = blocks
+        self._parts = torch.split(order, size)
         self._whole = whole
-        self._last: tuple[int, Block] | None = None
+        self._last: tuple[int, Batch] | None = None
+        self.images = len(order)
+        self.device = order.device
 
     def __len__(self) -> int:
-        return len(self.blocks)
+        return len(self._parts)
 
-    def __getitem__(self, number: int) -> Block:
+    def __getitem__(self, number: int) -> Batch:
         if self._last is None or self._last[0] != number:
             self._last = None
-            self._last = number, self._block(self.blocks[number])
+            self._last = number, self._batch(self._parts[number])
         return self._last[1]
 
-    def _block(self, images: Tensor) -> Block:
+    def _batch(self, images: Tensor) -> Batch:
         labels = self._pool.labels[images]
         if self._whole is not None:
             before = judge(self._whole.logits[images], labels)
-            return Block(images, images, self._whole, before, labels)
-        look = self._evaluator.look(self._pool.read(images))
+            return Batch(images, labels, self._whole, images, before)
+        whole = self._evaluator.forward(self._pool.read(images))
         rows = torch.arange(len(images), device=images.device)
-        return Block(images, rows, look, judge(look.logits, labels), labels)
+        return Batch(images, labels, whole, rows, judge(whole.logits, labels))
 
 
-class Tally:
-    """Counts for each candidate, over the images that it has seen.
+class Counts:
+    """Counts for each of K candidates, over the images that it has seen.
 
     Parameters
     ----------
@@ -138,14 +135,11 @@ class Tally:
 
     Attributes
     ----------
-    lost : Tensor
-        Right images lost, net; int64, shape (K,).
-    changed : Tensor
-        Images that became right or wrong; int64, shape (K,).
+    lost, changed, near : Tensor
+        Right images lost, net; images that became right or wrong; images that rounding may
+        decide; int64, shape (K,).
     margin : Tensor
         Sum of the changes of the margin; float64, shape (K,).
-    near : Tensor
-        Images that rounding may decide; int64, shape (K,).
     evaluated : int
         Pairs that went through the network.
     """
@@ -161,14 +155,13 @@ class Tally:
         self._units = torch.tensor([c.unit for c in candidates], device=device)
         self._groups = torch.tensor([c.group for c in candidates], device=device)
         self._changes = changes
-        count = len(candidates)
-        self.lost = torch.zeros(count, dtype=torch.int64, device=device)
+        self.lost = torch.zeros(len(candidates), dtype=torch.int64, device=device)
         self.changed = torch.zeros_like(self.lost)
         self.near = torch.zeros_like(self.lost)
-        self.margin = torch.zeros(count, dtype=torch.float64, device=device)
+        self.margin = torch.zeros(len(candidates), dtype=torch.float64, device=device)
         self.evaluated = 0
 
-    def enter(self, block: Block, which: Tensor) -> Tensor:
+    def enter(self, batch: Batch, which: Tensor) -> Tensor:
         """Let some candidates see the images that they cannot change.
 
         Returns
@@ -176,14 +169,14 @@ class Tally:
         Tensor
             The others, which are still unseen; bool of shape (len(which), n).
         """
-        open_ = torch.zeros(len(which), len(block.images), dtype=torch.bool, device=which.device)
+        unseen = torch.zeros(len(which), len(batch.images), dtype=torch.bool, device=which.device)
         for group, places in self._by_group(which):
-            active = block.look.active(group)[self._units[which[places]]]
-            open_[places] = active[:, block.rows]
-        self.near.index_add_(0, which, (~open_ & block.before.near).sum(1))
-        return open_
+            active = batch.whole.active(group)[self._units[which[places]]]
+            unseen[places] = active[:, batch.rows]
+        self.near.index_add_(0, which, (~unseen & batch.before.near).sum(1))
+        return unseen
 
-    def see(self, block: Block, which: Tensor, wanted: Tensor) -> None:
+    def see(self, batch: Batch, which: Tensor, wanted: Tensor) -> None:
         """Let some candidates see some images each; `wanted` is of shape (len(which), n)."""
         for group, places in self._by_group(which):
             units, owners = self._units[which[places]], which[places]
@@ -192,22 +185,22 @@ class Tally:
                 continue
             owner_of = owners.new_full((int(units.max()) + 1,), -1)
             owner_of[units] = owners
-            row_of = torch.full((int(block.rows.max()) + 1,), -1, device=which.device)
-            row_of[block.rows] = torch.arange(len(block.rows), device=which.device)
-            pairs = Pairs(units[chosen], block.rows[images])
-            for part, logits in self._evaluator.without(block.look, group, pairs):
-                self._add(block, owner_of[part.units], row_of[part.images], logits)
+            row_of = torch.full((int(batch.rows.max()) + 1,), -1, device=which.device)
+            row_of[batch.rows] = torch.arange(len(batch.rows), device=which.device)
+            pairs = Pairs(units[chosen], batch.rows[images])
+            for part, logits in self._evaluator.without(batch.whole, group, pairs):
+                self._add(batch, owner_of[part.units], row_of[part.images], logits)
 
-    def _add(self, block: Block, owner: Tensor, images: Tensor, logits: Tensor) -> None:
-        after, old = judge(logits, block.labels[images]), block.before[images]
-        lost, change = old.right.long() - after.right.long(), after.margin - old.margin
+    def _add(self, batch: Batch, owner: Tensor, images: Tensor, logits: Tensor) -> None:
+        after, before = judge(logits, batch.labels[images]), batch.before[images]
+        lost, change = before.right.long() - after.right.long(), after.margin - before.margin
         self.lost.index_add_(0, owner, lost)
         self.changed.index_add_(0, owner, lost.abs())
         self.near.index_add_(0, owner, after.near.long())
         self.margin.index_add_(0, owner, change)
         self.evaluated += len(owner)
         if self._changes is not None:
-            self._changes[owner, block.images[images]] = change.to(self._changes.dtype)
+            self._changes[owner, batch.images[images]] = change.to(self._changes.dtype)
 
     def _by_group(self, which: Tensor) -> list[tuple[int, Tensor]]:
         groups = self._groups[which]
@@ -218,3 +211,15 @@ class Tally:
         steps = (self.margin[which] / (TIE * images)).round()
         rows = zip(self.lost[which].tolist(), (-steps).tolist(), which.tolist(), strict=True)
         return int(min(rows)[2])
+
+    def found(self, winner: int, wrong: int, seen: int, total: int, certainty: float) -> Found:
+        """Tell of the winner; the whole network gets `wrong` of the images that were seen."""
+        return Found(
+            winner,
+            wrong + int(self.lost[winner]),
+            seen,
+            int(self.near[winner]),
+            self.evaluated,
+            len(self.lost) * total,
+            certainty,
+        )
