@@ -27,7 +27,8 @@ from niwaki.auditing import (
     project_out,
     prune_artefact,
 )
-from niwaki.data import Data, Described, plant
+from niwaki.data import Data, Described
+from niwaki.datasets import plant
 
 Array = NDArray[Any]
 Row = dict[str, Any]

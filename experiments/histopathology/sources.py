@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from niwaki import models
 from niwaki.auditing import auc
-from niwaki.data import NUCLEI, TISSUE, Data, Images, Preprocessing, cut_patches, draw_tissue
-from niwaki.data import Tissue as Drawn
+from niwaki.data import Data, Images, Preprocessing, cut_patches
+from niwaki.datasets import NUCLEI, TISSUE, draw_tissue
+from niwaki.datasets import Tissue as Drawn
 from niwaki.models import zoo
 from niwaki.pruning import FineTune, fine_tune
 

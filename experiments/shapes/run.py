@@ -27,7 +27,8 @@ from torch import Tensor, nn
 import niwaki
 from niwaki import car, evaluation, filters
 from niwaki.criteria import Scores
-from niwaki.data import SHAPES, batches, open_data
+from niwaki.data import batches, open_data
+from niwaki.datasets import SHAPES
 from niwaki.files import write_json, write_text
 
 FILTERS = 16  # of the first layer

@@ -3,8 +3,8 @@
 The main jobs are one call each: `explain` computes heatmaps, `score` says how much each unit
 matters, `prune` removes those that matter least, `load` rebuilds what was saved, `audit` looks for
 what a network should not be looking at. The rooms behind them are `niwaki.propagation`,
-`attribution`, `criteria`, `pruning`, `car`, `filters`, `auditing`, `evaluation`, `models`, `data`
-and `report`. A room is imported when it is first used, because PyTorch alone takes seconds.
+`attribution`, `criteria`, `pruning`, `car`, `filters`, `auditing`, `evaluation`, `models`, `data`,
+`datasets` and `report`. A room is imported when it is first used, because PyTorch alone takes seconds.
 """
 
 from importlib import import_module
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         car,
         criteria,
         data,
+        datasets,
         errors,
         evaluation,
         filters,
@@ -45,6 +46,7 @@ __all__ = [
     "car",
     "criteria",
     "data",
+    "datasets",
     "errors",
     "evaluation",
     "explain",

@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from niwaki.data import TISSUE
+from niwaki.datasets import TISSUE
 
 
 def looking(weights):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from niwaki.data import draw_tissue
+from niwaki.datasets import draw_tissue
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from niwaki.auditing import audit, before_and_after
 from niwaki.cli import app
 from niwaki.cli._audit_demo import run_demo
-from niwaki.data import plant
+from niwaki.datasets import plant
 from niwaki.report import write_audit
 
 

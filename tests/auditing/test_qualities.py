@@ -16,7 +16,8 @@ from niwaki.auditing._image_properties import PROPERTIES, _compressed, _is_even,
 from niwaki.auditing._outliers import outlier_score, share_of_outliers
 from niwaki.auditing._statistics import Exchange
 from niwaki.auditing.questions import find_qualities
-from niwaki.data import TISSUE, Described, Images, draw_tissue, plant
+from niwaki.data import Described, Images
+from niwaki.datasets import TISSUE, draw_tissue, plant
 from niwaki.errors import DataError
 
 

@@ -22,7 +22,7 @@ from niwaki.auditing._image_properties import blockiness, sharpness, tint
 from niwaki.auditing._spray import heatmap_features
 from niwaki.auditing.questions import find_shared_things
 from niwaki.auditing.questions._strategy import peak_windows
-from niwaki.data import TISSUE, draw_tissue, plant
+from niwaki.datasets import TISSUE, draw_tissue, plant
 from niwaki.errors import DataError, ModelError
 
 

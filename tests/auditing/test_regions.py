@@ -9,7 +9,8 @@ from audit_networks import Coloured, looking
 
 from niwaki.auditing import Evidence, audit, gather
 from niwaki.auditing.questions import find_regions
-from niwaki.data import Described, plant
+from niwaki.data import Described
+from niwaki.datasets import plant
 from niwaki.errors import DataError
 from niwaki.report import write_audit
 

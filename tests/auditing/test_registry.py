@@ -21,7 +21,8 @@ from niwaki.auditing import (
     question_names,
 )
 from niwaki.auditing._question import choose, generator_of
-from niwaki.data import Described, draw_tissue, plant
+from niwaki.data import Described
+from niwaki.datasets import draw_tissue, plant
 from niwaki.errors import DataError
 
 

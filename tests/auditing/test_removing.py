@@ -27,7 +27,7 @@ from niwaki.auditing import (
     side_by_side,
 )
 from niwaki.auditing._interventions import rolled
-from niwaki.data import plant
+from niwaki.datasets import plant
 from niwaki.errors import DataError, ModelError
 
 

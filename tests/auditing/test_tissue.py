@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from niwaki.data import ARTEFACTS, NUCLEI, TISSUE, draw_tissue, open_data, plant
+from niwaki.data import open_data
+from niwaki.datasets import ARTEFACTS, NUCLEI, TISSUE, draw_tissue, plant
 from niwaki.errors import DataError
 
 

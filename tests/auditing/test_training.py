@@ -14,7 +14,8 @@ from niwaki.auditing import Evidence, Training, _training, audit, gather, gather
 from niwaki.auditing._finding import decide
 from niwaki.auditing._training import layer_statistics, layers_of
 from niwaki.auditing.questions import find_missing
-from niwaki.data import TISSUE, Described, Images, draw_tissue
+from niwaki.data import Described, Images
+from niwaki.datasets import TISSUE, draw_tissue
 from niwaki.errors import DataError
 
 

@@ -111,7 +111,7 @@ def test_lrp_gathers_each_samples_pass(plain, samples):
         )
         for op in done.operations:
             if op.kind in ("convolution", "linear"):
-                found.setdefault(op.layer, []).append(op.weight_relevance)
+                found.setdefault(op.layer, []).append(op.ledger.weights)
     expected = {layer: torch.stack(each).abs().mean(0) for layer, each in found.items()}
     options = {"composite": epsilon_plus(), "max_loss": None}
     close(score_weights(plain, samples, "lrp", **options, batch_size=2), expected)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from niwaki.data import DIGITS, Masks, Preprocessing, groups_by_name, open_data
+from niwaki.data import Masks, Preprocessing, groups_by_name, open_data
+from niwaki.datasets import DIGITS
 from niwaki.errors import DataError
 
 PLAIN = Preprocessing(8, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -10,7 +10,8 @@ import torch
 import torchvision.datasets
 from PIL import Image
 
-from niwaki.data import DIGITS, Preprocessing, names, open_data, register
+from niwaki.data import Preprocessing, names, open_data, register
+from niwaki.datasets import DIGITS
 from niwaki.errors import DataError
 
 COLOUR = Preprocessing(8, mean=(0, 0, 0), std=(1, 1, 1))

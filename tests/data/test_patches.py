@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from niwaki.data import TISSUE, cut_patches, read_points
+from niwaki.data import cut_patches, read_points
+from niwaki.datasets import TISSUE
 from niwaki.errors import DataError
 
 

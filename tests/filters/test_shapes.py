@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from niwaki.data import SHAPES, names, open_data
+from niwaki.data import names, open_data
+from niwaki.datasets import SHAPES
 from niwaki.errors import DataError
 
 

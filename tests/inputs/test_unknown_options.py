@@ -11,7 +11,8 @@ from torch.utils.data import TensorDataset
 import niwaki
 from niwaki import criteria, pruning
 from niwaki.auditing import audit, collect, gather
-from niwaki.data import DIGITS, Described
+from niwaki.data import Described
+from niwaki.datasets import DIGITS
 from niwaki.errors import UnknownOptionError
 
 INPUTS, LABELS = torch.rand(6, 3, 8, 8), torch.arange(6) % 3

@@ -55,7 +55,7 @@ def name_of(case: object) -> str:
 
 def lost(result: Propagated) -> float:
     """Sum over what all operations say that they lost."""
-    return sum(float(torch.as_tensor(op.lost).sum()) for op in result.operations)
+    return sum(float(torch.as_tensor(op.ledger.lost).sum()) for op in result.operations)
 
 
 @pytest.mark.parametrize(("name", "calibrate"), CONSERVES, ids=name_of)

@@ -93,12 +93,12 @@ def test_relevance_of_each_weight(name: str, behind_relu: bool, rule: Epsilon | 
     start = R.view(model(x).shape)
     result = propagate(model, x, composite, lambda _: start, weights=True, max_loss=None)
     (operation,) = (op for op in result.operations if op.kind in ("convolution", "linear"))
-    found = operation.weight_relevance
+    found = operation.ledger.weights
     assert found.shape == layer[0].weight.shape
     torch.testing.assert_close(found.flatten(), expected, rtol=1e-9, atol=1e-10)
     # What enters is what the weights, the bias and the stabilizer get; the inputs get the same.
     to_bias = float((R * bias / stabilized).sum())
-    kept = float(torch.as_tensor(operation.lost).sum())
+    kept = float(torch.as_tensor(operation.ledger.lost).sum())
     assert float(found.sum()) == pytest.approx(float(R.sum()) - to_bias - kept, abs=1e-8)
     assert float(found.sum()) == pytest.approx(float(result.relevance.sum()), abs=1e-8)
 
@@ -118,7 +118,7 @@ def test_a_weight_used_twice_and_several_starts_add_up() -> None:
 
     def of(start: Tensor) -> list[Tensor]:
         result = propagate(model, x, epsilon_plus(), lambda _: start, weights=True, max_loss=None)
-        return [op.weight_relevance for op in result.operations if op.kind == "linear"]
+        return [op.ledger.weights for op in result.operations if op.kind == "linear"]
 
     together, single = of(starts), [of(start) for start in starts]
     assert len(together) == 2

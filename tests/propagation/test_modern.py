@@ -34,7 +34,7 @@ def test_convnext_conserves_without_biases(rule: Rule) -> None:
     composite = epsilon_plus(1e-9, 1e-9).with_rows(Assign(rule, kind="convolution"))
     result = propagate(model, x, composite, lambda y: y, max_loss=None)
     missing = result.output.sum(1) - result.relevance.flatten(1).sum(1)
-    lost = sum(torch.as_tensor(op.lost) for op in result.operations)
+    lost = sum(torch.as_tensor(op.ledger.lost) for op in result.operations)
     size = max(float(op) for op in result.output.abs().sum(1))
     share = float(missing.abs().max()) / size
     torch.testing.assert_close(missing, lost, rtol=1e-6, atol=1e-9)

@@ -1,5 +1,7 @@
 """A layer's output that its batch norm and a shortcut both read, as in pre-activation ResNets."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -159,9 +161,21 @@ def test_conserves_without_biases(rule: Rule) -> None:
         without_biases(model), x, under(rule), lambda y: y, max_loss=None, weights=True
     )
     missing = result.output.sum(1) - result.relevance.flatten(1).sum(1)
-    lost = sum(torch.as_tensor(op.lost) for op in result.operations)
+    lost = sum(torch.as_tensor(op.ledger.lost) for op in result.operations)
     torch.testing.assert_close(missing, lost, rtol=1e-6, atol=1e-6)
-    assert all(op.kept is None for op in result.operations)  # nothing stays in memory
+
+
+def test_nothing_stays_in_memory() -> None:
+    model, x = network()
+    activations: list[weakref.ref[torch.Tensor]] = []
+    for layer in model.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(lambda _m, _i, out: activations.append(weakref.ref(out)))
+    result = propagate(model, x, epsilon_plus(), lambda y: y)
+    gc.collect()
+    assert len(activations) > 3
+    assert all(one() is None for one in activations)
+    assert result.operations
 
 
 def test_gradients_and_what_layers_see() -> None:

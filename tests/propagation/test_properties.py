@@ -112,6 +112,6 @@ def test_what_does_not_arrive_was_reported_lost(network: tuple[nn.Module, Tensor
     start = torch.randn(3, 3, dtype=torch.float64)
     result = propagate(model, x, epsilon_plus(), lambda _: start, [maps], max_loss=None)
     arrived = float(result.relevance.sum())
-    lost = sum(float(torch.as_tensor(op.lost).sum()) for op in result.operations)
+    lost = sum(float(torch.as_tensor(op.ledger.lost).sum()) for op in result.operations)
     scale = float(sum(r.abs().sum() for r in maps.relevances.values()))
     assert abs(arrived + lost - float(start.sum())) <= 1e-9 * scale

@@ -128,7 +128,7 @@ def test_the_weights_of_a_unit_share_what_it_receives() -> None:
         if operation.kind not in ("convolution", "linear"):
             continue
         received = maps.relevances[operation.layer].transpose(0, 1).flatten(1).sum(1)
-        assert operation.weight_relevance is not None
-        handed_down = operation.weight_relevance.flatten(1).sum(1)
+        assert operation.ledger.weights is not None
+        handed_down = operation.ledger.weights.flatten(1).sum(1)
         assert received.abs().max() > 0.01
         torch.testing.assert_close(handed_down, received, rtol=1e-6, atol=1e-9)

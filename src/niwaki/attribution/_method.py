@@ -162,9 +162,9 @@ class Propagating(Method):
         result = self._propagate(inputs, [target], weights=True)
         found: dict[str, Tensor] = {}
         for operation in result.operations:
-            if operation.weight_relevance is not None and operation.kind != "batch_norm":
+            if operation.ledger.weights is not None and operation.kind != "batch_norm":
                 before = found.get(operation.layer, 0)
-                found[operation.layer] = operation.weight_relevance + before
+                found[operation.layer] = operation.ledger.weights + before
         return found
 
     def begin(self, output: Tensor, target: Target) -> Tensor:

@@ -28,7 +28,8 @@ from niwaki.auditing import (
     side_by_side,
 )
 from niwaki.cli import _options as o
-from niwaki.data import TISSUE, Images, batches, draw_tissue, plant
+from niwaki.data import Images, batches
+from niwaki.datasets import TISSUE, draw_tissue, plant
 from niwaki.files import new_folder, write_text
 from niwaki.models import zoo
 from niwaki.pruning import FineTune, fine_tune

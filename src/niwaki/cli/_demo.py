@@ -171,7 +171,7 @@ def _draw(
     import torch
 
     from niwaki.attribution import explain
-    from niwaki.data import DIGITS
+    from niwaki.datasets import DIGITS
     from niwaki.report import contact_sheet, plot_trajectories
 
     first = [int((test[1] == digit).nonzero()[0]) for digit in range(10)]
@@ -199,7 +199,7 @@ def _draw(
 
 
 def _about() -> dict[str, object]:
-    from niwaki.data import DIGITS
+    from niwaki.datasets import DIGITS
 
     return {
         "model": "niwaki.models.zoo:vgg_digits",

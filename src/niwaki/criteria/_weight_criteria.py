@@ -189,7 +189,7 @@ class WeightRelevance(_Reduced):
         )
         found: dict[str, Tensor] = dict(start.sums)
         for operation in done.operations:
-            relevance = operation.weight_relevance
+            relevance = operation.ledger.weights
             if relevance is not None and operation.kind in ("convolution", "linear"):
                 if judged is not model and operation.last:  # both units have the same weights
                     relevance = relevance.sum(0, keepdim=True)

@@ -3,15 +3,14 @@
 `open_data` turns the name of a data set into `Images`, `Preprocessing` says how an image
 becomes a network's input, `batches` is the one loop over data, and `references` draws the
 class-balanced samples that criteria are computed on; `Described` adds what is known of images
-besides their labels. Nothing here knows about models.
+besides their labels. Nothing here knows about models. The data sets that
+niwaki brings along are in `niwaki.datasets`.
 """
 
-from niwaki.data._artefacts import ARTEFACTS, Planted, plant
 from niwaki.data._batches import Data, Place, batches, check_labels, count
 from niwaki.data._beside import Masks, groups_by_name
 from niwaki.data._classes import check_same_classes, match_classes, number_classes
 from niwaki.data._described import Described
-from niwaki.data._digits import DIGITS
 from niwaki.data._imagenet import distinct, imagenet_ids, imagenet_names
 from niwaki.data._images import Images
 from niwaki.data._in_memory import in_memory
@@ -20,25 +19,16 @@ from niwaki.data._patches import Patches, cut_patches, read_points
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.data._references import references
 from niwaki.data._registry import names, register
-from niwaki.data._shapes import SHAPES
 from niwaki.data._tensors import as_tensor
-from niwaki.data._tissue import NUCLEI, TISSUE, Tissue, draw_tissue
 
 __all__ = [
-    "ARTEFACTS",
-    "DIGITS",
-    "SHAPES",
     "Data",
     "Described",
     "Images",
     "Masks",
-    "NUCLEI",
     "Patches",
     "Place",
-    "Planted",
     "Preprocessing",
-    "TISSUE",
-    "Tissue",
     "as_tensor",
     "batches",
     "check_labels",
@@ -46,7 +36,6 @@ __all__ = [
     "count",
     "cut_patches",
     "distinct",
-    "draw_tissue",
     "groups_by_name",
     "imagenet_ids",
     "imagenet_names",
@@ -55,7 +44,6 @@ __all__ = [
     "names",
     "number_classes",
     "open_data",
-    "plant",
     "read_points",
     "references",
     "register",

@@ -1,6 +1,7 @@
 """The catalogue of embedded data sets: a decorator registers, a name opens."""
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import TypeAlias
 
 from niwaki.data._images import Images
@@ -27,9 +28,10 @@ def register(name: str) -> Callable[[Opener], Opener]:
 
 def names() -> list[str]:
     """Return the names of the embedded data sets."""
+    import_module("niwaki.datasets")  # what niwaki brings along registers itself
     return sorted(_OPENERS)
 
 
 def opener(name: str) -> Opener | None:
     """Return the function that opens a registered data set, or None."""
-    return _OPENERS.get(name)
+    return _OPENERS[name] if name in names() else None

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from niwaki.data import DIGITS, TISSUE, Preprocessing
+from niwaki.data import Preprocessing
+from niwaki.datasets import DIGITS, TISSUE
 
 __all__ = [
     "ResNet",

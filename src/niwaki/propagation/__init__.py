@@ -1,10 +1,11 @@
 """How a signal flows back through each operation, and which rule each operation gets."""
 
+from niwaki.propagation import _handlers  # noqa: F401 (fills the table of operations)
 from niwaki.propagation.binary import check_logit, per_class
 from niwaki.propagation.composites import Assign, Composite, base_rows, first_rows
 from niwaki.propagation.gates import BetaSmooth, Rescale
 from niwaki.propagation.observers import Maps, Observer
-from niwaki.propagation.operation import KINDS, Kind, Operation
+from niwaki.propagation.operation import KINDS, Kind, Operation, Rule
 from niwaki.propagation.pattern import Pattern, pattern_attribution, pattern_net
 from niwaki.propagation.presets import (
     PRESETS,
@@ -30,7 +31,6 @@ from niwaki.propagation.rules import (
     Gradient,
     Guided,
     Pass,
-    Rule,
     ZBox,
     ZPlus,
 )

@@ -14,7 +14,21 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from niwaki.errors import PropagationError
 from niwaki.propagation.operation import Operation
 
-__all__ = ["Call", "Tag", "Tags", "tensors_in"]
+__all__ = ["MOVES", "Call", "Tag", "Tags", "tensors_in"]
+
+_MOVES = (
+    "view view_as reshape reshape_as flatten unflatten permute transpose t swapaxes swapdims "
+    "movedim moveaxis squeeze unsqueeze ravel contiguous clone to type float double half bfloat16 "
+    "expand expand_as repeat repeat_interleave tile broadcast_to getitem get slice narrow select "
+    "index_select gather take_along_dim chunk split tensor_split unbind unsafe_chunk unsafe_split "
+    "cat concat concatenate stack hstack vstack flip roll rot90 pad channel_shuffle "
+    "native_channel_shuffle pixel_shuffle pixel_unshuffle identity requires_grad setitem "
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout "
+    "mT H unfold diagonal view_as_real atleast_1d atleast_2d masked_select positive "
+    "type_as cpu cuda where masked_fill"
+)
+#: Operations that move values about and leave them what they are.
+MOVES = frozenset(_MOVES.split())
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

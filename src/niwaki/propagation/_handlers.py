@@ -7,23 +7,16 @@ known to be, and lets the watch run it under its rule. To teach niwaki an operat
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from niwaki.errors import PropagationError
-from niwaki.propagation._calls import Call, tensors_in
+from niwaki.propagation._calls import MOVES, Call, tensors_in
 from niwaki.propagation.operation import Kind, Operation
 from niwaki.propagation.rules import Epsilon, Gradient, Pass
-
-if TYPE_CHECKING:
-    from niwaki.propagation.watch import Watch
-
-__all__ = ["HANDLERS"]
-
-Handler = Callable[["Watch", Call], Any]
-HANDLERS: dict[str, Handler] = {}
+from niwaki.propagation.watch import HANDLERS, Handler, Watch
 
 
 def handles(names: str) -> Callable[[Handler], Handler]:
@@ -332,17 +325,7 @@ def softmax(watch: Watch, call: Call) -> Any:
     return watch.apply(operation, call, signals, ending=call.name, pending=pending)
 
 
-@handles(
-    "view view_as reshape reshape_as flatten unflatten permute transpose t swapaxes swapdims "
-    "movedim moveaxis squeeze unsqueeze ravel contiguous clone to type float double half bfloat16 "
-    "expand expand_as repeat repeat_interleave tile broadcast_to getitem get slice narrow select "
-    "index_select gather take_along_dim chunk split tensor_split unbind unsafe_chunk unsafe_split "
-    "cat concat concatenate stack hstack vstack flip roll rot90 pad channel_shuffle "
-    "native_channel_shuffle pixel_shuffle pixel_unshuffle identity requires_grad setitem "
-    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout "
-    "mT H unfold diagonal view_as_real atleast_1d atleast_2d masked_select positive "
-    "type_as cpu cuda where masked_fill"
-)
+@handles(" ".join(MOVES))
 def move(watch: Watch, call: Call) -> Any:
     """Move values about without changing them: the derivative is the rule."""
     if "dropout" in call.name and call.argument(2, "training", call.kwargs.get("train", True)):

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from niwaki.propagation.operation import KINDS, Kind, Operation
-from niwaki.propagation.rules import Gradient, Pass, Rule
+from niwaki.propagation.operation import KINDS, Kind, Operation, Rule
+from niwaki.propagation.rules import Gradient, Pass
 
 __all__ = ["Assign", "Composite", "base_rows", "first_rows"]
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from niwaki.propagation.operation import Operation
-from niwaki.propagation.rules import Rule
+from niwaki.propagation.operation import Operation, Rule
 from niwaki.ranges import FACTOR, checked
 
 __all__ = ["BetaSmooth", "Rescale"]

@@ -1,18 +1,16 @@
-"""What a rule knows about one operation of the forward pass."""
+"""One operation of the forward pass, and the rule by which relevance flows back through it."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from niwaki.propagation.rules import Rule
-
-__all__ = ["KINDS", "Kind", "Operation"]
+__all__ = ["KINDS", "Kind", "Ledger", "Operation", "Rule"]
 
 Kind = Literal[
     "convolution",  # conv1d ... conv_transpose3d
@@ -31,6 +29,66 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
 
 LinearMap = Callable[[tuple[Tensor, ...], "Tensor | None", "Tensor | None"], Tensor]
+
+
+class Rule(ABC):
+    """How relevance flows back through one operation.
+
+    A new rule is a frozen dataclass with a `relevance` method.
+    """
+
+    #: Whether `relevance` reads the operation's inputs; if not, they are not kept in memory.
+    needs_inputs: bool = True
+
+    @abstractmethod
+    def relevance(
+        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Relevance of each input.
+
+        Parameters
+        ----------
+        operation : Operation
+            What was done, with its parameters.
+        inputs : tuple of Tensor
+            The signals that went in; empty where `needs_inputs` is false.
+        relevance : Tensor
+            Relevance of the output, of the output's shape. Not to be changed.
+
+        Returns
+        -------
+        tuple of Tensor
+            One per input, of that input's shape.
+        """
+
+    def __str__(self) -> str:
+        values = ", ".join(
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)  # type: ignore[arg-type]
+        )
+        return f"{type(self).__name__}({values})"
+
+
+@dataclass
+class Ledger:
+    """What a backward pass notes of one operation.
+
+    Attributes
+    ----------
+    lost : Tensor or float
+        How much relevance the stabilizer has kept back, of each sample, with its sign.
+    lost_size : Tensor or float
+        The same with the absolute value of each unit: losses of both signs do not cancel.
+    arrived : Tensor or float
+        All relevance that arrived, in absolute values: what the losses are measured by.
+    weights : Tensor or None
+        Relevance of the layer's weights, where `Operation.wants_weights`.
+    """
+
+    lost: Tensor | float = 0.0
+    lost_size: Tensor | float = 0.0
+    arrived: Tensor | float = 0.0
+    weights: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -64,25 +122,17 @@ class Operation:
         Whether all inputs are known to be non-negative (they come from a ReLU, say).
     rule : Rule or None
         The one it got.
-    late : bool
-        Whether its rule may change at the end of the forward pass, when the last layers are known.
-    lost : Tensor or float
-        How much relevance its stabilizer has kept back, of each sample, with its sign.
-    lost_size : Tensor or float
-        The same with the absolute value of each unit: losses of both signs do not cancel.
-    arrived : Tensor or float
-        All relevance that arrived, in absolute values: what the losses are measured by.
     samples : int
         In the batch.
-    wants_weights, weight_relevance : bool, Tensor or None
-        Whether the relevance of the weights is to be noted, and what was noted.
+    wants_weights : bool
+        Whether the relevance of the weights is to be noted.
     absorbed : pair of Tensor or None
         Scale and shift of the batch norm that follows this layer and is folded into it.
     bounds : callable or None
         Of a first layer, where it can be said: turns the smallest and the largest value of the
         network's input, shape (1,) or (channels,), into those of what the layer reads.
-    kept : tuple of Tensor or None
-        The inputs, where only after the operation ran it showed that its rule needs them.
+    ledger : Ledger
+        What the backward pass notes.
     """
 
     kind: Kind
@@ -98,20 +148,13 @@ class Operation:
     last: bool = False
     nonnegative: bool = False
     rule: Rule | None = None
-    late: bool = False
-    lost: Tensor | float = 0.0
-    lost_size: Tensor | float = 0.0
-    arrived: Tensor | float = 0.0
     samples: int = 1
     wants_weights: bool = False
-    weight_relevance: Tensor | None = field(default=None, repr=False)
     absorbed: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     bounds: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = field(
         default=None, repr=False
     )
-    kept: tuple[Tensor, ...] | None = field(default=None, repr=False)
-    handle: Any = field(default=None, repr=False)
-    edge: Any = field(default=None, repr=False)
+    ledger: Ledger = field(default_factory=Ledger, repr=False)
 
     @property
     def units(self) -> int:
@@ -149,14 +192,15 @@ class Operation:
         arrived : Tensor
             All relevance of the output.
         """
-        self.lost = self.lost + self.per_sample(relevance)
-        self.lost_size = self.lost_size + self.per_sample(relevance.abs())
-        self.arrived = self.arrived + self.per_sample(arrived.abs())
+        ledger = self.ledger
+        ledger.lost = ledger.lost + self.per_sample(relevance)
+        ledger.lost_size = ledger.lost_size + self.per_sample(relevance.abs())
+        ledger.arrived = ledger.arrived + self.per_sample(arrived.abs())
 
     def note_weights(self, relevance: Tensor) -> None:
         """Add to the relevance of the layer's weights."""
-        before = self.weight_relevance
-        self.weight_relevance = relevance if before is None else before + relevance
+        before = self.ledger.weights
+        self.ledger.weights = relevance if before is None else before + relevance
 
     def absorb(self, scale: Tensor, shift: Tensor) -> None:
         """Take in the batch norm ``y = scale * x + shift`` that follows this layer."""

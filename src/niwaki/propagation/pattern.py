@@ -14,8 +14,8 @@ from torch import Tensor
 
 from niwaki.errors import PropagationError
 from niwaki.propagation.composites import Assign, Composite
-from niwaki.propagation.operation import Operation
-from niwaki.propagation.rules import Gradient, Rule
+from niwaki.propagation.operation import Operation, Rule
+from niwaki.propagation.rules import Gradient
 
 __all__ = ["Pattern", "pattern_attribution", "pattern_net"]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from niwaki.propagation.composites import Assign, Composite, base_rows, first_rows
 from niwaki.propagation.gates import BetaSmooth, Rescale
+from niwaki.propagation.operation import Rule
 from niwaki.propagation.rules import (
     AlphaBeta,
     Deconvnet,
@@ -14,7 +15,6 @@ from niwaki.propagation.rules import (
     Flat,
     Gradient,
     Guided,
-    Rule,
     ZBox,
     ZPlus,
 )

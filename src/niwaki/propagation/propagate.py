@@ -93,7 +93,7 @@ def propagate(
         Layer name to the units whose relevance alone goes on from there (concept-conditional
         relevance, Achtibat et al. 2023).
     weights : bool
-        Whether operations note the relevance of their weights, in `Operation.weight_relevance`:
+        Whether operations note the relevance of their weights, in the ledger of each operation:
         summed over the batch, of the weight's shape.
 
     Raises
@@ -125,7 +125,7 @@ def propagate(
                 f"the start relevance has shape {tuple(relevance.shape)}, the output "
                 f"{tuple(output.shape)}"
             )
-        ends: Any = [] if to_input else _first_outputs(watch.operations)
+        ends: Any = [] if to_input else _first_outputs(watch)
         starts = list(relevance) if several else [relevance]
         found = [
             torch.autograd.grad(
@@ -228,10 +228,10 @@ def check_output(model: nn.Module, output: Tensor, watch: Watch) -> None:
             raise SoftmaxOutputError(message)
 
 
-def _first_outputs(operations: list[Operation]) -> list[Any]:
+def _first_outputs(watch: Watch) -> list[Any]:
     """Return where to end a pass that only observers are interested in, if that is known."""
-    firsts = [op for op in operations if op.first and op.kind in ("convolution", "linear")]
-    edges = [op.edge for op in firsts if op.edge is not None]
+    firsts = [op for op in watch.operations if op.first and op.kind in ("convolution", "linear")]
+    edges = [watch.edges[op] for op in firsts if op in watch.edges]
     return edges if len(edges) == len(firsts) else []
 
 
@@ -274,13 +274,14 @@ def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> 
     started = start.abs().flatten(1).sum(1)
     lost, size, most = torch.zeros_like(started), torch.zeros_like(started), started
     for operation in operations:
-        lost, size = lost + operation.lost, size + operation.lost_size
-        most = torch.maximum(most, torch.as_tensor(operation.arrived).to(most))
+        ledger = operation.ledger
+        lost, size = lost + ledger.lost, size + ledger.lost_size
+        most = torch.maximum(most, torch.as_tensor(ledger.arrived).to(most))
     shares = torch.maximum(lost.abs() / started, size / most)
     share = torch.where(started > 0, shares, torch.zeros_like(started)).max()
     if share <= max_loss:
         return
-    worst = max(operations, key=lambda op: float(torch.as_tensor(op.lost_size).sum()))
+    worst = max(operations, key=lambda op: float(torch.as_tensor(op.ledger.lost_size).sum()))
     raise LostRelevanceError(
         f"{float(share):.1%} of the relevance gets lost on its way, most of it in {worst} "
         f"under {worst.rule}: its contributions are tiny beside the stabilizer, or units with "

@@ -1,16 +1,15 @@
-"""Rules: how relevance flows back through one operation."""
+"""The rules of layer-wise relevance propagation, and those of the gradient methods."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from niwaki.errors import PropagationError
-from niwaki.propagation.operation import Operation
+from niwaki.propagation.operation import Operation, Rule
 from niwaki.propagation.transport import (
     STABILIZER,
     Term,
@@ -30,48 +29,9 @@ __all__ = [
     "Gradient",
     "Guided",
     "Pass",
-    "Rule",
     "ZBox",
     "ZPlus",
 ]
-
-
-class Rule(ABC):
-    """How relevance flows back through one operation.
-
-    A new rule is a frozen dataclass with a `relevance` method.
-    """
-
-    #: Whether `relevance` reads the operation's inputs; if not, they are not kept in memory.
-    needs_inputs: bool = True
-
-    @abstractmethod
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Relevance of each input.
-
-        Parameters
-        ----------
-        operation : Operation
-            What was done, with its parameters.
-        inputs : tuple of Tensor
-            The signals that went in; empty where `needs_inputs` is false.
-        relevance : Tensor
-            Relevance of the output, of the output's shape. Not to be changed.
-
-        Returns
-        -------
-        tuple of Tensor
-            One per input, of that input's shape.
-        """
-
-    def __str__(self) -> str:
-        values = ", ".join(
-            f"{f.name}={getattr(self, f.name)!r}"
-            for f in fields(self)  # type: ignore[arg-type]
-        )
-        return f"{type(self).__name__}({values})"
 
 
 @checked(epsilon=SMALL)

@@ -13,7 +13,7 @@ from niwaki.errors import DataError
 from niwaki.files import write_json
 from niwaki.propagation.composites import Assign, Composite
 from niwaki.propagation.gates import BetaSmooth, Rescale
-from niwaki.propagation.operation import KINDS
+from niwaki.propagation.operation import KINDS, Rule
 from niwaki.propagation.rules import (
     AlphaBeta,
     Deconvnet,
@@ -22,7 +22,6 @@ from niwaki.propagation.rules import (
     Gradient,
     Guided,
     Pass,
-    Rule,
     ZBox,
     ZPlus,
 )

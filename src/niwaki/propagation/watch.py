@@ -3,78 +3,32 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from niwaki.errors import NoRuleError, PropagationError
 from niwaki.propagation._bounds import Carry, as_it_is, bounds_of, carried, one_of
-from niwaki.propagation._calls import Call, Tag, Tags, carries_gradient, tensors_in
+from niwaki.propagation._calls import MOVES, Call, Tag, Tags, carries_gradient, tensors_in
 from niwaki.propagation._cuts import Cuts
-from niwaki.propagation._handlers import HANDLERS
+from niwaki.propagation._ruled import Ruled
 from niwaki.propagation.composites import Composite
 from niwaki.propagation.observers import Observer, Onlooker
 from niwaki.propagation.operation import Operation
 from niwaki.propagation.rules import Gradient, Pass
 
-__all__ = ["Watch"]
+__all__ = ["HANDLERS", "Handler", "Watch"]
 
+#: Takes a watch and a call, and runs the call under its rule.
+Handler = Callable[["Watch", Call], Any]
+#: The handlers of all operations that niwaki knows, by name; filled by ``_handlers``.
+HANDLERS: dict[str, Handler] = {}
 
 _SET_HOOKS = vars(torch._C.TensorBase)["_backward_hooks"].__set__
-
-
-class _Ruled(torch.autograd.Function):
-    """Forward: the operation as it is. Backward: its rule."""
-
-    @staticmethod
-    def forward(ctx: Any, operation: Operation, call: Call, saved: Any, *inputs: Tensor) -> Any:
-        assert operation.rule is not None
-        ctx.operation = operation
-        ctx.shapes = [x.shape for x in inputs]
-        if operation.rule.needs_inputs or operation.late:
-            kept = saved if saved is not None else inputs
-            if call.inplace:  # about to overwrite its first input
-                storage = inputs[0].untyped_storage().data_ptr()
-                kept = [x.clone() if x.untyped_storage().data_ptr() == storage else x for x in kept]
-            ctx.save_for_backward(*kept)
-        output = call.run()
-        if call.inplace:
-            ctx.mark_dirty(inputs[0])
-        return output
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator,unused-ignore]
-    def backward(ctx: Any, relevance: Tensor) -> Any:
-        operation: Operation = ctx.operation
-        assert operation.rule is not None
-        inputs = ctx.saved_tensors if operation.kept is None else operation.kept
-        dtype = relevance.dtype
-        if dtype.itemsize < 4 and operation.name != "prelu":  # stabilizers would be nothing there
-            inputs, relevance = tuple(x.float() for x in inputs), relevance.float()
-        shares = operation.rule.relevance(operation, inputs, relevance)
-        pairs = zip(shares, ctx.shapes, strict=True)
-        fitted = (_fit(operation, share, shape).to(dtype) for share, shape in pairs)
-        return (None, None, None, *fitted)
-
-
-def _fit(operation: Operation, share: Tensor, shape: torch.Size) -> Tensor:
-    """Sum a share over the dimensions along which its input was repeated."""
-    if share.shape == shape:
-        return share
-    leading = (1,) * (share.dim() - len(shape)) + tuple(shape)
-    if len(leading) != share.dim() or any(
-        n not in (1, m) for n, m in zip(leading, share.shape, strict=True)
-    ):
-        raise PropagationError(
-            f"{operation} under {operation.rule}: relevance of shape {tuple(share.shape)} does not "
-            f"fit its input of shape {tuple(shape)}; the rule serves only operations that keep it"
-        )
-    return share.sum_to_size(shape)
 
 
 #: What serves a network that rules do not.
@@ -116,6 +70,9 @@ class Watch(TorchFunctionMode):
         self.observers = observers
         self._onlookers = [one for one in observers if isinstance(one, Onlooker)]
         self.operations: list[Operation] = []
+        self.edges: dict[Operation, Any] = {}  # where relevance reaches the units of a layer
+        self._hooks: dict[Operation, Any] = {}
+        self._late: dict[Operation, tuple[Tensor, ...]] = {}  # inputs that rules need after all
         self.conditions = dict(conditions or {})
         self.wants_weights = wants_weights
         self._samples = 1
@@ -167,7 +124,7 @@ class Watch(TorchFunctionMode):
         if any(tag.nearest for tag in tags):
             return handler(self, call)
         ways = {id(t): tag.carry for t, tag in zip(signals, tags, strict=True)}
-        carry = carried(call, ways, moves=handler is HANDLERS["view"])
+        carry = carried(call, ways, moves=call.name in MOVES)
         result = handler(self, call)
         self.carry(call.args[0] if call.name == "setitem" else result, carry)
         return result
@@ -198,7 +155,7 @@ class Watch(TorchFunctionMode):
         """Count the uses of signals, and refuse those that no rule can serve."""
         for signal, tag in zip(signals, tags, strict=True):
             tag.uses += 1
-            if tag.pending is not None and HANDLERS.get(call.name) is not HANDLERS["view"]:
+            if tag.pending is not None and call.name not in MOVES:
                 raise self.no_rule(tag.pending)
             if tag.norm is not None:
                 self.separate(call, signal, tag)
@@ -223,7 +180,8 @@ class Watch(TorchFunctionMode):
             norm.rule = self.composite.rule(norm)
             if norm.rule is None:
                 raise self.no_rule(norm)
-            norm.kept = (signal.detach().clone(),)  # a copy: it may be overwritten from here on
+            # A copy, as it may be overwritten from here on.
+            self._late[norm] = (signal.detach().clone(),)
         self.announce(unit, signal)
 
     def operation(self, call: Call, signals: Sequence[Tensor], **known: Any) -> Operation:
@@ -267,11 +225,13 @@ class Watch(TorchFunctionMode):
             raise self.no_rule(operation)
         nearest = frozenset[Operation]().union(*(self.tags[t].nearest for t in signals))
         weighted = operation.kind in ("convolution", "linear")
-        operation.late = weighted and self.composite.looks_at_last
-        if isinstance(operation.rule, Gradient) and not operation.late:
+        may_change = weighted and self.composite.looks_at_last
+        if isinstance(operation.rule, Gradient) and not may_change:
             result = call.run()
         else:
-            result = _Ruled.apply(operation, call, saved, *signals)  # type: ignore[no-untyped-call,unused-ignore]
+            result = Ruled.apply(  # type: ignore[no-untyped-call,unused-ignore]
+                operation, call, saved, may_change, self._late, *signals
+            )
         self.operations.append(operation)
         known.setdefault("nearest", nearest)
         self.mark(result, **known)
@@ -362,12 +322,12 @@ class Watch(TorchFunctionMode):
             for observer in self.observers:
                 observer.activation(unit, output)
             return
-        if unit.handle is not None:
-            unit.handle.remove()
-        unit.handle = output.register_hook(  # type: ignore[no-untyped-call,unused-ignore]
+        if unit in self._hooks:
+            self._hooks[unit].remove()
+        self._hooks[unit] = output.register_hook(  # type: ignore[no-untyped-call,unused-ignore]
             lambda r: self._relevance(unit, r)
         )
-        unit.edge = torch.autograd.graph.get_gradient_edge(output)
+        self.edges[unit] = torch.autograd.graph.get_gradient_edge(output)
         for observer in self.observers:
             observer.output(unit, output)
 
@@ -383,9 +343,9 @@ class Watch(TorchFunctionMode):
         return None if factors is None else relevance
 
     def release(self) -> None:
-        """Let go of the graph, which the operations would otherwise keep in memory."""
-        for operation in self.operations:
-            operation.edge = operation.handle = operation.kept = None
+        """Let go of the graph, which would otherwise stay in memory."""
+        for held in (self.edges, self._hooks, self._late):
+            held.clear()
 
     def finish(self, output: Tensor) -> Tag:
         """Look at the output: tell the last layers that they are, and return its tag."""

@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from niwaki.data._images import Images
-from niwaki.data._preprocessing import Preprocessing
-from niwaki.data._registry import register
+from niwaki.data import Images, Preprocessing, register
 from niwaki.errors import DataError
 
 __all__ = ["DIGITS"]

@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from niwaki.data._images import Images
-from niwaki.data._preprocessing import Preprocessing
-from niwaki.data._registry import register
-from niwaki.data._tissue_layout import NUCLEI, Layout, lay_out
+from niwaki.data import Images, Preprocessing, register
+from niwaki.datasets._tissue_layout import NUCLEI, Layout, lay_out
 from niwaki.errors import DataError
 from niwaki.ranges import FACTOR, FRACTION, ROUNDS, SEED, checked
 
