@@ -3,15 +3,19 @@
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+from torch import nn
 from typer.testing import CliRunner
 
 from niwaki import attribution
 from niwaki.cli import _evaluate, app, main
-from niwaki.errors import LostRelevanceError, ModelError
+from niwaki.cli._loading import Loaded
+from niwaki.data import open_data
+from niwaki.errors import LostRelevanceError, ModelError, NiwakiError
 
 MODEL = ["niwaki.models.zoo:vgg_digits", "digits", "--weights", "random", "--threads", "1"]
 METHODS = ["--method", "gradient", "--method", "lrp.epsilon_plus"]
@@ -64,7 +68,7 @@ def test_compare_writes_one_picture(tmp_path, rows):
 
 def test_evaluate_judges_methods(tmp_path):
     out = tmp_path / "out"
-    options = ["--limit", 6, "--steps", 4, "--layers", 2, "--out", out, "--target", "label"]
+    options = ["--limit", 6, "--steps", 4, "--layers", 2, "--out", out, "--target", "true"]
     # Alpha-beta loses relevance in this network, which is judged and not refused.
     done = run("evaluate", *MODEL, *METHODS, "--method", "lrp.alpha_2_beta_1", *options)
     assert done.exit_code == 0
@@ -85,7 +89,7 @@ def test_evaluate_judges_methods(tmp_path):
     assert gaps == sorted(gaps, reverse=True)
     curves = json.loads((out / "perturbation.json").read_text())
     assert len(curves[0]["scores"]["most"]) == 6
-    assert curves[0]["settings"]["target"] == "label"
+    assert curves[0]["settings"]["target"] == "true"
     again = run("evaluate", *MODEL, *METHODS, *options[:-4], "--layers", 0, "--force", "--json",
                 "--out", out)  # fmt: skip
     assert json.loads(again.stdout)["methods"][0]["randomised"] is None
@@ -245,3 +249,47 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path, mon
     assert message in said.err
     assert said.out == ""
     assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+def test_target_by_name_number_and_label(tmp_path):
+    """The digits' classes are named by their numbers, those of shapes by words."""
+    network = (
+        "from torch import nn\n"
+        "def shapes():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),"
+        " nn.Flatten(), nn.Linear(8, 6)).eval()\n"
+    )
+    (tmp_path / "net.py").write_text(network)
+    common = [f"{tmp_path / 'net.py'}:shapes", "shapes", "--limit", 6]
+
+    def heatmaps(target):
+        out = tmp_path / target
+        run("explain", *common, "--method", "gradient", "--target", target, "--out", out)
+        return np.load(out / "gradient.npy")
+
+    names = open_data("shapes").classes
+    by_number = [heatmaps(str(output)) for output in range(6)]
+    assert np.array_equal(heatmaps(names[4].upper()), by_number[4])
+    assert np.array_equal(heatmaps("#4"), by_number[4])
+    assert not np.array_equal(by_number[0], by_number[4])
+    rows = json.loads((tmp_path / "0" / "images.json").read_text())
+    for said, key in (("true", "class"), ("predicted", "prediction")):
+        found = heatmaps(said)
+        for row, about in enumerate(rows):
+            assert np.array_equal(found[row], by_number[names.index(about[key])][row])
+
+
+def test_a_target_that_could_be_two_outputs_is_refused():
+    loaded = Loaded(nn.Identity(), None, ["5", "0", "ring"], {})
+    images = open_data("shapes")
+    for text in ("0", "nothing", "squares or circles"):
+        with pytest.raises(NiwakiError, match=f"--target '?{text}'? is"):
+            loaded.choice(text, images)
+    assert loaded.choice("#0", images) == 0
+    assert loaded.choice("Ring", images) == 2
+    assert loaded.choice("2", images) == 2
+    assert loaded.choice("true", images) == "true"
+    with pytest.raises(NiwakiError, match="no labels"):
+        loaded.choice("true", SimpleNamespace(labelled=False))
+    with pytest.raises(NiwakiError, match="have no names"):
+        Loaded(nn.Identity(), None, None, {}).choice("ring", images)

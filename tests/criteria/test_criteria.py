@@ -131,7 +131,7 @@ def test_lrp_sums_the_relevance_maps(plain, samples, reduce, start):
         layer: reduced(maps.relevances[layer].reshape(*maps.relevances[layer].shape, 1))
         for layer in UNITS
     }
-    close(score(plain, samples, "lrp", reduce=reduce, start=start, max_loss=None), expected)
+    close(score(plain, samples, "lrp", reduce=reduce, target=start, max_loss=None), expected)
 
 
 def z_plus_by_hand(weights, inputs, labels, rule):
@@ -324,8 +324,8 @@ def test_unknown_or_superfluous_options_are_refused(plain, samples):
         score(plain, samples, create("random"), seed=3)
     with pytest.raises(ValueError, match="reduce = 'mean'"):
         create("lrp", reduce="mean")
-    with pytest.raises(ValueError, match="start = 'all'"):
-        create("lrp", start="all")
+    with pytest.raises(ValueError, match="target = 'all'"):
+        create("lrp", target="all")
     with pytest.raises(ValueError, match="normalise 'l3'"):
         score(plain, samples, "weight", normalise="l3")
 

@@ -85,7 +85,7 @@ def test_an_unknown_composite_shows_what_there_is():
     [
         ("lrp.signed", {"composite": "epsilon_plus", "reduce": "signed"}),
         ("lrp.absolute", {"reduce": "absolute"}),
-        ("lrp.predicted", {"start": "predicted"}),
+        ("lrp.predicted", {"target": "predicted"}),
         ("lrp.epsilon_plus", {"composite": "epsilon_plus", "reduce": "absolute"}),
         ("lrp.epsilon_sums", {"composite": epsilon_plus(sums=Epsilon()), "reduce": "absolute"}),
         ("lrp.alpha_2_beta_1", {"composite": "epsilon_alpha2_beta1"}),
@@ -99,7 +99,7 @@ def test_a_variant_is_the_criterion_with_its_options(residual, samples, variant,
     close(found, score(residual, samples, "lrp", max_loss=None, **options))
     default = score(residual, samples, "lrp", max_loss=None)
     assert any(not torch.allclose(found[layer], default[layer]) for layer in found)
-    assert score(residual, samples, variant, start="true", max_loss=None).samples == 5
+    assert score(residual, samples, variant, target="true", max_loss=None).samples == 5
 
 
 def test_the_variants_are_named_after_their_rules():

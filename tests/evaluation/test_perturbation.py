@@ -178,7 +178,7 @@ def test_noise_is_standard_normal_times_three_tenths():
 def test_batches_do_not_matter_and_the_seed_does(replacement):
     model, (inputs, labels) = small_network(), images(7)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    options = {"regions": (4, 4), "replacement": replacement, "target": "label"}
+    options = {"regions": (4, 4), "replacement": replacement, "target": "true"}
     runs = [
         perturbation_curves(model, data, "gradient", seed=seed, batch_size=size, **options)
         for data, seed, size in (
@@ -237,7 +237,7 @@ class NotANumber(Method):
         ({"pooling": "max"}, ValueError, "'max' is none of sum"),
         ({"score": "loss"}, ValueError, "'loss' is none of probability"),
         ({"target": 4}, DataError, "label 4"),
-        ({"target": "true"}, DataError, "'label' or the number"),
+        ({"target": "label"}, DataError, "'true' or the number"),
         ({"methods": "lrp.epsilom"}, ValueError, "did you mean lrp.epsilon"),
         ({"methods": []}, ValueError, "no method"),
         ({"methods": {"nan": NotANumber}}, ValueError, "NaN"),

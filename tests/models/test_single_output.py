@@ -176,7 +176,7 @@ def test_a_greedy_search_ends_with_a_single_output(model: Network) -> None:
 
 def test_perturbation_curves_follow_the_class(model: Network) -> None:
     data = images(), labels(model)
-    options = {"regions": (2, 2), "target": "label"}
+    options = {"regions": (2, 2), "target": "true"}
     for score in ("probability", "output"):
         found, expected = (
             evaluation.perturbation_curves(m, data, "lrp.epsilon_plus", score=score, **options)

@@ -17,13 +17,16 @@ from niwaki.attribution._method import Method, Propagating
 from niwaki.attribution._patterns import Patterns, fit_patterns
 from niwaki.attribution._registry import create, describe, names, register
 from niwaki.attribution._signal_quality import signal_quality
-from niwaki.attribution._targets import Target, select
+from niwaki.attribution._targets import ClassChoice, Target, check_choice, chosen_classes, select
 
 __all__ = [
+    "ClassChoice",
     "Method",
     "Patterns",
     "Propagating",
     "Target",
+    "check_choice",
+    "chosen_classes",
     "create",
     "describe",
     "explain",

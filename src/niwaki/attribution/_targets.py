@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from niwaki.data import as_tensor
+from niwaki.data import as_tensor, check_labels
 from niwaki.errors import DataError
+from niwaki.models import class_logits
 
-__all__ = ["Target", "select"]
+__all__ = ["ClassChoice", "Target", "check_choice", "chosen_classes", "select"]
 
+#: What is explained of given inputs, see `select`.
 Target: TypeAlias = "int | Sequence[int] | np.ndarray[Any, Any] | Tensor | None"
+
+#: What is explained of all images of a data set, see `chosen_classes`; None means "predicted".
+ClassChoice: TypeAlias = "int | Literal['predicted', 'true'] | None"
 
 
 def select(output: Tensor, target: Target) -> Tensor:
@@ -67,6 +72,48 @@ def select(output: Tensor, target: Target) -> Tensor:
         raise DataError(f"class {int(wrong[0])} does not exist: {_known(classes)}")
     weights[torch.arange(len(output), device=output.device), index.long()] = 1
     return weights
+
+
+def check_choice(target: object) -> None:
+    """Refuse what is no `ClassChoice`.
+
+    Raises
+    ------
+    DataError
+        For a word other than the two, and for what is no whole number.
+    """
+    number = isinstance(target, (int, np.integer)) and not isinstance(target, bool)
+    if target is not None and target not in ("predicted", "true") and not number:
+        raise DataError(
+            f"target {target!r}: give 'predicted' (or None), 'true' or the number of a class"
+        )
+
+
+def chosen_classes(output: Tensor, labels: Tensor, target: ClassChoice) -> Tensor:
+    """Return the class of each sample that is explained, shape (N,).
+
+    Parameters
+    ----------
+    output : Tensor
+        Of the network; shape (N, classes), or one column, as `niwaki.models.class_logits` takes it.
+    labels : Tensor
+        The true classes, shape (N,).
+    target : None, int, "predicted" or "true"
+        None and "predicted": the class of the largest output; an int: that class for all samples;
+        "true": the label of each.
+
+    Raises
+    ------
+    DataError
+        For a class that is no output, and for another target.
+    """
+    check_choice(target)
+    logits = class_logits(output, "a choice of classes to explain")
+    if target is None or target == "predicted":
+        return logits.argmax(1)
+    classes = labels if target == "true" else torch.full_like(labels, int(target))
+    check_labels(classes, logits.shape[1])
+    return classes
 
 
 def _numbers(target: object) -> Tensor:

@@ -27,7 +27,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    target: o.Target = None,
+    target: o.Target = "predicted",
     out: Annotated[Path, o.Written(), typer.Option(help="PNG file to write.")] = Path(
         "compare.png"
     ),
@@ -61,16 +61,18 @@ def compare(
     found_images = common.images(images, loaded)
     loaded = loaded.named_by(found_images)
     picked = pick(found_images, limit, common.seed, images)
+    explained = loaded.choice(target, found_images)
     found = explain_images(
-        loaded, picked, chosen, target, common.batch_size, strict=method is not None
+        loaded, picked, chosen, explained, common.batch_size, strict=method is not None
     )
-    explained = "the predicted class" if target is None else loaded.class_name(target)
     contact_sheet(
         out,
         found.images,
         {_title(name, found, rows == "images"): h for name, h in found.heatmaps.items()},
         titles=found.titles(),
-        heading=found.heading(f"{Path(model).name}: what speaks for {explained}"),
+        heading=found.heading(
+            f"{Path(model).name}: what speaks for {loaded.choice_name(explained)}"
+        ),
         across="methods" if rows == "images" else "images",
         colours=colours,
         percentile=percentile,

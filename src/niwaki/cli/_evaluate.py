@@ -20,6 +20,7 @@ from niwaki.errors import NiwakiError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from niwaki.attribution import ClassChoice
     from niwaki.evaluation import Estimate, PerturbationCurves, Randomisation
     from niwaki.runs import Run
 
@@ -45,10 +46,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    target: Annotated[
-        Literal["prediction", "label"],
-        typer.Option(help="The class that is explained and followed."),
-    ] = "prediction",
+    target: o.Target = "predicted",
     out: o.Folder = Path("evaluation"),
     limit: o.Limit = 16,
     region: Annotated[
@@ -88,8 +86,9 @@ def evaluate(
     work = common.workplace(out)
     chosen = list(dict.fromkeys(method or by_default()))
     loaded = common.load(model)
-    picked = pick(common.images(data, loaded), limit, common.seed, data)
-    which = "label" if target == "label" else None
+    images = common.images(data, loaded)
+    picked = pick(images, limit, common.seed, data)
+    which = loaded.named_by(images).choice(target, images)
     options: dict[str, Any] = {
         "target": which,
         "seed": common.seed,
@@ -217,7 +216,7 @@ def _milliseconds(
 
 
 def _lost(
-    loaded: o.Loaded, picked: Picked, methods: list[str], target: str | None, batch_size: int
+    loaded: o.Loaded, picked: Picked, methods: list[str], target: ClassChoice, batch_size: int
 ) -> dict[str, float]:
     """Share of the relevance that gets lost under each method, of the image that loses most."""
     from niwaki import attribution, models
@@ -230,7 +229,9 @@ def _lost(
     lost = dict.fromkeys(methods, 0.0)
     made = {name: attribution.create(name, judged) for name in methods}
     for inputs, labels in batches(picked.subset, batch_size, place):
-        classes = labels if target == "label" else None
+        classes = attribution.chosen_classes(
+            models.class_outputs(judged, inputs, "a choice of classes"), labels, target
+        )
         for name, how in made.items():
             if isinstance(how, attribution.Propagating) and how.max_loss is not None:
                 lost[name] = max(lost[name], attribute_with_loss(how, inputs, classes)[1])

@@ -19,7 +19,7 @@ def explain(
     model: o.ModelSpec,
     images: o.ImageSpec,
     method: o.Methods = None,
-    target: o.Target = None,
+    target: o.Target = "predicted",
     out: o.Folder = Path("heatmaps"),
     format: Annotated[
         Literal["npy", "hdf5"],
@@ -49,13 +49,14 @@ def explain(
     found_images = common.images(images, loaded)
     loaded = loaded.named_by(found_images)
     picked = pick(found_images, limit, common.seed, images)
+    explained = loaded.choice(target, found_images)
     heading = f"{Path(model).name}: prediction and heatmaps"
-    if target is not None:
-        heading += f" for output {loaded.class_name(target)}"
+    if explained != "predicted":
+        heading += f" for {loaded.choice_name(explained)}"
     with work.result() as folder:
         with HeatmapFiles(folder, format, len(picked.indices)) as files:
             found = explain_images(
-                loaded, picked, chosen, target, common.batch_size, folder=work, keep=files.write
+                loaded, picked, chosen, explained, common.batch_size, folder=work, keep=files.write
             )
         contact_sheet(
             folder / "sheet.png",

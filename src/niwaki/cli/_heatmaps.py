@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from niwaki.attribution import Method, Target
+    from niwaki.attribution import ClassChoice, Method, Target
     from niwaki.cli._loading import Loaded
     from niwaki.data import Images
     from niwaki.runs import Folder
@@ -139,7 +139,7 @@ def explain_images(
     loaded: Loaded,
     picked: Picked,
     methods: Sequence[str],
-    target: int | None,
+    target: ClassChoice,
     batch_size: int,
     *,
     strict: bool = True,
@@ -168,11 +168,11 @@ def explain_images(
     lost: dict[str, float] = {}
     left_out: dict[str, str] = {}
 
-    def heatmap(name: str, batch: Tensor) -> Tensor | None:
+    def heatmap(name: str, batch: Tensor, classes: Tensor) -> Tensor | None:
         if strict:
-            return made[name].attribute(batch, target)
+            return made[name].attribute(batch, classes)
         try:
-            found, share = attribute_with_loss(made[name], batch, target)
+            found, share = attribute_with_loss(made[name], batch, classes)
         except PropagationError as error:
             left_out[name] = str(error)
             return None
@@ -180,15 +180,18 @@ def explain_images(
             lost[name] = max(share, lost.get(name, 0.0))
         return found
 
-    def explain(batch: Tensor, advance: Callable[[float], None]) -> dict[str, Tensor]:
+    def explain(
+        batch: Tensor, labels: Tensor, advance: Callable[[float], None]
+    ) -> dict[str, Tensor]:
         output = models.class_outputs(judged, batch, "the sheet of predictions")
-        if target is not None and target >= output.shape[1]:
+        if isinstance(target, int) and target >= output.shape[1]:
             raise NiwakiError(
                 f"--target {target}: the network has {output.shape[1]} outputs, numbered from 0"
             )
+        classes = attribution.chosen_classes(output, labels, target)
         heatmaps = {}
         for name in made:
-            found = None if name in left_out else heatmap(name, batch)
+            found = None if name in left_out else heatmap(name, batch, classes)
             if found is not None:
                 heatmaps[f"by {name}"] = found
             advance(len(batch) / len(made))
@@ -210,7 +213,7 @@ def explain_images(
     said: list[tuple[float, int]] = []
     with open_run(folder, identity) as kept, bar("explaining", len(picked.indices)) as advance:
         for number, (batch, truth) in enumerate(batches(picked.subset, batch_size, place)):
-            part = kept.once(f"batch-{number:05}", partial(explain, batch, advance))
+            part = kept.once(f"batch-{number:05}", partial(explain, batch, truth, advance))
             heatmaps = {name: part[f"by {name}"] for name in methods if f"by {name}" in part}
             if keep is not None:
                 keep(heatmaps, part["outputs"], truth)

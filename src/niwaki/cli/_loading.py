@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from niwaki import ranges as r
 from niwaki.cli._fits import check_memory
 from niwaki.cli._spread import Listed, numbers
-from niwaki.errors import DataError, ModelError
+from niwaki.errors import DataError, ModelError, NiwakiError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from niwaki.attribution import ClassChoice
     from niwaki.data import Images, Preprocessing
     from niwaki.pruning import Plan
 
@@ -70,6 +71,52 @@ class Loaded:
         """Name of an output, or its number."""
         known = self.class_names
         return known[output] if known is not None and output < len(known) else str(output)
+
+    def choice(self, target: str, images: Images) -> ClassChoice:
+        """Read ``--target``: predicted, true, the name of a class, or the number of an output.
+
+        A number may be written as ``#3``, for outputs whose names are other numbers.
+
+        Raises
+        ------
+        NiwakiError
+            For a name that no output has, a number that is also the name of another output, and
+            for "true" where the images have no labels.
+        """
+        from niwaki.data import match_classes
+
+        if target == "true" and not images.labelled:
+            raise NiwakiError("--target true: these images have no labels; they come in no folders")
+        if target in ("predicted", "true"):
+            return "predicted" if target == "predicted" else "true"
+        digits = target.removeprefix("#")
+        number = int(digits) if digits.isdecimal() else None
+        if number is not None and target != digits:
+            return number
+        names = self.class_names or []
+        if number is None:
+            if not names:
+                raise NiwakiError(
+                    f"--target {target!r}: the outputs have no names; give predicted, true or the "
+                    "number of an output"
+                )
+            try:
+                return match_classes([target], names)[0]
+            except DataError:
+                raise NiwakiError(
+                    f"--target {target!r} is not the name of one output; the outputs are "
+                    f"{', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+                ) from None
+        if target in names and names.index(target) != number:
+            raise NiwakiError(
+                f"--target {target} is the name of output {names.index(target)} and the number of "
+                f"another, {self.class_name(number)!r}: write #{names.index(target)} or #{number}"
+            )
+        return number
+
+    def choice_name(self, target: ClassChoice) -> str:
+        """Say in words what is explained."""
+        return self.class_name(target) if isinstance(target, int) else f"the {target} class"
 
 
 def load_model(

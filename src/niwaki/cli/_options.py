@@ -113,9 +113,10 @@ Methods = Annotated[
     ),
 ]
 Target = Annotated[
-    int | None,
-    r.INDEX,
-    typer.Option(help="The output to explain. Default: each image's largest.", show_default=False),
+    str,
+    typer.Option(
+        help="The class to explain: predicted or true, a class's name, or the number of an output."
+    ),
 ]
 Limit = Annotated[int, r.SOME, typer.Option(help="How many images at the most.")]
 Overlay = Annotated[bool, typer.Option("--overlay", help="Lay the heatmaps over the images.")]

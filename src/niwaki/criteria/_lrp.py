@@ -78,8 +78,8 @@ class Relevance(Criterion):
     reduce : {"absolute_of_sum", "absolute", "signed"}
         What is summed: the absolute value of each sample's sum over space, absolute relevances (as
         the paper's released code does for residual networks), or relevances.
-    start : {"true", "predicted"}
-        The class that the relevance starts from.
+    target : {"true", "predicted"}
+        The class whose output is explained.
     normalise : str, optional
         See `Scores.normalised`; default ``"none"``.
     max_loss : float, optional
@@ -94,7 +94,7 @@ class Relevance(Criterion):
         *,
         composite: Composite | str = "epsilon",
         reduce: Reduce = "absolute_of_sum",
-        start: Literal["true", "predicted"] = "true",
+        target: Literal["true", "predicted"] = "true",
         normalise: str | None = None,
         max_loss: float | None = 0.9,
     ) -> None:
@@ -103,16 +103,16 @@ class Relevance(Criterion):
             raise ValueError(
                 f"reduce {reduce!r} is not one of 'absolute', 'signed', 'absolute_of_sum'"
             )
-        if start not in ("true", "predicted"):
-            raise ValueError(f"start {start!r} is neither 'true' nor 'predicted'")
+        if target not in ("true", "predicted"):
+            raise ValueError(f"target {target!r} is neither 'true' nor 'predicted'")
         self.composite = named(composite) if isinstance(composite, str) else composite
         self.reduce: Reduce = reduce
-        self.start = start
+        self.target = target
         self.max_loss = max_loss
 
     def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """See `Criterion.batch`."""
-        start = Evidence(labels if self.start == "true" else None)
+        start = Evidence(labels if self.target == "true" else None)
         sums = _RelevanceSums(self.reduce)
         propagate(
             model,
@@ -141,13 +141,13 @@ class Relevance(Criterion):
         self, totals: Totals, layers: Sequence[Layer], model: nn.Module
     ) -> dict[str, Tensor]:
         """See `Criterion.scores`."""
-        check_evidence(totals, self.start)
+        check_evidence(totals, self.target)
         return {layer.name: sums_of(totals, layer) for layer in layers}
 
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({told(self.composite)}, reduce={self.reduce!r}, "
-            f"start={self.start!r}, normalise={self.normalise!r})"
+            f"target={self.target!r}, normalise={self.normalise!r})"
         )
 
 
@@ -186,7 +186,7 @@ _variant(
         name="Epsilon with z-plus at sums and outputs",
     ),
 )
-_variant("predicted", "As `lrp`; from the predicted class, without labels.", start="predicted")
+_variant("predicted", "As `lrp`; from the predicted class, without labels.", target="predicted")
 _variant("z_plus", "Relevance by z-plus in all layers.", composite="excitation_backprop")
 _variant(
     "alpha_2_beta_1",

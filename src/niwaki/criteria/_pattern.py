@@ -32,7 +32,7 @@ class PatternRelevance(Relevance):
     ----------
     estimator : {"relu", "linear", "negative"}
         See `niwaki.attribution.fit_patterns`.
-    reduce, start
+    reduce, target
         See `Relevance`.
     normalise : str, optional
         See `Scores.normalised`; default ``"none"``.
@@ -43,13 +43,13 @@ class PatternRelevance(Relevance):
         *,
         estimator: Literal["relu", "linear", "negative"] = "relu",
         reduce: Reduce = "absolute",
-        start: Literal["true", "predicted"] = "true",
+        target: Literal["true", "predicted"] = "true",
         normalise: str | None = None,
     ) -> None:
         super().__init__(
             composite=pattern_attribution({}),  # the patterns come with the data
             reduce=reduce,
-            start=start,
+            target=target,
             normalise=normalise,
             max_loss=None,
         )
@@ -67,6 +67,6 @@ class PatternRelevance(Relevance):
 
     def __repr__(self) -> str:
         return (
-            f"PatternRelevance({self.estimator}, reduce={self.reduce!r}, start={self.start!r}, "
+            f"PatternRelevance({self.estimator}, reduce={self.reduce!r}, target={self.target!r}, "
             f"normalise={self.normalise!r})"
         )

@@ -11,16 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from niwaki import attribution, models
-from niwaki.attribution import Method, Propagating
-from niwaki.data import Data, batches, check_labels
+from niwaki.attribution import ClassChoice, Method, Propagating, chosen_classes
+from niwaki.data import Data, batches
 from niwaki.errors import DataError
 from niwaki.propagation import per_class
 
 __all__ = [
-    "Choice",
     "Factory",
     "Methods",
-    "chosen_classes",
     "device_of",
     "factories",
     "tolerant",
@@ -29,7 +27,6 @@ __all__ = [
 
 Factory: TypeAlias = Callable[[nn.Module], Method]
 Methods: TypeAlias = "str | Sequence[str] | Mapping[str, Factory]"
-Choice: TypeAlias = "int | str | None"
 
 
 def factories(methods: Methods) -> dict[str, Factory]:
@@ -76,7 +73,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def with_classes(
-    model: nn.Module, data: Data, target: Choice, batch_size: int
+    model: nn.Module, data: Data, target: ClassChoice, batch_size: int
 ) -> tuple[nn.Module, Iterator[tuple[Tensor, Tensor]]]:
     """Check the model; return what to explain, and batches of images with their chosen classes.
 
@@ -94,30 +91,3 @@ def with_classes(
             yield inputs, chosen_classes(output, labels, target)
 
     return judged, pairs()
-
-
-def chosen_classes(output: Tensor, labels: Tensor, target: Choice) -> Tensor:
-    """Return the class of each sample that is explained and scored, shape (N,).
-
-    Parameters
-    ----------
-    output : Tensor
-        Of the network, before anything is changed; shape (N, classes).
-    labels : Tensor
-        Shape (N,).
-    target : None, int or "label"
-        None: the predicted class; an int: that one; "label": the true one.
-
-    Raises
-    ------
-    DataError
-        For a class that is no output.
-    """
-    output = models.class_logits(output, "an evaluation of heatmaps")
-    if target is None:
-        return output.argmax(1)
-    if isinstance(target, str) and target != "label":
-        raise DataError(f"target {target!r}: give None, 'label' or the number of a class")
-    classes = labels if isinstance(target, str) else torch.full_like(labels, target)
-    check_labels(classes, output.shape[1])
-    return classes

@@ -9,12 +9,11 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from niwaki.attribution import Method
+from niwaki.attribution import ClassChoice, Method
 from niwaki.data import Data, count
 from niwaki.errors import DataError
 from niwaki.evaluation._curves import PerturbationCurves
 from niwaki.evaluation._explainers import (
-    Choice,
     Methods,
     factories,
     tolerant,
@@ -45,7 +44,7 @@ def perturbation_curves(
     replacement: Replacement = "zero",
     pooling: Pooling = "sum",
     score: Score = "probability",
-    target: Choice = None,
+    target: ClassChoice = None,
     normalise: bool = False,
     seed: int = 0,
     batch_size: int = 32,
@@ -82,7 +81,7 @@ def perturbation_curves(
         values. Equal ones are ordered by chance.
     score : {"probability", "output"}
         What is followed: the class's probability (softmax), or the output itself.
-    target : None, int or "label"
+    target : None, int, "predicted" or "true"
         The class that is explained and followed: the one predicted for the unperturbed image, this
         one, or the true one.
     normalise : bool
@@ -150,7 +149,7 @@ class _Run:
         replacement: Replacement,
         pooling: Pooling,
         score: Score,
-        target: Choice,
+        target: ClassChoice,
         seed: int,
     ) -> None:
         self.regions, self.steps, self.per_step = regions, steps, per_step

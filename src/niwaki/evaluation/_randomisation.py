@@ -10,12 +10,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from niwaki.attribution import Method
+from niwaki.attribution import ClassChoice, Method
 from niwaki.data import Data
 from niwaki.errors import ModelError
 from niwaki.evaluation._curves import Estimate, estimate
 from niwaki.evaluation._explainers import (
-    Choice,
     Methods,
     factories,
     tolerant,
@@ -90,7 +89,7 @@ def randomisation_test(
     mode: Mode = "cascading",
     layers: int | Sequence[str] | None = None,
     absolute: bool = False,
-    target: Choice = None,
+    target: ClassChoice = None,
     seed: int = 0,
     batch_size: int = 32,
     description: str | None = None,
@@ -117,7 +116,7 @@ def randomisation_test(
     absolute : bool
         Compare absolute values. Without it, a heatmap that merely changes its sign, as where the
         randomised network's output is negative and relevance starts from it, counts as opposite.
-    target : None, int or "label"
+    target : None, int, "predicted" or "true"
         The class explained in all networks: the one the trained network predicts, this one, or the
         true one.
     seed : int
