@@ -4,7 +4,8 @@ The main jobs are one call each: `explain` computes heatmaps, `score` says how m
 matters, `prune` removes those that matter least, `load` rebuilds what was saved, `audit` looks for
 what a network should not be looking at. The rooms behind them are `niwaki.propagation`,
 `attribution`, `criteria`, `pruning`, `car`, `filters`, `auditing`, `evaluation`, `models`, `data`,
-`datasets` and `report`. A room is imported when it is first used, because PyTorch alone takes seconds.
+`datasets` and `report`. A room is imported when it is first used, because PyTorch alone takes
+seconds.
 """
 
 from importlib import import_module
