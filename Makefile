@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Made anew when the dependencies change.
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint format clean install
+.PHONY: demo test test-all test-oldest lint format docs clean install
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,21 @@ test: $(READY)
 test-all: $(READY)
 	$(TEST)
 
+# The quick tests with the oldest dependencies that pyproject.toml allows. They are several gigabytes.
+OLDEST := .venv-oldest
+
+$(OLDEST)/.ready: pyproject.toml tests/oldest.py
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(OLDEST)/bin/python tests/oldest.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt \
+		--editable . --group test
+	touch $@
+
+test-oldest: $(OLDEST)/.ready
+	@echo "the quick tests with the oldest dependencies: $$(paste -sd ' ' $(OLDEST)/constraints.txt)"
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -m "not slow" $(TESTS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,5 +53,14 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# What only the documentation needs is installed when it is first built.
+$(VENV)/.ready-docs: pyproject.toml $(READY)
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
+# A warning is an error. Notebooks run again only if they have changed.
+docs: $(VENV)/.ready-docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W --keep-going docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist demo
+	rm -rf $(VENV) $(OLDEST) docs/_build docs/api docs/experiments .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist demo

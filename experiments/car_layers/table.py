@@ -25,7 +25,7 @@ def table(results: Mapping[str, Found], criteria: Sequence[str], shares: Sequenc
     lines = []
     for network, found in results.items():
         whole = mean(values(found, "whole"))
-        lines += [f"### {network}", "", _about(found, whole), "", *_agreement(found, criteria), ""]
+        lines += [f"## {network}", "", _about(found, whole), "", *_agreement(found, criteria), ""]
         lines += [*_quality(found, criteria, shares), ""]
     return "\n".join(lines)
 

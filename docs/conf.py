@@ -1,0 +1,78 @@
+"""How the documentation is built; `make docs` builds it."""
+
+import re
+import sys
+import warnings
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "src")]
+
+# Of packages that are imported while documenting, not ours.
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+import generate  # noqa: E402
+
+import niwaki  # noqa: E402
+
+project = "niwaki"
+author = "The niwaki authors"
+project_copyright = author
+version = release = niwaki.__version__
+
+extensions = [
+    "myst_nb",  # Markdown, by myst-parser, and the notebooks
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "_ext"]
+
+html_theme = "furo"
+html_title = "niwaki"
+html_static_path = ["_static"]
+html_css_files = ["niwaki.css"]
+html_show_sourcelink = False
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# `name` in a docstring is a link where there is something of this name, and code elsewhere.
+default_role = "py:obj"
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autosummary_generate = False  # the pages are written by generate.py
+maximum_signature_line_length = 80
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+toc_object_entries_show_parents = "hide"
+
+# A notebook runs when it has changed, or when it has not run yet.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(HERE / "_build" / "notebooks")
+nb_execution_timeout = 120
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+generate.generate(HERE)
+
+
+def _reports(app, name, content):
+    """On the site, the experiments lie beside the pages and not above them."""
+    content[0] = re.sub(r"\]\(\.\./experiments/", "](experiments/", content[0])
+
+
+def _aliases(app, env):
+    """Let `niwaki.prune` lead to where `niwaki.pruning.prune` is documented."""
+    domain = env.get_domain("py")
+    for name, place in generate.aliases().items():
+        domain.objects[name] = domain.objects[place]._replace(aliased=True)
+
+
+def setup(app):
+    """Connect what the build needs beside its extensions."""
+    app.connect("source-read", _reports)
+    app.connect("env-check-consistency", _aliases)
