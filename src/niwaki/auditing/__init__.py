@@ -44,16 +44,11 @@ from niwaki.auditing._statistics import (
 from niwaki.auditing._training import Training, gather_training
 from niwaki.auditing._virelay import Collection, collect, write_analysis, write_project
 from niwaki.auditing.questions import foreign, zones
-from niwaki.auditing.remedies import (
-    Inpainted,
+from niwaki.auditing.remedies._data_sets import Inpainted, Relabelled, Shifted, Spread, balanced
+from niwaki.auditing.remedies._project_out import artefact_direction, project_out
+from niwaki.auditing.remedies._prune_artefact import (
     PrunedArtefact,
-    Relabelled,
-    Shifted,
-    Spread,
     Trial,
-    artefact_direction,
-    balanced,
-    project_out,
     prune_artefact,
     specificity,
 )

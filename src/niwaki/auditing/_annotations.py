@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from niwaki.auditing._statistics import Interval, bootstrap
 from niwaki.ranges import POSITIVE, ROUNDS, SEED, SIDE, checked
 
-__all__ = ["CellScores", "cell_scores", "discs", "mass_accuracy", "rank_accuracy"]
-
 Array = NDArray[Any]
 
 

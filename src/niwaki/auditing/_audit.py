@@ -26,8 +26,6 @@ from niwaki.progress import track
 from niwaki.ranges import BATCH, SEED, SOME, checked
 from niwaki.runs import Folder, within
 
-__all__ = ["audit", "examine"]
-
 
 @checked(limit=SOME, batch_size=BATCH, seed=SEED)
 def audit(

@@ -7,8 +7,6 @@ from typing import Any
 
 from niwaki.auditing._result import Audit
 
-__all__ = ["before_and_after", "markdown", "side_by_side"]
-
 
 def before_and_after(
     audits: Mapping[str, Audit], more: Mapping[str, Mapping[str, float]] | None = None

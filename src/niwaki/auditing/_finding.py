@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from niwaki.auditing._interventions import Cause
 from niwaki.auditing._statistics import holm
 
-__all__ = ["ALPHA", "Finding", "decide"]
-
 ALPHA = 0.05
 
 

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from niwaki.auditing._interventions import blurred
 
-__all__ = ["PROPERTIES", "Property", "blockiness", "sharpness", "tint"]
-
 Array = NDArray[Any]
 # The images after the change, and after unrelated changes of the same size.
 Given = tuple[Tensor, list[Tensor]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,18 +16,6 @@ from torch import Tensor
 from niwaki.auditing._material import Material, margins
 from niwaki.auditing._statistics import sign_test
 from niwaki.ranges import FEW, checked
-
-__all__ = [
-    "Cause",
-    "ErrorRates",
-    "blurred",
-    "compare_changes",
-    "compare_regions",
-    "filled",
-    "rolled",
-    "some",
-    "transplanted",
-]
 
 Array = NDArray[Any]
 _TRIED = 1000  # images that are changed to see what that does
@@ -153,13 +142,13 @@ def compare_regions(
             return filled(plain, where)
         return transplanted(plain, blurred(plain), where)
 
-    random = [lambda: changed(rolled(masks, rng))] * controls
-    return compare_changes(part, [lambda: changed(masks), *random], rng)
+    random = (changed(rolled(masks, rng)) for _ in range(controls))
+    return compare_changes(part, chain([changed(masks)], random), rng)
 
 
 def compare_changes(
     material: Material,
-    changes: Sequence[Callable[[], Tensor]],
+    changes: Iterable[Tensor],
     rng: np.random.Generator,
     *,
     worst: bool = False,
@@ -170,16 +159,16 @@ def compare_changes(
     ----------
     material : Material
         The images.
-    changes : sequence of callable
-        Each returns the changed pixels of all images, shape (N, C, H, W): the first with the
-        change in question, the others with unrelated ones. One at a time is in memory.
+    changes : iterable of Tensor
+        The changed pixels of all images, shape (N, C, H, W): first with the change in question,
+        then with unrelated ones.
     rng : numpy.random.Generator
         Of the test.
     worst : bool
         Compare with the unrelated change that does most to each image, not with their mean.
     """
     before = margins(material.outputs, material.labels)
-    after = np.stack([margins(material.ask(made()), material.labels) for made in changes])
+    after = np.stack([margins(material.ask(made), material.labels) for made in changes])
     drops = before - after
     mine, control = drops[0], drops[1:].max(0) if worst else drops[1:].mean(0)
     flips = control_flips = 0.0

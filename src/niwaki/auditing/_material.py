@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,25 +13,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from niwaki import models
-from niwaki.attribution import Method, Propagating, create
+from niwaki.auditing._explaining import (
+    class_names_of,
+    explaining,
+    groups_of,
+    kept_batches,
+    preprocessing_of,
+    sample,
+)
 from niwaki.auditing._on_disk import Maps, Tensors, blocks
-from niwaki.data import Place, Preprocessing, batches, check_labels
-from niwaki.errors import DataError
-from niwaki.propagation import per_class
+from niwaki.data import Preprocessing
 from niwaki.ranges import BATCH, SEED, SOME, checked
-from niwaki.runs import Folder, described, digest, open_run
-
-__all__ = [
-    "Material",
-    "class_names_of",
-    "example",
-    "gather",
-    "groups_of",
-    "margins",
-    "preprocessing_of",
-    "sample",
-    "tolerant",
-]
+from niwaki.runs import Folder, described, digest
 
 Array = NDArray[Any]
 Regions = Mapping[str, Array | Sequence[Array]]
@@ -222,43 +214,38 @@ def gather(
         raise ValueError(f"target {target!r} is neither 'predicted' nor 'true'")
     known = preprocessing_of(data)
     chosen = sample(data, limit, seed)
-    place = models.home(model)
-    original, model = model, per_class(model, example(data, chosen, place))
-    explainer = tolerant(create(method, model, **options))
     subset = Subset(data, chosen)
+    judged, explain = explaining(model, subset, method, target, options)
 
     def identity() -> dict[str, Any]:
         return {
             "explained by": method,
-            "model": models.fingerprint(original),
+            "model": models.fingerprint(model),
             "data": digest(subset, ordered=True),
             "target": target,
             "batch_size": batch_size,
             "options": described(options),
         }
 
-    def explain(batch: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        said = models.class_outputs(model, batch, "an audit")
-        check_labels(truth, said.shape[1], data)
-        heat = explainer.attribute(batch, truth if target == "true" else said.argmax(1))
-        return {"inputs": batch, "outputs": said, "relevance": heat.detach().sum(1)}
+    def compute(batch: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        said, heat = explain(batch, truth)
+        return {"inputs": batch, "outputs": said, "relevance": heat.sum(1)}
 
     inputs, pixels, relevance = Tensors(), Tensors(), Maps()
     labels: list[Tensor] = []
     outputs: list[Tensor] = []
-    with open_run(folder, identity) as kept:
-        for batch, truth in batches(subset, batch_size, place, "explaining"):
-            part = kept.once(f"batch-{len(labels):05}", partial(explain, batch, truth))
-            shown = part["inputs"].cpu()
-            inputs.append(shown.numpy())
-            pixels.append(known.denormalise(shown).numpy())
-            relevance.append(part["relevance"].cpu().numpy())
-            outputs.append(part["outputs"].cpu())
-            labels.append(truth.cpu())
+    loop = {"batch_size": batch_size, "place": models.home(model), "description": "explaining"}
+    for part, truth in kept_batches(subset, compute, identity, folder, **loop):
+        shown = part["inputs"].cpu()
+        inputs.append(shown.numpy())
+        pixels.append(known.denormalise(shown).numpy())
+        relevance.append(part["relevance"].cpu().numpy())
+        outputs.append(part["outputs"].cpu())
+        labels.append(truth)
     said = torch.cat(outputs)
     groups = groups_of(data)
     return Material(
-        model,
+        judged,
         inputs,
         pixels,
         torch.cat(labels).numpy(),
@@ -273,66 +260,3 @@ def gather(
         getattr(data, "regions", {}),
         batch_size,
     )
-
-
-def example(data: Any, chosen: Sequence[int], place: Place) -> Tensor:
-    """Return the inputs of the first two images of a choice, to see what a network says of them."""
-    return next(batches(Subset(data, chosen[:2]), 2, place))[0]
-
-
-def preprocessing_of(data: Any) -> Preprocessing:
-    """Return what lies between a data set's pixels and inputs."""
-    known: Preprocessing | None = getattr(data, "preprocessing", None)
-    if known is None:
-        raise DataError(
-            "how pixels become inputs is not known of these data, and an audit needs both; say it "
-            "by niwaki.data.Described(data, preprocessing=...)"
-        )
-    return known
-
-
-def class_names_of(data: Any, outputs: int) -> tuple[str, ...]:
-    """Return a name for each output: a data set's names as far as it has any, and numbers."""
-    names = list(getattr(data, "classes", ()))
-    return (*names, *(str(output) for output in range(len(names), outputs)))
-
-
-def groups_of(data: Any) -> Array | None:
-    """Return the group of each image of a data set, if that is known."""
-    known = getattr(data, "groups", None)
-    return None if known is None else np.asarray(known)
-
-
-def tolerant(explainer: Method) -> Method:
-    """Let a method lose relevance: among many images a few have an output of almost nothing, of
-    which stabilizers take a share that would be an error for a single heatmap.
-    """
-    if isinstance(explainer, Propagating):
-        explainer.max_loss = None
-    return explainer
-
-
-def sample(data: Any, limit: int | None, seed: int) -> list[int]:
-    """Draw positions of a data set: as many of each class as possible, in the data's order."""
-    total = len(data)
-    if limit is None or total <= limit:
-        return list(range(total))
-    rng = np.random.default_rng(seed)
-    labels = np.asarray(_labels(data))
-    turn = np.zeros(total, dtype=int)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        turn[members] = rng.permutation(len(members))
-    order = np.lexsort((rng.random(total), turn))
-    return sorted(order[:limit].tolist())
-
-
-def _labels(data: Any) -> list[int]:
-    if isinstance(data, Subset):
-        inner = _labels(data.dataset)
-        return [inner[index] for index in data.indices]
-    if hasattr(data, "targets"):
-        return [int(label) for label in data.targets]
-    if hasattr(data, "tensors"):
-        return [int(label) for label in data.tensors[1]]
-    return [int(data[index][1]) for index in range(len(data))]

@@ -12,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Maps", "Rows", "Tensors", "blocks"]
-
 Array = NDArray[Any]
 _IN_MEMORY = 8 * 2**20  # bytes up to which nothing is written to disk
 _AT_ONCE = 128

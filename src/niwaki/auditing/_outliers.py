@@ -9,17 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from niwaki.auditing._on_disk import blocks
 from niwaki.auditing._statistics import DRAWS, Exchange
-
-__all__ = [
-    "FEWEST",
-    "RARE",
-    "SMALLEST",
-    "OutlierScore",
-    "chance_of_outliers",
-    "outlier_score",
-    "share_of_outliers",
-]
 
 Array = NDArray[Any]
 RARE = 0.02  # share of the other images that count as rare
@@ -28,7 +19,7 @@ FEWEST = 5  # images that make a group
 _NEIGHBOURS = 5
 _LOOKED = 50
 _FEW_DRAWS = 499
-_ROWS = 256
+_ROWS = 256  # images whose distances to all others are held at a time
 
 #: From which images are the others, shape (N,), to how far each image is off them, (N,).
 OutlierScore = Callable[[Array], Array]
@@ -65,7 +56,7 @@ def outlier_score(values: Array, groups: Array | None = None) -> OutlierScore:
         known = count[:, -1] >= nearest
         place = (count[known] >= nearest).argmax(1)
         found[known] = ranked[known, place]
-        for rows in _blocks(np.flatnonzero(~known)):
+        for rows in blocks(np.flatnonzero(~known), _ROWS):
             every = np.where(others, distances(rows), np.inf)
             found[rows] = np.partition(every, nearest - 1, axis=1)[:, nearest - 1]
         return found
@@ -76,17 +67,12 @@ def outlier_score(values: Array, groups: Array | None = None) -> OutlierScore:
 def _nearest(distances: Callable[[Array], Array], count: int) -> tuple[Array, Array]:
     """Return for each image the few nearest, nearest first, and how far off they are."""
     orders, ranks = [], []
-    for rows in _blocks(np.arange(count)):
+    for rows in blocks(count, _ROWS):
         found = distances(rows)
         order = np.argsort(found, axis=1)[:, :_LOOKED]
         orders.append(order.astype(np.int32))
         ranks.append(np.take_along_axis(found, order, axis=1))
     return np.concatenate(orders), np.concatenate(ranks)
-
-
-def _blocks(rows: Array) -> list[Array]:
-    """Split rows, so that all distances from a part of the images are held at a time, not more."""
-    return [rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)]
 
 
 def share_of_outliers(score: OutlierScore, is_class: Array) -> tuple[float, Array]:

@@ -15,8 +15,6 @@ from niwaki.auditing._material import Material
 from niwaki.auditing._spray import Strategies
 from niwaki.auditing._training import Training
 
-__all__ = ["Evidence", "Question", "choose", "describe", "generator_of", "names", "question"]
-
 
 @dataclass(frozen=True, eq=False)
 class Evidence:

@@ -14,8 +14,6 @@ from niwaki.auditing._spray import Strategies
 from niwaki.evaluation import near_chance
 from niwaki.files import write_json
 
-__all__ = ["Audit"]
-
 
 @dataclass(frozen=True, eq=False)
 class Audit:

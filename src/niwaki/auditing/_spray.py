@@ -16,8 +16,6 @@ from niwaki.auditing._material import Material
 from niwaki.auditing._on_disk import blocks
 from niwaki.ranges import FEW, SEED, checked
 
-__all__ = ["Cluster", "Strategies", "find_strategies", "heatmap_features", "spectral"]
-
 Array = NDArray[Any]
 NEIGHBOURS = 10
 MOST_CLUSTERS = 8
@@ -279,10 +277,10 @@ def _cluster(
 
 def _neighbours(own: Array, features: Array) -> Array:
     """Return for each vector the most alike of all, without the first, which is itself."""
-    found = [
-        np.argsort(-(own[start : start + _ROWS] @ features.T), axis=1)[:, 1 : NEIGHBOURS + 1]
-        for start in range(0, len(own), _ROWS)
-    ]
+    found = []
+    for rows in blocks(len(own), _ROWS):
+        order = np.argsort(-(own[rows] @ features.T), axis=1)
+        found.append(order[:, 1 : NEIGHBOURS + 1].copy())  # not a view, which would keep it all
     return np.concatenate(found)
 
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from niwaki.auditing._material import Material
 
-__all__ = ["by_stain", "stains"]
-
 Array = NDArray[Any]
 
 

@@ -11,18 +11,6 @@ from numpy.typing import NDArray
 
 from niwaki.ranges import FRACTION, ROUNDS, SEED, checked
 
-__all__ = [
-    "DRAWS",
-    "Exchange",
-    "Interval",
-    "auc",
-    "bootstrap",
-    "group_test",
-    "holm",
-    "shift_test",
-    "sign_test",
-]
-
 Array = NDArray[Any]
 DRAWS = 4999
 _MAPS = 64  # maps transformed at a time

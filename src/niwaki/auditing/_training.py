@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from niwaki import models
-from niwaki.auditing._material import Material, groups_of, sample
+from niwaki.auditing._explaining import groups_of, kept_batches, sample
+from niwaki.auditing._material import Material
 from niwaki.auditing._on_disk import blocks
 from niwaki.criteria import hidden_layers
-from niwaki.data import batches, check_labels
+from niwaki.data import check_labels
 from niwaki.errors import DataError, NothingToPruneError
 from niwaki.ranges import SEED, SOME, checked
-from niwaki.runs import Folder, digest, open_run
-
-__all__ = ["Training", "gather_training", "layer_statistics", "layers_of", "statistics_of"]
+from niwaki.runs import Folder, digest
 
 Array = NDArray[Any]
 _LAYERS = 8  # whose activations tell images apart, spread over the depth
@@ -121,12 +119,9 @@ def gather_training(
         found, outputs = layer_statistics(material.model, batch, layers)
         return {"features": torch.from_numpy(found), "said": torch.from_numpy(outputs.argmax(1))}
 
-    parts: list[dict[str, Tensor]] = []
-    labels: list[Tensor] = []
-    with open_run(folder, identity) as kept:
-        for batch, truth in batches(subset, size, models.home(material.model), "training"):
-            parts.append(kept.once(f"batch-{len(parts):05}", partial(look, batch, truth)))
-            labels.append(truth.cpu())
+    place = models.home(material.model)
+    loop = {"batch_size": size, "place": place, "description": "training"}
+    parts, labels = zip(*kept_batches(subset, look, identity, folder, **loop), strict=True)
     known = torch.cat(labels)
     count = len(chosen)
     return Training(

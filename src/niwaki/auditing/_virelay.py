@@ -16,18 +16,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from niwaki import models
-from niwaki.attribution import create
-from niwaki.auditing._material import Material, class_names_of, example, preprocessing_of, tolerant
+from niwaki.auditing._explaining import class_names_of, explaining, preprocessing_of
+from niwaki.auditing._material import Material
 from niwaki.auditing._spray import Strategies
-from niwaki.data import batches, check_labels
+from niwaki.data import batches
 from niwaki.errors import DataError
 from niwaki.files import write_atomically, write_json, write_text
-from niwaki.propagation import per_class
 from niwaki.ranges import BATCH, checked
 from niwaki.runs import Folder, Run, Workplace, described, digest, discard, open_run
 from niwaki.schema import Anything, MapOf, parse_json
-
-__all__ = ["Collection", "collect", "write_analysis", "write_project"]
 
 Array = NDArray[Any]
 _ATTRIBUTION, _DATA, _UNFINISHED = "attribution.h5", "data.h5", "unfinished"
@@ -166,16 +163,12 @@ def collect(
             **{name: about[name] for name in ("method", "options", "target")},
         }
 
-    place = models.home(model)
-    judged = per_class(model, example(data, [0, 1], place))
-    explainer = tolerant(create(method, judged, **options))
+    _, explain = explaining(model, data, method, target, options)
 
-    def explain(batch: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        said = models.class_outputs(judged, batch, "an audit")
-        check_labels(truth, said.shape[1], data)
-        chosen: Any = {"predicted": said.argmax(1), "true": truth}.get(str(target), target)
+    def compute(batch: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        said, heat = explain(batch, truth)
         return {
-            "attribution": explainer.attribute(batch, chosen),
+            "attribution": heat,
             "prediction": said,
             "label": truth,
             "data": (known.denormalise(batch) * 255).round().to(torch.uint8),
@@ -186,9 +179,10 @@ def collect(
         due = [number for number, part in enumerate(parts) if kept.read(part) is None]
         rest = [i for n in due for i in range(about["samples"])[n * batch_size :][:batch_size]]
         if due:
+            place = models.home(model)
             loop = batches(Subset(data, rest), batch_size, place, f"explaining by {method}")
             for number, (batch, truth) in zip(due, loop, strict=True):
-                kept.write(parts[number], explain(batch, truth))
+                kept.write(parts[number], compute(batch, truth))
         _write(home, about, parts, kept)
         with h5py.File(home / _ATTRIBUTION) as file:
             names = class_names_of(data, file["prediction"].shape[1])

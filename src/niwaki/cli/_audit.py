@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from niwaki.data import Described, Images
     from niwaki.runs import Workplace
 
-__all__ = ["audit_command"]
-
 
 @o.spread
 def audit_command(

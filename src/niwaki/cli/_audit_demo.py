@@ -36,8 +36,6 @@ from niwaki.pruning import FineTune, fine_tune
 from niwaki.report import write_audit
 from niwaki.terminal import headed
 
-__all__ = ["run_demo"]
-
 Pair = tuple[Tensor, Tensor]
 _REMARKS = [
     "The tiles are synthetic, drawn to look like H&E; no patient is behind them. A network learned "

@@ -17,7 +17,7 @@ from niwaki.data._in_memory import in_memory
 from niwaki.data._open import open_data
 from niwaki.data._patches import Patches, cut_patches, read_points
 from niwaki.data._preprocessing import Preprocessing
-from niwaki.data._references import references
+from niwaki.data._references import labels_of, references
 from niwaki.data._registry import names, register
 from niwaki.data._tensors import as_tensor
 
@@ -40,6 +40,7 @@ __all__ = [
     "imagenet_ids",
     "imagenet_names",
     "in_memory",
+    "labels_of",
     "match_classes",
     "names",
     "number_classes",

@@ -12,8 +12,6 @@ from torch.utils.data import Dataset, Subset
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.errors import DataError
 
-__all__ = ["Described"]
-
 Array = NDArray[Any]
 
 

@@ -11,7 +11,7 @@ from niwaki.data._images import Images
 from niwaki.errors import DataError
 from niwaki.ranges import SEED, SOME, checked
 
-__all__ = ["references"]
+__all__ = ["labels_of", "references"]
 
 
 @checked(per_class=SOME, seed=SEED)
@@ -43,7 +43,7 @@ def references(
     if per_class < 1:
         raise DataError(f"per_class={per_class}; it must be at least 1")
     dataset = as_dataset(data)
-    labels = torch.tensor(_targets(dataset), dtype=torch.int64)
+    labels = torch.tensor(labels_of(dataset), dtype=torch.int64)
     if len(labels) == 0 or int(labels.min()) < 0:
         raise DataError("reference samples are drawn by class, but these data have no labels")
     generator = torch.Generator().manual_seed(seed)
@@ -60,9 +60,10 @@ def references(
     return Subset(dataset, chosen)
 
 
-def _targets(dataset: Any) -> list[int]:
+def labels_of(dataset: Any) -> list[int]:
+    """Return the label of each sample, by its `targets` where it has them."""
     if isinstance(dataset, Subset):
-        targets = _targets(dataset.dataset)
+        targets = labels_of(dataset.dataset)
         return [targets[index] for index in dataset.indices]
     if isinstance(dataset, TensorDataset):
         return [int(label) for label in dataset.tensors[1]]

@@ -21,8 +21,6 @@ from niwaki.report._audit_pictures import (
 from niwaki.report._audit_template import TEMPLATE
 from niwaki.report._policy import policy
 
-__all__ = ["write_audit"]
-
 
 def write_audit(
     folder: str | Path,

@@ -15,8 +15,6 @@ from niwaki.auditing import Audit, Finding, Strategies
 from niwaki.report._colours import overlay, picture
 from niwaki.report._figures import save_figure
 
-__all__ = ["SHOWN", "plot_examples", "plot_maps", "plot_stains", "plot_strategies"]
-
 _SHOWN = 8
 _AVERAGED = 1000  # images of a group, the most typical first
 SHOWN = 4  # groups of heatmaps

@@ -1,7 +1,5 @@
 """The page of an audit, as a template of Jinja."""
 
-__all__ = ["TEMPLATE"]
-
 TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{{ policy }}"><title>{{ heading }}</title>

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import compare_regions, some
+from niwaki.auditing._material import Material
 from niwaki.auditing._on_disk import blocks
 from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import shift_test
 from niwaki.ranges import INDEX, checked
-
-__all__ = ["find_colours", "foreign"]
 
 Array = NDArray[Any]
 SMALLEST = 2.0
@@ -70,22 +69,27 @@ def find_colours(evidence: Evidence, rng: np.random.Generator) -> Iterator[Findi
                 "share": share,
             },
         )
-        if finding.suspicious():
-            cause = compare_regions(material, with_it, _grown(areas), "inpaint", rng)
-            tried = some(np.arange(len(with_it)), rng)
-            colour = _mean_colour(material.pixels[torch.as_tensor(with_it[tried])], areas[tried])
-            finding = replace(
-                finding,
-                cause=cause,
-                sentence=f"{len(with_it) / len(members):.0%} of the images of class {who!r} have "
-                f"an area of a colour that no other class has (on average {colour}). It is "
-                f"{areas.mean():.1%} of their area and gets {share:.0%} of the relevance. Painted "
-                f"over, it turns {cause.flips:.0%} of them wrong; an equally large area elsewhere, "
-                f"{cause.control_flips:.0%}.",
-                advice="Look at these pixels: if they are ink, a mark or a stamp, mask or inpaint "
-                "them, or put the same on images of all classes, and train again.",
-            )
-        yield finding
+        yield _tried(finding, material, with_it, areas, rng) if finding.suspicious() else finding
+
+
+def _tried(
+    finding: Finding, material: Material, with_it: Array, areas: Array, rng: np.random.Generator
+) -> Finding:
+    who, n = material.class_names[finding.label], finding.numbers
+    cause = compare_regions(material, with_it, _grown(areas), "inpaint", rng)
+    tried = some(np.arange(len(with_it)), rng)
+    colour = _mean_colour(material.pixels[torch.as_tensor(with_it[tried])], areas[tried])
+    return replace(
+        finding,
+        cause=cause,
+        sentence=f"{n['share_of_class']:.0%} of the images of class {who!r} have an area of a "
+        f"colour that no other class has (on average {colour}). It is {n['area']:.1%} of their "
+        f"area and gets {n['share']:.0%} of the relevance. Painted over, it turns "
+        f"{cause.flips:.0%} of them wrong; an equally large area elsewhere, "
+        f"{cause.control_flips:.0%}.",
+        advice="Look at these pixels: if they are ink, a mark or a stamp, mask or inpaint them, or "
+        "put the same on images of all classes, and train again.",
+    )
 
 
 @checked(label=INDEX)

@@ -15,8 +15,6 @@ from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import shift_test
 from niwaki.ranges import SIDE, checked
 
-__all__ = ["find_positions", "zones"]
-
 Array = NDArray[Any]
 SMALLEST = 1.5
 _ADVICE = {

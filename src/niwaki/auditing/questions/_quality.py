@@ -30,8 +30,6 @@ from niwaki.auditing._outliers import (
 from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import Exchange
 
-__all__ = ["find_qualities"]
-
 Array = NDArray[Any]
 _MOVED = 0.1  # fall of the margin that counts, in its standard deviations
 
@@ -151,5 +149,4 @@ def _cause(
     """
     without = material.select(some(others, rng))
     given, unrelated = quality.give(*examples, without.pixels[:], rng)
-    changes = [lambda made=made: made for made in (given, *unrelated)]
-    return compare_changes(without, changes, rng, worst=True)
+    return compare_changes(without, (given, *unrelated), rng, worst=True)

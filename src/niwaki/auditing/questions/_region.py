@@ -17,8 +17,6 @@ from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import shift_test
 from niwaki.errors import DataError
 
-__all__ = ["find_regions"]
-
 Array = NDArray[Any]
 SMALLEST = 1.5
 FEWEST = 5  # images of a class that have the region

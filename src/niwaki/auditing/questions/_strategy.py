@@ -20,8 +20,6 @@ from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._spray import Cluster, Strategies
 from niwaki.auditing._statistics import group_test
 
-__all__ = ["find_shared_things", "peak_windows"]
-
 Array = NDArray[Any]
 SMALLEST = 1.75  # the rest's windows differ so many times more among themselves
 ASKED = 2  # clusters per class and kind of features

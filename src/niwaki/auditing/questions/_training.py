@@ -26,8 +26,6 @@ from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import Exchange, group_test
 from niwaki.auditing._training import Training, statistics_of
 
-__all__ = ["find_missing"]
-
 Array = NDArray[Any]
 _DIMENSIONS = 10
 _ROUNDING = 1e-6
@@ -95,13 +93,20 @@ def _find(
     )
     if not (large and finding.suspicious()):
         return finding
+    return _compared(finding, wrong[unlike], wrong[~unlike], ~training.right[learned], who, rng)
+
+
+def _compared(
+    finding: Finding, unlike: Array, rest: Array, learned: Array, who: str, rng: np.random.Generator
+) -> Finding:
+    """Compare errors on images that are unlike training with those on the others of the class."""
     # Where a whole data set is of another kind, there are no others to compare with.
-    are_left = (~unlike).sum() >= FEWEST
-    others = wrong[~unlike] if are_left else ~training.right[learned]
-    here, elsewhere = float(wrong[unlike].mean()), float(others.mean())
-    together = np.concatenate([wrong[unlike], others]).astype(float)
-    p = group_test(together, np.arange(len(together)) < unlike.sum(), rng)
-    whose = "of the class's other images" if are_left else "of the class's training images"
+    others = rest if len(rest) >= FEWEST else learned
+    whose = "of the class's other images" if others is rest else "of the class's training images"
+    here, elsewhere = float(unlike.mean()), float(others.mean())
+    together = np.concatenate([unlike, others]).astype(float)
+    p = group_test(together, np.arange(len(together)) < len(unlike), rng)
+    share = finding.numbers["share_of_class"]
     return replace(
         finding,
         cause=ErrorRates(here, elsewhere, here, elsewhere, p, len(together)),

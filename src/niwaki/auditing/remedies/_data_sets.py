@@ -16,8 +16,6 @@ from niwaki.auditing._interventions import filled
 from niwaki.errors import DataError
 from niwaki.ranges import FRACTION, SEED, SIDE, SOME, checked
 
-__all__ = ["Inpainted", "Relabelled", "Shifted", "Spread", "balanced"]
-
 Array = NDArray[Any]
 Pair = tuple[Tensor, int]
 

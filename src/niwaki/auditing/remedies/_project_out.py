@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from niwaki import models
 from niwaki.errors import DataError, ModelError
 
-__all__ = ["artefact_direction", "project_out"]
-
 
 def project_out(
     model: nn.Module,

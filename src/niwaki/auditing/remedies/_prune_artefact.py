@@ -6,20 +6,18 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from niwaki import models, pruning
+from niwaki.auditing._material import margins
 from niwaki.auditing._statistics import auc
 from niwaki.criteria import Scores, hidden_layers
 from niwaki.errors import DataError, NothingToPruneError
 from niwaki.propagation import Maps, epsilon_plus, per_class, propagate, unit_dimension
 from niwaki.pruning import Removal
 from niwaki.ranges import FRACTION, checked
-
-__all__ = ["PrunedArtefact", "Trial", "prune_artefact", "specificity"]
 
 Array = NDArray[Any]
 _STEPS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.17, 0.23, 0.3)
@@ -229,14 +227,8 @@ def _try(
 ) -> Trial:
     with torch.no_grad():
         said = [models.class_logits(model(x), "an audit") for x in (inputs, without, clean[0])]
-    change = _margin(said[0], labels) - _margin(said[1], labels)
-    outputs = said[2]
-    accuracy = float((outputs.argmax(1) == clean[1]).double().mean())
-    quality = auc(outputs.double().cpu().numpy(), clean[1].cpu().numpy())
-    return Trial(units, float(change.abs().mean()), accuracy, quality)
-
-
-def _margin(outputs: Tensor, labels: Tensor) -> Tensor:
-    own = outputs.gather(1, labels[:, None])[:, 0]
-    others = outputs.scatter(1, labels[:, None], -np.inf).max(1).values
-    return own - others
+    truth = labels.cpu().numpy()
+    on, off = (torch.from_numpy(margins(part.cpu().numpy(), truth)) for part in said[:2])
+    accuracy = float((said[2].argmax(1) == clean[1]).double().mean())
+    quality = auc(said[2].double().cpu().numpy(), clean[1].cpu().numpy())
+    return Trial(units, float((on - off).abs().mean()), accuracy, quality)

@@ -1,0 +1,125 @@
+"""What of a data set is explained, and how: its sample, its description, batches that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from niwaki import models
+from niwaki.attribution import Propagating, create
+from niwaki.data import Preprocessing, batches, check_labels, labels_of
+from niwaki.errors import DataError
+from niwaki.propagation import per_class
+from niwaki.runs import Folder, open_run
+
+Array = NDArray[Any]
+# From inputs and labels of a batch to the network's outputs and heatmaps.
+Explain = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def sample(data: Any, limit: int | None, seed: int) -> list[int]:
+    """Draw positions of a data set: as many of each class as possible, in the data's order."""
+    total = len(data)
+    if limit is None or total <= limit:
+        return list(range(total))
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(labels_of(data))
+    turn = np.zeros(total, dtype=int)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turn[members] = rng.permutation(len(members))
+    order = np.lexsort((rng.random(total), turn))
+    return sorted(order[:limit].tolist())
+
+
+def preprocessing_of(data: Any) -> Preprocessing:
+    """Return what lies between a data set's pixels and inputs."""
+    known: Preprocessing | None = getattr(data, "preprocessing", None)
+    if known is None:
+        raise DataError(
+            "how pixels become inputs is not known of these data, and an audit needs both; say it "
+            "by niwaki.data.Described(data, preprocessing=...)"
+        )
+    return known
+
+
+def class_names_of(data: Any, outputs: int) -> tuple[str, ...]:
+    """Return a name for each output: a data set's names as far as it has any, and numbers."""
+    names = list(getattr(data, "classes", ()))
+    return (*names, *(str(output) for output in range(len(names), outputs)))
+
+
+def groups_of(data: Any) -> Array | None:
+    """Return the group of each image of a data set, if that is known."""
+    known = getattr(data, "groups", None)
+    return None if known is None else np.asarray(known)
+
+
+def explaining(
+    model: nn.Module, data: Dataset[Any], method: str, target: str | int, options: dict[str, Any]
+) -> tuple[nn.Module, Explain]:
+    """Return a network with an output for each class, and what explains a batch of a data set.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode.
+    data : Dataset
+        The images, of which the first two are looked at to see what the network says.
+    method : str
+        One of `niwaki.attribution.names`.
+    target : {"predicted", "true"} or int
+        The class that is explained.
+    options : dict
+        Of the method.
+    """
+    few = Subset(data, range(min(2, len(data))))  # type: ignore[arg-type]
+    first, _ = next(batches(few, 2, models.home(model)))
+    judged = per_class(model, first)
+    explainer = create(method, judged, **options)
+    if isinstance(explainer, Propagating):
+        # Among many images a few have an output of almost nothing, of which stabilizers take a
+        # share that would be an error for a single heatmap.
+        explainer.max_loss = None
+
+    def explain(batch: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        said = models.class_outputs(judged, batch, "an audit")
+        check_labels(truth, said.shape[1], data)
+        chosen: Any = {"predicted": said.argmax(1), "true": truth}.get(str(target), target)
+        return said, explainer.attribute(batch, chosen).detach()
+
+    return judged, explain
+
+
+def kept_batches(
+    data: Dataset[Any],
+    compute: Callable[[Tensor, Tensor], Mapping[str, Tensor]],
+    identity: Callable[[], dict[str, Any]],
+    folder: Folder,
+    **loop: Any,
+) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+    """Yield what is computed of each batch, and its labels; what a folder keeps is read there.
+
+    Parameters
+    ----------
+    data : Dataset
+        Of pairs (input, label).
+    compute : callable
+        From inputs and labels to tensors by name.
+    identity : callable
+        Says what a run is of, so that none goes on with another's batches.
+    folder : str or Path, optional
+        Keeps finished batches.
+    **loop
+        As for `niwaki.data.batches`.
+    """
+    with open_run(folder, identity) as kept:
+        for number, (batch, truth) in enumerate(batches(data, **loop)):
+            part = kept.once(f"batch-{number:05}", partial(compute, batch, truth))
+            yield part, truth.cpu()
