@@ -59,7 +59,7 @@ def test_the_demo_leaves_pictures_a_table_and_a_network(demo):
 
 @pytest.mark.slow
 def test_the_demo_as_it_is(tmp_path):
-    criteria = ["activation", "gradient", "lrp", "random", "taylor", "weight"]
+    criteria = ["activation", "gradient", "lrp", "lrp.rebuilt", "random", "taylor", "weight"]
     check_demo(*demonstrated(tmp_path / "out"), criteria)
 
 
