@@ -1,11 +1,13 @@
-"""What rebuilding a network costs, beside scoring it for the same images.
+"""What choosing units within layers and rebuilding cost, beside scoring, for the same images.
 
     python benchmarks/rebuild_cost.py
     python benchmarks/rebuild_cost.py --images 50 --threads 2
 
 A tenth of the multiply-accumulates is removed by the weights alone; then the smaller network is
-scored with the default criterion and rebuilt, in turns. Images are noise and weights are random:
-the time depends on neither. Each network is measured in a process of its own, for its peak memory.
+scored with `lrp` and rebuilt, in turns. Choosing is what a step by `lrp.rebuilt` takes beyond one
+by `lrp`; how long that is depends on how many units go. Times are those of the processor, which
+others on the machine disturb less. Images are noise and weights are random. Each network is
+measured in a process of its own, for its peak memory.
 """
 
 from __future__ import annotations
@@ -51,15 +53,17 @@ def main() -> None:
         return
     print(f"{asked.images} images, {asked.threads} threads, {platform.machine()}, ", end="")
     print(f"torch {torch.__version__}, medians of {asked.rounds}\n")
-    print("| network | scoring, s | rebuilding, s | ratio | peak GB, scoring | peak GB, both |")
+    print(
+        "| network | scoring, s | choosing, s | rebuilding, s | peak GB, scoring | peak GB, all |"
+    )
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name in asked.networks:
         given = ["--images", asked.images, "--rounds", asked.rounds, "--threads", asked.threads]
         command = [sys.executable, __file__, "--alone", name, *map(str, given)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        scoring, rebuilding = found["scoring"], found["rebuilding"]
         print(
-            f"| {name} | {scoring:.1f} | {rebuilding:.1f} | {rebuilding / scoring:.1f} "
+            f"| {name} | {found['scoring']:.1f} | {found['choosing']:.1f} "
+            f"| {found['rebuilding']:.1f} "
             f"| {found['memory'][0]:.1f} | {found['memory'][1]:.1f} |",
             flush=True,
         )
@@ -75,20 +79,29 @@ def measure(name: str, images: int, rounds: int) -> dict[str, object]:
     given = torch.randn(images, 3, size, size), torch.arange(images) % 10
     few = given[0][:8], given[1][:8]
     pruned = niwaki.prune(model, few, "weight", keep=0.9, steps=1, repair=None)
-    seconds: dict[str, list[float]] = {"scoring": [], "rebuilding": []}
+    seconds: dict[str, list[float]] = {"scoring": [], "choosing": [], "rebuilding": []}
     memory = []
     for _ in range(rounds):
         smaller: nn.Module = copy.deepcopy(pruned.model)
-        started = time.perf_counter()
+        started = time.process_time()
         niwaki.score(smaller, given, "lrp")
-        seconds["scoring"].append(time.perf_counter() - started)
+        seconds["scoring"].append(time.process_time() - started)
         memory.append(_peak())
-        started = time.perf_counter()
+        started = time.process_time()
         niwaki.pruning.rebuild(smaller, model, given, pruned.plan)
-        seconds["rebuilding"].append(time.perf_counter() - started)
+        seconds["rebuilding"].append(time.process_time() - started)
+        steps = [_step(model, given, criterion) for criterion in ("lrp", "lrp.rebuilt")]
+        seconds["choosing"].append(steps[1] - steps[0])
         memory.append(_peak())
     medians = {what: statistics.median(values) for what, values in seconds.items()}
     return {**medians, "memory": [memory[0], memory[-1]]}
+
+
+def _step(model: nn.Module, given: tuple[torch.Tensor, torch.Tensor], criterion: str) -> float:
+    """Take a step without a repair; return the seconds."""
+    started = time.process_time()
+    niwaki.prune(model, given, criterion, keep=0.9, steps=1, repair=None)
+    return time.process_time() - started
 
 
 def _peak() -> float:
