@@ -82,7 +82,7 @@ class Variant:
             parts.append(f"/ {self.normalise}")
         return " ".join(part for part in parts if part)
 
-    def make(self, seed: int) -> criteria.WeightCriterion:
+    def make(self, seed: int) -> criteria.Criterion:
         """Make the criterion."""
         options: dict[str, Any] = {"normalise": self.normalise}
         if self.reduce:
@@ -91,7 +91,7 @@ class Variant:
             options["composite"] = COMPOSITES[self.rule]()
         if self.criterion == "random":
             options["seed"] = seed
-        return criteria.create_weight_criterion(self.criterion, **options)
+        return criteria.create(self.criterion, "weight", **options)
 
 
 VARIANTS = [

@@ -198,7 +198,7 @@ def test_methods_lists_all_catalogues():
     said = json.loads(run("methods", "--json").stdout)
     assert set(said["methods"]) == set(niwaki.attribution.names())
     assert set(said["criteria"]) == set(niwaki.criteria.names())
-    assert set(said["criteria of weights"]) == set(niwaki.criteria.weight_criteria())
+    assert set(said["criteria of weights"]) == set(niwaki.criteria.names("weight"))
     assert set(said["questions"]) == set(niwaki.auditing.question_names())
     assert all(line for catalogue in said.values() for line in catalogue.values())
 

@@ -9,9 +9,8 @@ from torch import nn
 from niwaki.criteria import (
     Scores,
     create,
-    create_weight_criterion,
+    names,
     score_weights,
-    weight_criteria,
 )
 from niwaki.errors import DataError, ModelError
 from niwaki.propagation import epsilon, epsilon_plus, propagate
@@ -173,13 +172,13 @@ def test_scores_of_weights_are_compared_saved_and_loaded(plain, samples, tmp_pat
 
 
 def test_what_cannot_be_scored(plain, samples):
-    assert weight_criteria() == NAMES
+    assert names("weight") == NAMES
     with pytest.raises(ValueError, match="did you mean taylor"):
         score_weights(plain, samples, "tailor")
     with pytest.raises(ValueError, match="scores units, not weights"):
         score_weights(plain, samples, create("lrp"))
     with pytest.raises(ValueError, match="made already"):
-        score_weights(plain, samples, create_weight_criterion("random"), seed=2)
+        score_weights(plain, samples, create("random", "weight"), seed=2)
     with pytest.raises(ValueError, match="reduce 'mean'"):
         score_weights(plain, samples, "taylor", reduce="mean")
     with pytest.raises(DataError, match="label 9"):

@@ -61,7 +61,7 @@ def test_what_is_gone_stays_gone():
     assert chosen(masks) == {"a": [0, 0, 1, 0], "b": [1, 1, 1]}  # of the ties, only two go
 
 
-@pytest.mark.parametrize("criterion", niwaki.criteria.weight_criteria())
+@pytest.mark.parametrize("criterion", niwaki.criteria.names("weight"))
 @pytest.mark.parametrize("over", ["network", "layer"])
 def test_exact_numbers_and_nothing_else_changes(model, criterion, over):
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
@@ -72,7 +72,8 @@ def demo(
     few = _pair(references(TensorDataset(*training), 10, seed))
     runs = {}
     for name in track(CRITERIA, "pruning by each criterion"):
-        made = criteria.create(name, **({"seed": seed} if name == "random" else {}))
+        options: dict[str, Any] = {"seed": seed} if name == "random" else {}
+        made = criteria.create(name, **options)
         runs[name] = pruning.prune(
             model, few, made, keep=0.2, per_step=PER_STEP, test=test, batch_size=batch_size
         )

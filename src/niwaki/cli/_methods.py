@@ -21,7 +21,7 @@ def methods(as_json: AsJson = False) -> None:
         "methods": {name: attribution.describe(name) for name in attribution.names()},
         "criteria": {name: criteria.describe(name) for name in criteria.names()},
         "criteria of weights": {
-            name: criteria.describe_weight_criterion(name) for name in criteria.weight_criteria()
+            name: criteria.describe(name, "weight") for name in criteria.names("weight")
         },
         "questions": {name: auditing.describe_question(name) for name in auditing.question_names()},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -71,8 +71,8 @@ def prune_weights(
     common.check_output(out, model, data)
     work = common.workplace(out)
     seed = common.seed
-    options = {"seed": seed} if criterion == "random" else {}
-    made = criteria.create_weight_criterion(criterion, **options)
+    options: dict[str, Any] = {"seed": seed} if criterion == "random" else {}
+    made = criteria.create(criterion, "weight", **options)
     loaded = common.load(model)
     test = common.images(data, loaded)
     loaded = loaded.named_by(test)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from niwaki.accumulation import Totals
+from niwaki.criteria._catalogue import register
 from niwaki.criteria._criterion import Criterion
-from niwaki.criteria._registry import register
 from niwaki.data import Data, batches
 from niwaki.errors import ModelError
 from niwaki.models import home, respond

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
+from niwaki.criteria._catalogue import make
 from niwaki.criteria._criterion import Criterion
 from niwaki.criteria._rebuilt import RebuiltError
-from niwaki.criteria._registry import make
 from niwaki.criteria._scores import Scores
 from niwaki.data import Data
 from niwaki.errors import ModelError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,24 @@ from niwaki.data import Data
 from niwaki.errors import ModelError
 from niwaki.propagation import Layer, Operation, per_class, unit_dimension
 
-__all__ = ["Criterion", "UnitSums", "per_sample", "per_unit", "per_unit_size", "sums_of"]
+__all__ = [
+    "Criterion",
+    "Granularity",
+    "UnitSums",
+    "filters",
+    "per_sample",
+    "per_unit",
+    "per_unit_size",
+    "sums_of",
+    "weights_by_filter",
+    "weights_of",
+]
+
+Granularity = Literal["unit", "weight"]
 
 
 class Criterion(ABC):
-    """How much each unit matters.
+    """How much each unit, or each weight, matters.
 
     Attributes
     ----------
@@ -31,6 +44,8 @@ class Criterion(ABC):
     """
 
     name: str
+    #: What gets a score: a filter or neuron, or a single weight (in the shape of the layer's).
+    granularity: Granularity = "unit"
     default_normalise: ClassVar[str] = "none"
     #: Whether it looks at data at all.
     needs_data: ClassVar[bool] = True
@@ -61,6 +76,8 @@ class Criterion(ABC):
     def network(self, model: nn.Module, inputs: Tensor) -> nn.Module:
         """Return the network that `batch` gets: one with an output per class, see `per_class`.
 
+        A criterion of weights gets the network itself, as its last layer is scored too.
+
         Parameters
         ----------
         model : nn.Module
@@ -68,10 +85,10 @@ class Criterion(ABC):
         inputs : Tensor
             Shape (N, ...): the first batch.
         """
-        return per_class(model, inputs)
+        return per_class(model, inputs) if self.granularity == "unit" else model
 
     def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
-        """Compute a batch's own sums: layer name to a tensor of one value per unit.
+        """Compute a batch's own sums: layer name to a tensor of one value per unit or weight.
 
         Parameters
         ----------
@@ -111,6 +128,26 @@ class Criterion(ABC):
 
     #: Attributes that are no options.
     _untold: ClassVar[tuple[str, ...]] = ("name",)
+
+
+def weights_by_filter(layer: Layer) -> Tensor:
+    """Return a layer's weights, without biases, in double precision; shape (units, weights)."""
+    return filters(layer.operation, weights_of(layer))
+
+
+def filters(operation: Operation, values: Tensor) -> Tensor:
+    """Reshape values of the shape of a layer's weight to (units, weights of a unit)."""
+    if operation.channel_dim == 0:
+        return values.flatten(1)
+    # Transposed: (in, out / groups, ...), the input channels ordered by group.
+    by_group = values.view(operation.groups, -1, *values.shape[1:])
+    return by_group.transpose(1, 2).reshape(operation.units, -1)
+
+
+def weights_of(layer: Layer) -> Tensor:
+    """Return a layer's weights in double precision, in their own shape."""
+    assert layer.operation.weight is not None
+    return layer.operation.weight.detach().double()
 
 
 def sums_of(totals: Totals, layer: Layer) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
+from niwaki.criteria._catalogue import make, register_made
 from niwaki.criteria._criterion import Criterion
-from niwaki.criteria._registry import make, register_made
 from niwaki.data import Data
 from niwaki.propagation import Layer
 

@@ -1,15 +1,16 @@
-"""One loop over the reference samples, for every criterion."""
+"""Scores of units and of weights: one loop over the reference samples, for every criterion."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from niwaki import models
 from niwaki.accumulation import Totals
 from niwaki.criteria._create import create
 from niwaki.criteria._criterion import Criterion
@@ -26,7 +27,7 @@ from niwaki.models import class_outputs, fingerprint, home
 from niwaki.propagation import Layer, trace
 from niwaki.ranges import BATCH, checked
 
-__all__ = ["fingerprint", "hidden_layers", "score", "scored"]
+__all__ = ["hidden_layers", "score", "score_weights"]
 
 
 @checked(batch_size=BATCH)
@@ -151,3 +152,71 @@ def _check_finite(values: dict[str, Tensor], criterion: Criterion) -> None:
     for layer, value in values.items():
         if not torch.isfinite(value).all():
             raise ModelError(f"{criterion} gives NaN or infinite scores in layer {layer!r}")
+
+
+@checked(batch_size=BATCH)
+def score_weights(
+    model: nn.Module,
+    data: Data,
+    criterion: str | Criterion = "lrp",
+    *,
+    batch_size: int = 32,
+    normalise: str | None = None,
+    **options: Any,
+) -> Scores:
+    """Score every weight of convolutions and linear layers, the last one's too.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, returning one tensor of shape (N, classes). Never changed.
+    data : DataLoader, Dataset or pair of tensors
+        The reference samples with their labels.
+    criterion : str or Criterion
+        One of ``niwaki.criteria.names("weight")``, or one that is made already.
+    batch_size : int
+        For a data set or tensors; a loader has its own.
+    normalise : str, optional
+        How layers are made comparable, see `Scores.normalised`; default: the criterion's own.
+    **options
+        The criterion's own.
+
+    Returns
+    -------
+    Scores
+        Layer name to one value per weight, in the weight's shape.
+
+    Raises
+    ------
+    ValueError
+        For a criterion that does not exist, or scores units.
+    ModelError, DataError
+        For a network or data that cannot be scored.
+
+    Examples
+    --------
+    >>> scores = niwaki.criteria.score_weights(model, (images, labels), "lrp")
+    >>> scores["features.0"].shape == model.features[0].weight.shape
+    True
+    """
+    made = create(criterion, "weight", **options)
+    scores, layers = scored(model, data, made, _weighted_layers, batch_size, "scoring weights")
+    _check_shapes(scores, layers)
+    return scores.normalised(made.normalise if normalise is None else normalise)
+
+
+def _weighted_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
+    models.check(model)
+    return trace(model, inputs)
+
+
+def _check_shapes(values: Mapping[str, Tensor], layers: list[Layer]) -> None:
+    for layer in layers:
+        weight = layer.operation.weight
+        assert weight is not None
+        if values[layer.name].shape != weight.shape:
+            raise ModelError(
+                f"the weight of {layer.name!r} is not a parameter as it is used (shape "
+                f"{tuple(weight.shape)}, parameter {tuple(values[layer.name].shape)}): make a "
+                "parametrization permanent, or transpose the parameter itself"
+            )

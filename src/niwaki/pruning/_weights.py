@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki import models
-from niwaki.criteria import Criterion, Scores, create_weight_criterion, score_weights
+from niwaki.criteria import Criterion, Scores, create, score_weights
 from niwaki.data import Data, batches, check_same_classes
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
 from niwaki.evaluation import accuracy, warn_near_chance
@@ -60,8 +60,8 @@ def prune_weights(
         In evaluation mode, returning shape (N, classes). It stays as it is.
     data : DataLoader, Dataset or pair of tensors
         The reference samples with their labels, that the criterion looks at.
-    criterion : str or WeightCriterion
-        One of `niwaki.criteria.weight_criteria`.
+    criterion : str or Criterion
+        One of ``niwaki.criteria.names("weight")``.
     keep : float
         Share of the weights to keep, between 0 and 1; the sparsity is 1 less this.
     over : {"network", "layer"}
@@ -108,7 +108,7 @@ def prune_weights(
     check_over(over)
     if repair not in (None, "rebuild"):
         raise ValueError(f"repair = {repair!r} is neither 'rebuild' nor None")
-    made = create_weight_criterion(criterion, **options)
+    made = create(criterion, "weight", **options)
     models.check(model)
     check_same_classes(data, test, "the reference and the test images")
     example = next(iter(batches(data, 1, models.home(model))))[0][:1]

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
+from niwaki.criteria._catalogue import register
 from niwaki.criteria._criterion import Criterion, UnitSums, per_unit_size
-from niwaki.criteria._registry import register
 from niwaki.propagation import Layer, Operation, observe, unit_dimension
-
-__all__ = ["Activation", "Apoz"]
 
 Measure = Callable[[Operation, Tensor], Tensor]
 

@@ -1,11 +1,10 @@
-"""How much a single weight matters: the criteria of unstructured pruning, and their catalogue."""
+"""Criteria of single weights that look at data: relevance, gradient, Taylor."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
-from typing import Any, ClassVar, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,96 +12,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from niwaki.accumulation import Totals
+from niwaki.criteria._catalogue import register
 from niwaki.criteria._composites import told
-from niwaki.criteria._criterion import Criterion
+from niwaki.criteria._criterion import Criterion, Granularity, weights_of
 from niwaki.criteria._starts import Evidence, check_evidence
-from niwaki.errors import UnknownOptionError
-from niwaki.handed_on import make_with
 from niwaki.models import class_logits
 from niwaki.propagation import Composite, Layer, epsilon, per_class, propagate
 
-__all__ = [
-    "Lamp",
-    "Magnitude",
-    "RandomWeights",
-    "WeightCriterion",
-    "WeightGradient",
-    "WeightRelevance",
-    "WeightTaylor",
-    "create_weight_criterion",
-    "describe_weight_criterion",
-    "weight_criteria",
-]
+__all__ = ["WeightGradient", "WeightRelevance", "WeightTaylor"]
 
 Reduce = Literal["absolute", "absolute_of_sum", "squares"]
 REDUCTIONS: tuple[Reduce, ...] = ("absolute", "absolute_of_sum", "squares")
 
 
-class WeightCriterion(Criterion):
-    """A criterion whose values have the shape of each layer's weight.
-
-    `batch` gives sums by layer name, as `Criterion.batch` does; `scores` gets the layers with
-    their weights.
-    """
-
-    def network(self, model: nn.Module, inputs: Tensor) -> nn.Module:
-        """Return the network itself: the last layer's weights are scored too, as they are."""
-        return model
-
-
-W = TypeVar("W", bound=type[WeightCriterion])
-_CATALOGUE: dict[str, type[WeightCriterion]] = {}
-
-
-def _named(name: str) -> Callable[[W], W]:
-    def decorator(criterion: W) -> W:
-        criterion.name = name
-        _CATALOGUE[name] = criterion
-        return criterion
-
-    return decorator
-
-
-def weight_criteria() -> list[str]:
-    """Return the names of all criteria of weights, sorted."""
-    return sorted(_CATALOGUE)
-
-
-def describe_weight_criterion(name: str) -> str:
-    """Return a line on what a criterion of weights is."""
-    return (_CATALOGUE[name].__doc__ or "").strip().splitlines()[0]
-
-
-def create_weight_criterion(criterion: str | Criterion, **options: Any) -> WeightCriterion:
-    """Make the criterion of weights of that name; one that is made already is handed on.
-
-    Raises
-    ------
-    ValueError
-        For a name that does not exist, or a criterion of units.
-    UnknownOptionError
-        For an option that the criterion does not have; one that is made already has none.
-    """
-    if isinstance(criterion, WeightCriterion):
-        if options:
-            raise UnknownOptionError(min(options), {f"{criterion} (made already)": ()})
-        return criterion
-    if isinstance(criterion, Criterion):
-        raise ValueError(
-            f"{criterion} scores units, not weights; of weights: {', '.join(weight_criteria())}"
-        )
-    if criterion not in _CATALOGUE:
-        close = get_close_matches(criterion, _CATALOGUE, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise ValueError(
-            f"there is no criterion {criterion!r} of weights; {hint}All: "
-            f"{', '.join(weight_criteria())}"
-        )
-    return make_with(f"criterion {criterion!r} of weights", _CATALOGUE[criterion], **options)
-
-
-class _Reduced(WeightCriterion):
+class _Reduced(Criterion):
     """A signed value per weight and sample, gathered over the samples in one of three ways."""
+
+    granularity: Granularity = "weight"
 
     def __init__(self, *, reduce: Reduce, normalise: str | None) -> None:
         super().__init__(normalise=normalise)
@@ -133,7 +59,7 @@ class _Reduced(WeightCriterion):
         return {
             layer.name: totals.sums[layer.name].abs() / totals.samples
             if layer.name in totals.sums
-            else torch.zeros_like(_weight(layer))  # its output is not used
+            else torch.zeros_like(weights_of(layer))  # its output is not used
             for layer in layers
         }
 
@@ -141,7 +67,7 @@ class _Reduced(WeightCriterion):
         return f"{type(self).__name__}(reduce={self.reduce!r}, normalise={self.normalise!r})"
 
 
-@_named("lrp")
+@register("lrp", "weight")
 class WeightRelevance(_Reduced):
     """Relevance of each weight: its share in what its layer's units receive.
 
@@ -210,7 +136,7 @@ class WeightRelevance(_Reduced):
         )
 
 
-@_named("gradient")
+@register("gradient", "weight")
 class WeightGradient(_Reduced):
     """Absolute derivative of the loss by each weight; the loss is the cross-entropy.
 
@@ -245,7 +171,7 @@ class WeightGradient(_Reduced):
         return gradient
 
 
-@_named("taylor")
+@register("taylor", "weight")
 class WeightTaylor(WeightGradient):
     """Absolute product of each weight and the loss's derivative (Molchanov et al. 2019).
 
@@ -266,88 +192,7 @@ class WeightTaylor(WeightGradient):
         return weight * gradient
 
 
-@_named("magnitude")
-class Magnitude(WeightCriterion):
-    """Absolute value of each weight (Han et al. 2015); needs no data.
-
-    Parameters
-    ----------
-    normalise : str, optional
-        See `Scores.normalised`; default ``"none"``.
-    """
-
-    needs_data: ClassVar[bool] = False
-
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
-        """See `Criterion.scores`."""
-        return {layer.name: _weight(layer).abs() for layer in layers}
-
-
-@_named("lamp")
-class Lamp(WeightCriterion):
-    """Layer-adaptive magnitude (Lee et al. 2021): a weight's square, over those not smaller.
-
-    The sum runs over the weights of the layer that would still be there when this one goes.
-
-    Parameters
-    ----------
-    normalise : str, optional
-        See `Scores.normalised`; default ``"none"``.
-    """
-
-    needs_data: ClassVar[bool] = False
-
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
-        """See `Criterion.scores`."""
-        return {layer.name: self._of(_weight(layer)) for layer in layers}
-
-    @staticmethod
-    def _of(weight: Tensor) -> Tensor:
-        squares, order = weight.square().flatten().sort(descending=True, stable=True)
-        scores = torch.empty_like(squares)
-        scores[order] = squares / squares.cumsum(0).clamp(min=torch.finfo(squares.dtype).tiny)
-        return scores.view_as(weight)
-
-
-@_named("random")
-class RandomWeights(WeightCriterion):
-    """Uniform random scores: what any criterion must beat.
-
-    Parameters
-    ----------
-    seed : int
-        Of the draw; the same seed gives the same scores for the same layers.
-    normalise : str, optional
-        See `Scores.normalised`; default ``"none"``.
-    """
-
-    needs_data: ClassVar[bool] = False
-
-    def __init__(self, *, seed: int = 0, normalise: str | None = None) -> None:
-        super().__init__(normalise=normalise)
-        self.seed = seed
-
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
-        """See `Criterion.scores`."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return {
-            layer.name: torch.rand(_weight(layer).shape, generator=generator, dtype=torch.float64)
-            for layer in layers
-        }
-
-
 def owner(parameter: str) -> str:
     """Name of the layer that a parameter belongs to, as the engine names layers."""
     layer, _, name = parameter.rpartition(".")
     return layer if layer and name.startswith("weight") else parameter
-
-
-def _weight(layer: Layer) -> Tensor:
-    assert layer.operation.weight is not None
-    return layer.operation.weight.detach().double()

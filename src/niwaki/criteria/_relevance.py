@@ -1,18 +1,23 @@
-"""Relevance as a criterion: pruning by explaining (Yeom et al. 2021)."""
+"""Relevance as a criterion, of units and of weights: pruning by explaining (Yeom et al. 2021)."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
+from niwaki.attribution import fit_patterns
+from niwaki.criteria._catalogue import make, register, register_variant
 from niwaki.criteria._composites import named, told
 from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, per_unit_size, sums_of
-from niwaki.criteria._registry import make, register, register_variant
 from niwaki.criteria._starts import Evidence, check_evidence
+from niwaki.data import Data, batches
+from niwaki.models import home
 from niwaki.propagation import (
     Assign,
     Composite,
@@ -22,12 +27,11 @@ from niwaki.propagation import (
     ZPlus,
     epsilon,
     epsilon_plus,
+    pattern_attribution,
     propagate,
     unit_dimension,
 )
 from niwaki.ranges import TOLERANCE, checked
-
-__all__ = ["Relevance"]
 
 Reduce = Literal["absolute", "signed", "absolute_of_sum"]
 
@@ -199,3 +203,56 @@ _variant(
     "Relevance by gamma (0.25) in convolutions, epsilon in linear layers.",
     composite="epsilon_gamma_box",
 )
+
+
+@register("pattern_attribution")
+class PatternRelevance(Relevance):
+    """Relevance by PatternAttribution that reaches a unit (rule: Kindermans et al. 2018).
+
+    As `Relevance`, with weights times patterns in place of the weights. The patterns, the direction
+    in which each unit's signal lies, are fitted on the reference samples in a pass of their own
+    before the scoring; a unit that none of them activates has no pattern and hands nothing on.
+    Transposed convolutions have no patterns.
+
+    Parameters
+    ----------
+    estimator : {"relu", "linear", "negative"}
+        See `niwaki.attribution.fit_patterns`.
+    reduce, target
+        See `Relevance`.
+    normalise : str, optional
+        See `Scores.normalised`; default ``"none"``.
+    """
+
+    def __init__(
+        self,
+        *,
+        estimator: Literal["relu", "linear", "negative"] = "relu",
+        reduce: Reduce = "absolute",
+        target: Literal["true", "predicted"] = "true",
+        normalise: str | None = None,
+    ) -> None:
+        super().__init__(
+            composite=pattern_attribution({}),  # the patterns come with the data
+            reduce=reduce,
+            target=target,
+            normalise=normalise,
+            max_loss=None,
+        )
+        self.estimator = estimator
+
+    def prepared(self, model: nn.Module, data: Data, batch_size: int) -> Criterion:
+        """Return the criterion with patterns fitted on the reference samples."""
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        example, _ = next(iter(batches(data, batch_size, home(model))))
+        judged = self.network(model, example)
+        patterns = fit_patterns(judged, data, estimator=self.estimator, batch_size=batch_size)
+        ready = copy.copy(self)
+        ready.composite = pattern_attribution(patterns.to(device))
+        return ready
+
+    def __repr__(self) -> str:
+        return (
+            f"PatternRelevance({self.estimator}, reduce={self.reduce!r}, target={self.target!r}, "
+            f"normalise={self.normalise!r})"
+        )
