@@ -115,7 +115,7 @@ class Finding:
         ]
 
     def outline(self, example: int) -> NDArray[Any] | None:
-        """Return where the thing is on the so-and-so-many-th example, shape (H, W), bool."""
+        """Return where the thing is on an example, shape (H, W), bool, if it is a place."""
         return self.region if self.outlines is None else self.outlines[example]
 
     def suspicious(self) -> bool:

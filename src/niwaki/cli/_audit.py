@@ -143,7 +143,7 @@ def audit_command(
             seed=common.seed,
             tissue=tissue or data == "tissue",
             training=known,
-            questions=questions.split(",") if questions else None,
+            questions=[name.strip() for name in questions.split(",")] if questions else None,
             folder=work,
         )
         if heatmaps:
