@@ -20,7 +20,7 @@ _LAYER = Record(
     {"units": ListOf(ListOf(Whole())), "layers": ListOf(Text()), "paths": ListOf(Text())}
 )
 _SCALE = 1e3  # steps of the margin at which half of the room between two whole numbers is used
-_TENSORS = ("broken", "mended", "loss_change", "margin_change", "near_ties")
+COUNTS, MEANS = ("broken", "mended", "near_ties"), ("loss_change", "margin_change")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class CarIndex(Mapping[str, LayerCar]):
         tensors = {
             f"{kind}/{name}": getattr(layer, kind)
             for name, layer in self.by_layer.items()
-            for kind in _TENSORS
+            for kind in (*COUNTS, *MEANS)
         }
         baseline = asdict(self.baseline)
         write_layers(path, tensors, car=told, baseline=baseline, fingerprint=self.fingerprint)
@@ -214,7 +214,7 @@ class CarIndex(Mapping[str, LayerCar]):
                     tuple(told["layers"]),
                     tuple(told["paths"]),
                     found,
-                    **{kind: tensors[f"{kind}/{name}"] for kind in _TENSORS},
+                    **{kind: tensors[f"{kind}/{name}"] for kind in (*COUNTS, *MEANS)},
                 )
                 for name, told in car.items()
             }
@@ -245,7 +245,7 @@ def scores_of(lost: Tensor, margin_change: Tensor) -> Tensor:
 
 def _check_shapes(name: str, layer: LayerCar) -> None:
     by_class = (len(layer.units), len(layer.baseline.samples))
-    for kind in _TENSORS:
+    for kind in (*COUNTS, *MEANS):
         expected = by_class if kind in ("broken", "mended") else by_class[:1]
         if getattr(layer, kind).shape != expected:
             raise DataError(f"{kind} of {name!r} has another shape than {expected}")

@@ -16,13 +16,12 @@ from niwaki.car._images import ForwardPass, ImagePool, judge
 from niwaki.car._search import ExactSearch, Sampling, sampled_search
 from niwaki.car._units import (
     Kind,
-    can_lose,
-    count_units,
     groups_within,
     kind_of,
     list_units,
     name_of,
     outputs,
+    removable_groups,
 )
 from niwaki.data import Data, count
 from niwaki.errors import NothingToPruneError
@@ -234,8 +233,7 @@ class GreedyRun:
         found = self._search(evaluator, candidates, names)
         chosen, (layer, first) = candidates[found.candidate], names[found.candidate]
         taken = self._taken(evaluator, chosen)
-        if not self._take_out(evaluator, chosen):
-            self._evaluator = None
+        self._take_out(evaluator, chosen)
         return RemovedUnit(
             layer,
             taken[layer],
@@ -251,8 +249,8 @@ class GreedyRun:
     def _list_operations(self) -> Evaluator:
         """List the operations of the network as it stands, and run it on all images if they fit."""
         units = list_units(self.model, self.example)
-        self._left = count_units(units.coupled, units.widths)
-        groups = can_lose(units.groups, self._left, self._min_units)
+        self._left = dict(units.counts)
+        groups = removable_groups(units.groups, self._left, self._min_units)
         if self._layers is not None:  # a layer down to its last unit is no longer among the units
             groups = groups_within(groups, self._layers)
         if not groups:
@@ -273,7 +271,10 @@ class GreedyRun:
 
     def _candidates(self, evaluator: Evaluator) -> list[Candidate]:
         """List the units that may go, in the order that decides between equals."""
-        may = {name_of(group) for group in can_lose(evaluator.groups, self._left, self._min_units)}
+        may = {
+            name_of(group)
+            for group in removable_groups(evaluator.groups, self._left, self._min_units)
+        }
         return [
             Candidate(g, u)
             for g, group in enumerate(evaluator.groups)
@@ -301,19 +302,20 @@ class GreedyRun:
                 channel += gone <= channel
         return root, channel
 
-    def _take_out(self, evaluator: Evaluator, chosen: Candidate) -> bool:
-        """Let the listed operations go on without a unit; False if all must be listed anew."""
+    def _take_out(self, evaluator: Evaluator, chosen: Candidate) -> None:
+        """Let the listed operations go on without a unit, unless all must be listed anew."""
+        self._evaluator = None
         if self._whole is None or not evaluator.can_remove:
-            return False
+            return
         self._gone[chosen.group].add(chosen.unit)
         for layer, member in outputs(evaluator.groups[chosen.group]).items():
             self._lost.setdefault(layer, []).extend(member.channels[chosen.unit])
             if layer in self._left:
                 self._left[layer] -= 1
         if sum(map(len, self._gone)) >= _WORN * sum(map(len, evaluator.groups)):
-            return False
+            return
         evaluator.remove(self._whole, chosen.group, chosen.unit)
-        return True
+        self._evaluator = evaluator
 
     def _search(
         self, evaluator: Evaluator, candidates: list[Candidate], names: list[tuple[str, int]]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.accumulation import Totals
-from niwaki.car._car_index import Baseline, CarIndex, LayerCar
+from niwaki.car._car_index import COUNTS, MEANS, Baseline, CarIndex, LayerCar
 from niwaki.car._evaluator import Evaluator
 from niwaki.car._images import Outcome, judge
 from niwaki.car._splice import Pairs, Splice
@@ -218,18 +218,15 @@ def _index_of(
         order = sorted(range(len(units)), key=units.__getitem__)
         of = {
             kind: torch.cat([sums[f"{kind}/{name_of(group)}"] for group in own])[order]
-            for kind in ("broken", "mended", "loss_change", "margin_change", "near_ties")
+            for kind in (*COUNTS, *MEANS)
         }
         layers[root] = LayerCar(
             tuple(units[i] for i in order),
             tuple(dict.fromkeys(layer for group in own for layer in outputs(group))),
             tuple(ways[i] for i in order),
             baseline,
-            of["broken"].long(),
-            of["mended"].long(),
-            of["loss_change"] / samples,
-            of["margin_change"] / samples,
-            of["near_ties"].long(),
+            **{kind: of[kind].long() for kind in COUNTS},
+            **{kind: of[kind] / samples for kind in MEANS},
         )
     return CarIndex(layers, baseline, fingerprint)
 

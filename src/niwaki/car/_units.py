@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -14,6 +13,7 @@ from niwaki.criteria import hidden_layers
 from niwaki.errors import ModelError, NothingToPruneError
 from niwaki.propagation import check_logit
 from niwaki.pruning import Group, Member, couple
+from niwaki.pruning._plain import deep_copy
 
 Kind: TypeAlias = tuple[tuple[str, bool], ...]
 
@@ -30,6 +30,8 @@ class Units:
         The layers that are judged: hidden ones with more than one unit; and their widths.
     widths : dict of str to int
         Of all hidden layers.
+    counts : dict of str to int
+        Units of all hidden layers, also those that are not judged.
     coupled : list of Group
         All groups of the network, also those that are not judged.
     """
@@ -37,6 +39,7 @@ class Units:
     groups: list[Group]
     layers: dict[str, int]
     widths: dict[str, int]
+    counts: dict[str, int]
     coupled: list[Group]
 
     def check_removable(self, model: nn.Module) -> None:
@@ -55,10 +58,10 @@ class Units:
 
     def available(self, least: int) -> int:
         """Count the units that can go at the most, if each layer keeps so many at the least."""
-        counts, total = count_units(self.coupled, self.widths), 0
+        total = 0
         for root in {group.root for group in self.groups}:
             own = sum(len(group) for group in self.groups if group.root == root)
-            total += max(0, min(own, counts[root] - least))
+            total += max(0, min(own, self.counts[root] - least))
         return total
 
     def numbers(self) -> dict[tuple[str, int], int]:
@@ -83,13 +86,7 @@ def checked_copy(model: nn.Module) -> nn.Module:
         In training mode, with NaN weights, or if it cannot be copied.
     """
     models.check(model)
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied ({error}). Remove what it holds of a pass, "
-            "such as cached outputs, and pass it again"
-        ) from error
+    return deep_copy(model)
 
 
 def list_units(model: nn.Module, example: Tensor, layers: Sequence[str] | None = None) -> Units:
@@ -116,7 +113,7 @@ def list_units(model: nn.Module, example: Tensor, layers: Sequence[str] | None =
         coupled = list(couple(model, example, list(widths)))
     except (ModelError, IndexError):
         coupled = []  # no layer can lose a unit, and all can be masked
-    counts = count_units(coupled, widths)
+    counts = _count_units(coupled, widths)
     several = {layer: width for layer, width in widths.items() if counts[layer] > 1}
     if layers is not None:
         wanted = [layers] if isinstance(layers, str) else list(layers)
@@ -132,9 +129,9 @@ def list_units(model: nn.Module, example: Tensor, layers: Sequence[str] | None =
             f"{type(model).__name__} has no unit that can be removed. Convolutions and linear "
             "layers must be modules (nn.Conv2d, nn.Linear) with more than one unit"
         )
-    groups = can_lose(coupled, counts)
+    groups = removable_groups(coupled, counts)
     groups = [group for group in groups if any(layer in several for layer in outputs(group))]
-    return Units(groups, several, widths, coupled)
+    return Units(groups, several, widths, counts, coupled)
 
 
 def groups_within(groups: Sequence[Group], layers: Sequence[str]) -> list[Group]:
@@ -172,7 +169,7 @@ def uncovered_channels(groups: Sequence[Group], widths: Mapping[str, int]) -> di
     return {layer: sorted(channels) for layer, channels in left.items()}
 
 
-def count_units(groups: Sequence[Group], widths: Mapping[str, int]) -> dict[str, int]:
+def _count_units(groups: Sequence[Group], widths: Mapping[str, int]) -> dict[str, int]:
     """Count the units of each layer: those of groups, and each channel that no group has."""
     counts = {layer: len(own) for layer, own in uncovered_channels(groups, widths).items()}
     for group in groups:
@@ -182,7 +179,9 @@ def count_units(groups: Sequence[Group], widths: Mapping[str, int]) -> dict[str,
     return counts
 
 
-def can_lose(groups: Sequence[Group], counts: Mapping[str, int], least: int = 1) -> list[Group]:
+def removable_groups(
+    groups: Sequence[Group], counts: Mapping[str, int], least: int = 1
+) -> list[Group]:
     """Choose the groups that can lose a unit, so that each layer keeps so many at the least."""
     return [g for g in groups if all(counts[m] > least for m in outputs(g) if m in counts)]
 

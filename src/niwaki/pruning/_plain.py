@@ -14,7 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from niwaki.errors import ModelError
 
-__all__ = ["plain_copy"]
+__all__ = ["deep_copy", "plain_copy"]
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
@@ -33,13 +33,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
                 "torch.nn.utils.prune, so that its channels cannot be removed. Make it permanent "
                 "first: torch.nn.utils.prune.remove"
             )
-    try:
-        copied = copy.deepcopy(model, _computed(model))
-    except Exception as error:
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied ({error}). Remove what it holds of a pass, "
-            "such as cached outputs, and pass it again"
-        ) from error
+    copied = deep_copy(model, _computed(model))
     for module in list(copied.modules()):
         if is_parametrized(module):
             _make_permanent(module)
@@ -49,6 +43,23 @@ def plain_copy(model: nn.Module) -> nn.Module:
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
     return copied
+
+
+def deep_copy(model: nn.Module, copied: dict[int, Any] | None = None) -> nn.Module:
+    """Copy a network as it is, but for what has been `copied` already, by its id.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model, copied)
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied ({error}). Remove what it holds of a pass, "
+            "such as cached outputs, and pass it again"
+        ) from error
 
 
 def _make_permanent(module: nn.Module) -> None:
