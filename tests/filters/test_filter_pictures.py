@@ -1,4 +1,4 @@
-"""Pictures of filters: what is painted, cropped and put on a page."""
+"""Pictures of filters: what is visualised, cropped and put on a page."""
 
 import csv
 import json
@@ -15,36 +15,36 @@ from niwaki.errors import DataError
 from niwaki.report import filter_gallery, save_filters
 
 
-def test_the_painting_of_a_first_layer_filter_looks_like_its_weights(model, pixels):
-    painted = filters.maximise(model, "0", pixels, steps=40)
-    assert painted.shape == (6, 3, 3, 3)
-    assert painted.min() >= 0
-    assert painted.max() <= 1
+def test_the_visualisation_of_a_first_layer_filter_looks_like_its_weights(model, pixels):
+    visualised = filters.feature_visualisation(model, "0", pixels, steps=40)
+    assert visualised.shape == (6, 3, 3, 3)
+    assert visualised.min() >= 0
+    assert visualised.max() <= 1
     # The steepest picture for a linear filter is the filter, in pixels.
     kernels = model[0].weight.detach() / torch.tensor(pixels.std)[:, None, None]
-    for picture, kernel in zip(painted, kernels, strict=True):
+    for picture, kernel in zip(visualised, kernels, strict=True):
         pair = torch.stack([picture.flatten(), kernel.flatten()])
         assert torch.corrcoef(pair)[0, 1] > 0.6
 
 
-def test_paintings_are_seeded_and_independent_of_their_neighbours(model, pixels):
-    both = filters.maximise(model, "3", pixels, steps=6, seed=3)
+def test_visualisations_are_seeded_and_independent_of_their_neighbours(model, pixels):
+    both = filters.feature_visualisation(model, "3", pixels, steps=6, seed=3)
     torch.testing.assert_close(
-        both, filters.maximise(model, "3", pixels, steps=6, seed=3, batch_size=2)
+        both, filters.feature_visualisation(model, "3", pixels, steps=6, seed=3, batch_size=2)
     )
-    alone = filters.maximise(model, "3", pixels, filters=[4], steps=6, seed=3)
+    alone = filters.feature_visualisation(model, "3", pixels, filters=[4], steps=6, seed=3)
     torch.testing.assert_close(alone[0], both[4])
-    other = filters.maximise(model, "3", pixels, filters=[4], steps=6, seed=4)
+    other = filters.feature_visualisation(model, "3", pixels, filters=[4], steps=6, seed=4)
     assert not torch.allclose(alone, other)
     with pytest.raises(DataError, match="no filter 5"):
-        filters.maximise(model, "3", pixels, filters=[5])
+        filters.feature_visualisation(model, "3", pixels, filters=[5])
 
 
-def test_paintings_drive_their_filter_above_every_image(model, images, pixels):
+def test_visualisations_drive_their_filter_above_every_image(model, images, pixels):
     whole = torch.full((5, 3, 12, 12), 0.5)
-    painted = filters.maximise(model, "3", pixels, steps=40)
-    height, width = painted.shape[2:]
-    whole[:, :, 2 : 2 + height, 2 : 2 + width] = painted
+    visualised = filters.feature_visualisation(model, "3", pixels, steps=40)
+    height, width = visualised.shape[2:]
+    whole[:, :, 2 : 2 + height, 2 : 2 + width] = visualised
     mean, std = (torch.tensor(v)[:, None, None] for v in (pixels.mean, pixels.std))
     with torch.no_grad():
         reached = model[:5]((whole - mean) / std).amax((2, 3)).diagonal()
@@ -120,7 +120,7 @@ def test_the_page_shows_every_filter_and_needs_nothing_beside_it(written):
     page = (folder / "index.html").read_text("utf-8")
     assert page.count('<article class="card"') == 11
     assert page.count('alt="weights"') == 6
-    assert page.count('alt="painted"') == 11
+    assert page.count('alt="feature visualisation"') == 11
     assert not re.search(r'(src|href)="(?!data:image/|#)', page)
     assert "cat &amp; &lt;dog&gt;" in page
     assert "<dog>" not in page

@@ -11,7 +11,7 @@ from niwaki.attribution import create
 from niwaki.errors import DataError, ModelError
 
 
-def answers_of(model, inputs):
+def activations_of(model, inputs):
     """What the units of both layers send on, by hand."""
     with torch.no_grad():
         first = model[1](model[0](inputs).clone())
@@ -26,20 +26,20 @@ def known(model, images, pixels):
 
 def test_shares_means_and_correlation(model, images, known):
     inputs, labels = images
-    for name, answers in answers_of(model, inputs).items():
+    for name, activations in activations_of(model, inputs).items():
         layer = known[name]
-        torch.testing.assert_close(layer.active, (answers > 0).double().mean((0, 2)))
-        torch.testing.assert_close(layer.active_images, (answers > 0).any(2).double().mean(0))
-        means = torch.stack([answers[labels == c].double().mean((0, 2)) for c in range(3)], 1)
+        torch.testing.assert_close(layer.active, (activations > 0).double().mean((0, 2)))
+        torch.testing.assert_close(layer.active_images, (activations > 0).any(2).double().mean(0))
+        means = torch.stack([activations[labels == c].double().mean((0, 2)) for c in range(3)], 1)
         torch.testing.assert_close(layer.class_means, means, rtol=1e-5, atol=1e-7)
-        flat = answers.double().transpose(0, 1).flatten(1)
+        flat = activations.double().transpose(0, 1).flatten(1)
         torch.testing.assert_close(layer.correlation, torch.corrcoef(flat), rtol=1e-6, atol=1e-8)
 
 
 def test_strongest_places_by_activation_and_by_relevance(model, images, known):
     inputs, labels = images
     maps = {
-        "by_activation": answers_of(model, inputs),
+        "by_activation": activations_of(model, inputs),
         "by_relevance": {
             name: value.flatten(2)
             for name, value in create("lrp.epsilon_plus", model)
@@ -79,7 +79,7 @@ def test_colour_selectivity_by_hand(model, images, pixels, known):
     shown = pixels.denormalise(inputs)
     luma = (shown * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
     mean, std = (torch.tensor(v)[:, None, None] for v in (pixels.mean, pixels.std))
-    in_grey = answers_of(model, (luma.expand(-1, 3, -1, -1) - mean) / std)
+    in_grey = activations_of(model, (luma.expand(-1, 3, -1, -1) - mean) / std)
     for name, layer in known.items():
         best = layer.by_activation
         for unit in range(len(layer)):

@@ -48,7 +48,7 @@ def filters(
     steps: Annotated[
         int,
         r.STEPS.but(low=0),
-        typer.Option(help="Steps to paint what each filter answers to most; 0: none."),
+        typer.Option(help="Steps of the feature visualisation of each filter; 0: none."),
     ] = 48,
     with_car: Annotated[
         bool,
@@ -124,18 +124,18 @@ def filters(
         "method": method,
         "seed": common.seed,
     }
-    paint = partial(
+    visualise = partial(
         rooms.pictures,
         loaded.model,
         images,
         preprocessing=preprocessing,
-        description="painting",
+        description="visualising",
         **asked,
     )
 
     def identity() -> dict[str, Any]:
         known = {"model": profile.fingerprint, "data": digest(images, ordered=True)}
-        return {"painted": layer, **known, **asked}
+        return {"visualised": layer, **known, **asked}
 
     told: dict[str, Any] = {
         "names": names,
@@ -145,7 +145,7 @@ def filters(
     }
     with open_run(work, identity) as kept, work.result() as folder:
         save_filters(folder, profile, **told)
-        show = partial(rooms.kept_pictures, kept, make=paint)
+        show = partial(rooms.kept_pictures, kept, make=visualise)
         heading = f"The filters of {Path(model).name.rpartition(':')[2]}"
         filter_gallery(folder / "index.html", profile, show, heading=heading, **told)
     _report(profile, compared, out, common.as_json)
@@ -201,7 +201,7 @@ def _report(profile: Profile, compared: _Compared, out: Path, as_json: bool) -> 
             "layer": name,
             "filters": len(layer),
             "field": "x".join(map(str, layer.field.size)),
-            "never answer": len(layer) - layer.diversity.alive,
+            "never active": len(layer) - layer.diversity.alive,
             "effective": round(layer.diversity.effective, 1),
             "clusters": layer.diversity.clusters,
             "colour": int((layer.colour > _SELECTIVE).sum()),

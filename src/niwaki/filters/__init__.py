@@ -1,21 +1,19 @@
 """What does each filter respond to, and for which classes?
 
 `profile` goes over the data once and learns it for every filter, `pictures` shows the patches,
-heatmaps and painted pictures of a layer's filters, `enrichment` asks whether pruning prefers a kind
-of filter.
+heatmaps and feature visualisations of a layer's filters, `enrichment` asks whether pruning prefers
+a kind of filter.
 """
 
-from niwaki.filters._diverse import layer_diversity
-from niwaki.filters._diversity import Diversity, diversity, twins
+from niwaki.filters._classes_served import Served, served
+from niwaki.filters._diversity import Diversity, diversity, layer_diversity, twins
 from niwaki.filters._enrichment import Enrichment, combined, enrichment, removal_order
+from niwaki.filters._feature_visualisation import feature_visualisation
 from niwaki.filters._fields import Field, receptive_fields
 from niwaki.filters._gather import profile
-from niwaki.filters._kept import kept_pictures
-from niwaki.filters._maximise import maximise
-from niwaki.filters._pictures import FilterPictures, Patches, pictures
+from niwaki.filters._pictures import FilterPictures, Patches, kept_pictures, pictures
 from niwaki.filters._profile import LayerProfile, Profile
 from niwaki.filters._selectivity import class_selectivity, orientation
-from niwaki.filters._served import Served, served
 from niwaki.filters._strongest import Strongest
 
 __all__ = [
@@ -34,7 +32,7 @@ __all__ = [
     "enrichment",
     "kept_pictures",
     "layer_diversity",
-    "maximise",
+    "feature_visualisation",
     "orientation",
     "pictures",
     "profile",

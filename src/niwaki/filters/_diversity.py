@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from niwaki.ranges import CORRELATION, checked
-
-__all__ = ["Diversity", "correlation", "diversity", "twins"]
+from niwaki import models
+from niwaki.accumulation import Totals
+from niwaki.data import Data, batches
+from niwaki.filters._partial_pass import Responses, chosen_layers, products, reach
+from niwaki.ranges import BATCH, CORRELATION, checked
 
 
 @dataclass(frozen=True)
 class Diversity:
-    """How different the answers of a layer's filters are.
+    """How different the activations of a layer's filters are.
 
     Attributes
     ----------
     filters : int
         How many there are.
     alive : int
-        Those whose answers vary at all; the rest counts for nothing below.
+        Those whose activations vary at all; the rest counts for nothing below.
     effective : float
         Effective number of filters: the exponential of the entropy of the eigenvalues of the
-        correlation of the answers, taken as shares. It is 1 if all are copies of one, and `alive`
-        if all are uncorrelated.
+        correlation of the activations, taken as shares. It is 1 if all are copies of one, and
+        `alive` if all are uncorrelated.
     participation : float
         The same by the participation ratio, which weighs large eigenvalues more.
     clusters : int
@@ -41,16 +44,16 @@ class Diversity:
 
 
 def correlation(products: Tensor, sums: Tensor, count: float) -> Tensor:
-    """Correlate answers, from sums over images and positions.
+    """Correlate activations, from sums over images and positions.
 
     Parameters
     ----------
     products : Tensor
-        Sum of the products of two units' answers, shape (units, units).
+        Sum of the products of two units' activations, shape (units, units).
     sums : Tensor
-        Sum of each unit's answers, shape (units,).
+        Sum of each unit's activations, shape (units,).
     count : float
-        How many answers of a unit were summed.
+        How many activations of a unit were summed.
 
     Returns
     -------
@@ -69,7 +72,7 @@ def correlation(products: Tensor, sums: Tensor, count: float) -> Tensor:
 
 
 def diversity(correlated: Tensor) -> Diversity:
-    """Measure the diversity of a layer's filters from the correlation of their answers."""
+    """Measure the diversity of a layer's filters from the correlation of their activations."""
     alive = correlated.diagonal() > 0
     part = correlated[alive][:, alive]
     if not len(part):
@@ -87,7 +90,7 @@ def diversity(correlated: Tensor) -> Diversity:
 
 @checked(threshold=CORRELATION)
 def twins(correlated: Tensor, threshold: float = 0.9) -> list[list[int]]:
-    """List for each unit those whose answers correlate above a threshold, the closest first."""
+    """List for each unit those whose activations correlate above a threshold, the closest first."""
     others = correlated.clone().fill_diagonal_(-1)
     found = []
     for row in others:
@@ -106,3 +109,52 @@ def _clusters(correlated: Tensor) -> int:
         n_clusters=None, distance_threshold=0.5, metric="precomputed", linkage="average"
     ).fit((1 - correlated).clamp_min(0).numpy())
     return int(joined.n_clusters_)
+
+
+@checked(batch_size=BATCH)
+def layer_diversity(
+    model: nn.Module,
+    data: Data,
+    *,
+    layers: Sequence[str] | None = None,
+    batch_size: int = 32,
+    description: str | None = None,
+) -> dict[str, Diversity]:
+    """Measure how different the filters of each layer are.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode; not changed.
+    data : DataLoader, Dataset or pair of tensors
+        Images; labels do not matter.
+    layers : sequence of str, optional
+        As for `profile`.
+    batch_size : int
+        For a data set or tensors; a loader has its own.
+    description : str, optional
+        Title of a progress bar; none if not given.
+
+    Returns
+    -------
+    dict of str to Diversity
+        By layer; what `Profile` has in each layer's `diversity`.
+    """
+    models.check(model)
+    totals, names = Totals(), list[str]()
+    for inputs, _ in batches(data, batch_size, models.home(model), description):
+        names = names or [layer.name for layer in chosen_layers(model, inputs, layers)]
+        responses = Responses(names)
+        reach(model, inputs.requires_grad_(), names, [responses])
+        for name in names:
+            sums = products(responses.activations[name])
+            totals = totals.update({f"{k}/{name}": v.cpu() for k, v in sums.items()}, 0)
+    sums = totals.sums
+    return {
+        name: diversity(
+            correlation(
+                sums[f"products/{name}"], sums[f"sum/{name}"], float(sums[f"positions/{name}"])
+            )
+        )
+        for name in names
+    }

@@ -9,8 +9,6 @@ from math import comb
 from niwaki.pruning import Plan
 from niwaki.ranges import SOME, checked
 
-__all__ = ["Enrichment", "combined", "enrichment", "removal_order"]
-
 
 @dataclass(frozen=True)
 class Enrichment:

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.errors import DataError, PropagationError
-from niwaki.filters._reach import reach
+from niwaki.filters._partial_pass import reach
 from niwaki.propagation import Operation
 from niwaki.ranges import SIDE, checked
-
-__all__ = ["Field", "receptive_fields"]
 
 _ENOUGH = 0.75
 _AT_ONCE = 16  # probes in a batch
@@ -58,7 +56,7 @@ class Field:
         """Tell the positions that see enough of an image of this size; bool, shape (positions,).
 
         Those that see less than three quarters of the pixels that the best placed ones see, because
-        the rest of their field lies outside, are left out: there a filter answers to the padding.
+        the rest of their field lies outside, are left out: there a filter responds to the padding.
         """
         seen = [
             torch.tensor([min(stop, length) - max(start, 0) for start, stop in spans])

@@ -13,24 +13,19 @@ from niwaki import models
 from niwaki.accumulation import Totals
 from niwaki.attribution import Propagating, create
 from niwaki.car import CarIndex
-from niwaki.criteria import hidden_layers
 from niwaki.data import Data, Preprocessing, batches, check_labels
-from niwaki.errors import DataError, ModelError
+from niwaki.errors import ModelError
+from niwaki.filters._classes_served import Served, served
 from niwaki.filters._diversity import correlation
 from niwaki.filters._fields import Field, receptive_fields
-from niwaki.filters._lookup import images_at, known_preprocessing, to_inputs
+from niwaki.filters._partial_pass import Responses, chosen_layers, products, reach
 from niwaki.filters._profile import LayerProfile, Profile
-from niwaki.filters._reach import reach
-from niwaki.filters._responses import Responses, products
 from niwaki.filters._selectivity import class_selectivity, grey, orientation
-from niwaki.filters._served import Served, served
-from niwaki.filters._strongest import Strongest
+from niwaki.filters._strongest import Strongest, images_at, known_preprocessing, to_inputs
 from niwaki.progress import track
 from niwaki.propagation import Layer, per_class, propagate
 from niwaki.ranges import BATCH, PATCHES, checked
 from niwaki.runs import Folder, Part, described, digest, open_run
-
-__all__ = ["chosen_layers", "profile", "relevance_method"]
 
 
 @checked(patches=PATCHES, batch_size=BATCH)
@@ -137,29 +132,6 @@ def profile(
     )
 
 
-def chosen_layers(model: nn.Module, inputs: Tensor, names: Sequence[str] | None) -> list[Layer]:
-    """List the hidden layers that are meant, in the order of the signal.
-
-    Raises
-    ------
-    DataError
-        For a name that stands for no layer.
-    """
-    known = hidden_layers(model, inputs[:1])
-    convolutions = [layer for layer in known if layer.kind == "convolution"]
-    if names is None:
-        return convolutions or known
-    chosen: set[str] = set()
-    for name in names:
-        within = [c.name for c in convolutions if c.name.startswith(f"{name}.")]
-        fitting = [layer.name for layer in known if layer.name == name] or within
-        if not fitting:
-            there = ", ".join(layer.name for layer in known[:20])
-            raise DataError(f"there is no hidden layer {name!r}; layers: {there}")
-        chosen.update(fitting)
-    return [layer for layer in known if layer.name in chosen]
-
-
 def relevance_method(model: nn.Module, method: str | Propagating) -> Propagating:
     """Make a method of its name, one that propagates through the layers.
 
@@ -207,7 +179,7 @@ class _State:
             strongest={
                 (kind, layer.name): Strongest.empty(layer.units, patches)
                 for layer in layers
-                for kind in ("answers", "relevances")
+                for kind in ("activations", "relevances")
             },
         )
 
@@ -241,10 +213,10 @@ class _State:
         sums: dict[str, Tensor] = {"classes": member.sum(0)}
         strongest = dict(self.strongest)
         for name in self.names:
-            answers, relevances = responses.answers[name], responses.relevances[name]
-            for what, value in _sums(answers, relevances, member).items():
+            activations, relevances = responses.activations[name], responses.relevances[name]
+            for what, value in _sums(activations, relevances, member).items():
                 sums[f"{what}/{name}"] = value
-            for kind, maps in (("answers", answers), ("relevances", relevances)):
+            for kind, maps in (("activations", activations), ("relevances", relevances)):
                 batch = Strongest.of(maps, self.totals.samples, self.places[name])
                 strongest[kind, name] = strongest[kind, name].merge(batch)
         totals = self.totals.update({k: v.cpu() for k, v in sums.items()}, len(labels))
@@ -266,18 +238,18 @@ def _read(
     propagate(model, inputs, method.composite, start, [responses], to_input=False, max_loss=None)
     for name in names:
         # A layer that the output does not depend on has no relevance.
-        responses.relevances.setdefault(name, torch.zeros_like(responses.answers[name]))
+        responses.relevances.setdefault(name, torch.zeros_like(responses.activations[name]))
     return responses, truth
 
 
-def _sums(answers: Tensor, relevances: Tensor, member: Tensor) -> dict[str, Tensor]:
-    """Sum what a layer answers to a batch; answers have the shape (N, units, positions)."""
-    active = answers > 0
+def _sums(activations: Tensor, relevances: Tensor, member: Tensor) -> dict[str, Tensor]:
+    """Sum a layer's activations on a batch; they have the shape (N, units, positions)."""
+    active = activations > 0
     return {
-        **products(answers),
+        **products(activations),
         "active": active.sum((0, 2)),
         "active_images": active.any(2).sum(0),
-        "class_sum": answers.double().clamp_min(0).mean(2).T @ member,
+        "class_sum": activations.double().clamp_min(0).mean(2).T @ member,
         "class_relevance": relevances.double().sum(2).T @ member,
     }
 
@@ -315,7 +287,7 @@ def _layer(state: _State, layer: Layer, colour: Tensor, worth: Served | None) ->
         selectivity,
         angles,
         correlation(sums[f"products/{name}"], sums[f"sum/{name}"], positions),
-        state.strongest["answers", name],
+        state.strongest["activations", name],
         state.strongest["relevances", name],
         worth,
     )
@@ -329,8 +301,8 @@ def _colours(
     batch_size: int,
     description: str | None,
 ) -> dict[str, Tensor]:
-    """Colour selectivity: what is left of the strongest answers when the images turn grey."""
-    strongest = {name: state.strongest["answers", name] for name in state.names}
+    """Colour selectivity: how much of the strongest activations is left on grey images."""
+    strongest = {name: state.strongest["activations", name] for name in state.names}
     left = {name: torch.zeros_like(best.values) for name, best in strongest.items()}
     if pixels is None or pixels.channels != 3:
         return {name: torch.full((len(v),), torch.nan) for name, v in left.items()}
@@ -343,18 +315,18 @@ def _colours(
         responses = Responses(state.names)
         reach(model, inputs.to(device).requires_grad_(), state.names, [responses])
         for name, best in strongest.items():
-            _look_up(left[name], best, part, responses.answers[name].cpu())
+            _look_up(left[name], best, part, responses.activations[name].cpu())
     return {
         name: 1 - left[name].clamp_min(0).sum(1) / best.values.sum(1)
         for name, best in strongest.items()
     }
 
 
-def _look_up(left: Tensor, best: Strongest, part: list[int], answers: Tensor) -> None:
-    """Write down the answers at the places of the strongest, as far as these images have them."""
+def _look_up(left: Tensor, best: Strongest, part: list[int], activations: Tensor) -> None:
+    """Write down the activations at the strongest places, as far as these images have them."""
     row = torch.full((max(part) + 2,), -1)  # the last for empty places, whose image is -1
     row[part] = torch.arange(len(part))
     known = row[best.images.clamp(max=max(part) + 1)]
     units, places = (known >= 0).nonzero(as_tuple=True)
     chosen = known[units, places]
-    left[units, places] = answers[chosen, units, best.positions[units, places]].float()
+    left[units, places] = activations[chosen, units, best.positions[units, places]].float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,15 +11,13 @@ from torch import Tensor, nn
 
 from niwaki.attribution import Propagating
 from niwaki.data import Data, Preprocessing
+from niwaki.filters._feature_visualisation import feature_visualisation
 from niwaki.filters._gather import relevance_method
-from niwaki.filters._lookup import images_at, known_preprocessing
-from niwaki.filters._maximise import maximise
+from niwaki.filters._partial_pass import Places, reach
 from niwaki.filters._profile import LayerProfile
-from niwaki.filters._reach import Places, reach
-from niwaki.filters._strongest import Strongest
+from niwaki.filters._strongest import Strongest, images_at, known_preprocessing
 from niwaki.ranges import PATCHES, SEED, SIDE, STEPS, checked
-
-__all__ = ["Patches", "FilterPictures", "crop", "pictures"]
+from niwaki.runs import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +29,8 @@ class Patches:
     pixels : Tensor
         From 0 to 1, NaN outside the image; shape (count, C, height, width).
     heatmaps : Tensor
-        Where the filter's answer at this place comes from: its value sent back to the pixels by the
-        rules of relevance, NaN outside; (count, height, width).
+        Where the filter's activation at this place comes from: its value sent back to the
+        pixels by the rules of relevance, NaN outside; (count, height, width).
     values : Tensor
         How strong the filter is on each; shape (count,).
     images : Tensor
@@ -55,16 +53,16 @@ class FilterPictures:
     Attributes
     ----------
     by_activation, by_relevance : Patches
-        The strongest, fewer than asked for where the filter answers on fewer images.
-    maximised : Tensor or None
-        What it answers to most, see `maximise`; shape (C, height, width).
+        The strongest, fewer than asked for where the filter is active on fewer images.
+    visualisation : Tensor or None
+        What activates it most, see `feature_visualisation`; shape (C, height, width).
     weights : Tensor or None
         Of a first layer: the filter's own, shape (C, height, width).
     """
 
     by_activation: Patches
     by_relevance: Patches
-    maximised: Tensor | None
+    visualisation: Tensor | None
     weights: Tensor | None
 
 
@@ -106,7 +104,7 @@ def pictures(
         Its rules send the heatmaps back.
     preprocessing : Preprocessing, optional
         How pixels became inputs; default: what the data know of it. Where nothing is known, patches
-        are stretched to their own range, and nothing is maximised.
+        are stretched to their own range, and nothing is visualisation.
     seed : int
         Of activation maximisation.
     description : str, optional
@@ -124,12 +122,12 @@ def pictures(
     """
     known = preprocessing or known_preprocessing(data)
     explainer = relevance_method(model, method) if heatmaps else None
-    painted: Tensor | None = None
+    visualised: Tensor | None = None
     if steps and known is not None:
-        painted = maximise(
+        visualised = feature_visualisation(
             model, layer.name, known, steps=steps, seed=seed, description=description
         )
-        painted = _shrunk(painted, largest)
+        visualised = _shrunk(visualised, largest)
     look = _Look(model, data, layer, explainer, known, largest)
     for unit in range(len(layer)):
         activation, relevance = look.patches(
@@ -138,7 +136,7 @@ def pictures(
         yield FilterPictures(
             activation,
             relevance,
-            None if painted is None else painted[unit],
+            None if visualised is None else visualised[unit],
             None if layer.weights is None else layer.weights[unit],
         )
 
@@ -191,7 +189,7 @@ class _Look:
         return _shrunk(torch.stack(patches), self.largest)
 
     def _heatmaps(self, unit: int, inputs: Tensor, positions: Tensor) -> Tensor:
-        """Send what the unit answers at one position back, summed over colours; (N, 1, H, W)."""
+        """Send the unit's output at one position back, summed over colours; (N, 1, H, W)."""
         if self.explainer is None:
             return torch.full_like(inputs[:, :1], torch.nan)
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
@@ -261,3 +259,59 @@ def _to_pixels(inputs: Tensor, preprocessing: Preprocessing | None) -> Tensor:
 def _none(kind: Strongest) -> Patches:
     nothing = torch.empty(0)
     return Patches(nothing, nothing, kind.values[0, :0], kind.images[0, :0])
+
+
+_TOGETHER = 16  # filters in a part: few enough for the memory, many enough for the disk
+_PATCHES = ("pixels", "heatmaps", "values", "images")
+
+
+def kept_pictures(
+    kept: Run, layer: LayerProfile, make: Callable[[LayerProfile], Iterable[FilterPictures]]
+) -> Iterator[FilterPictures]:
+    """Yield the pictures of a layer's filters: read where all are finished, else made and kept.
+
+    Parameters
+    ----------
+    kept : Run
+        Of the same network, data and options.
+    layer : LayerProfile
+        One of the profile's.
+    make : callable
+        Makes them, such as `pictures`.
+    """
+    parts = [f"{layer.name}/{start}" for start in range(0, len(layer), _TOGETHER)]
+    if all(kept.read(part) is not None for part in parts):
+        for part in parts:
+            found = kept.read(part)
+            assert found is not None
+            yield from _read(found.tensors, found.about["filters"])
+        return
+    waiting: list[FilterPictures] = []
+    for unit, shown in enumerate(make(layer)):
+        waiting.append(shown)
+        if len(waiting) == _TOGETHER or unit == len(layer) - 1:
+            kept.write(parts[unit // _TOGETHER], _tensors(waiting), filters=len(waiting))
+            waiting = []
+        yield shown
+
+
+def _tensors(filters: list[FilterPictures]) -> dict[str, Tensor]:
+    found: dict[str, Tensor | None] = {}
+    for place, shown in enumerate(filters):
+        found |= {f"{place}/visualisation": shown.visualisation, f"{place}/weights": shown.weights}
+        for kind in ("by_activation", "by_relevance"):
+            patches = getattr(shown, kind)
+            found |= {f"{place}/{kind}/{what}": getattr(patches, what) for what in _PATCHES}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _read(tensors: dict[str, Tensor], count: int) -> Iterator[FilterPictures]:
+    for place in range(count):
+        by_activation, by_relevance = (
+            Patches(*(tensors[f"{place}/{kind}/{what}"] for what in _PATCHES))
+            for kind in ("by_activation", "by_relevance")
+        )
+        visualisation, weights = (
+            tensors.get(f"{place}/{what}") for what in ("visualisation", "weights")
+        )
+        yield FilterPictures(by_activation, by_relevance, visualisation, weights)

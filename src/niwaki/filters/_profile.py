@@ -9,21 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from niwaki.filters._classes_served import Served
 from niwaki.filters._diversity import Diversity, diversity, twins
 from niwaki.filters._fields import Field
-from niwaki.filters._served import Served
 from niwaki.filters._strongest import Strongest
 from niwaki.ranges import CORRELATION, checked
-
-__all__ = ["LayerProfile", "Profile"]
 
 
 @dataclass(frozen=True, eq=False)
 class LayerProfile:
     """What the filters of a layer respond to.
 
-    The answer of a filter is what it sends on: behind the activation that directly follows, else
-    (as before a residual sum) its output. All shares and means are of the positive part.
+    The activation of a filter is what it sends on: behind the activation function that directly
+    follows, else (as before a residual sum) its output. All shares and means are of the positive
+    part.
 
     Attributes
     ----------
@@ -41,20 +40,20 @@ class LayerProfile:
     active_images : Tensor
         Share of the images that have such a position.
     class_means : Tensor
-        Mean answer to the images of each class, shape (filters, classes); NaN without images.
+        Mean activation on the images of each class, shape (filters, classes); NaN without images.
     class_relevance : Tensor
         Mean relevance of the filter for the true class, over the images of each class, likewise.
     class_selectivity : Tensor
         See `class_selectivity`; over the classes that have images.
     colour : Tensor
-        Colour selectivity (Rafegas & Vanrell 2018): 1 - (sum of the answers on the filter's
+        Colour selectivity (Rafegas & Vanrell 2018): 1 - (sum of the activations on the filter's
         strongest patches in grey) / (sum on the same patches in colour). 0: colour does not matter,
-        1: without colour there is no answer; below 0: grey is better. NaN where there is no colour
-        or no answer.
+        1: without colour there is no activation; below 0: grey is better. NaN where there is no
+        colour or no activation.
     orientation, angle : Tensor or None
         Of a first layer: see `orientation`.
     correlation : Tensor
-        Of the answers over images and positions, shape (filters, filters).
+        Of the activations over images and positions, shape (filters, filters).
     by_activation, by_relevance : Strongest
         The strongest patches, one per image.
     served : Served or None
@@ -83,7 +82,7 @@ class LayerProfile:
 
     @checked(threshold=CORRELATION)
     def twins(self, threshold: float = 0.9) -> list[list[int]]:
-        """List for each filter those whose answers correlate above a threshold."""
+        """List for each filter those whose activations correlate above a threshold."""
         return twins(self.correlation, threshold)
 
     @property
@@ -160,8 +159,8 @@ def _rows(layer: LayerProfile, names: list[str]) -> list[dict[str, Any]]:
             "orientation": _number(None if layer.orientation is None else layer.orientation[unit]),
             "angle": _number(None if layer.angle is None else layer.angle[unit]),
             "class_selectivity": _number(layer.class_selectivity[unit]),
-            "answers_most": _name(layer.class_means[unit], names),
-            "relevant_most": _name(layer.class_relevance[unit], names),
+            "most_active_class": _name(layer.class_means[unit], names),
+            "most_relevant_class": _name(layer.class_relevance[unit], names),
             "twins": " ".join(map(str, close[unit])),
             "strongest": _number(layer.by_activation.values[unit, 0]),
             "car": None,

@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["class_selectivity", "grey", "orientation"]
-
 _LUMA = (0.299, 0.587, 0.114)
 _GRID = 32  # frequencies per axis
 
@@ -19,13 +17,13 @@ def class_selectivity(means: Tensor) -> Tensor:
     Parameters
     ----------
     means : Tensor
-        Mean answer to each class, 0 or more, shape (units, classes).
+        Mean activation on each class, 0 or more, shape (units, classes).
 
     Returns
     -------
     Tensor
-        ``(highest - mean of the others) / (highest + mean of the others)``: 0 for equal answers, 1
-        for a single class; NaN for a unit that never answers, or fewer than two classes.
+        ``(highest - mean of the others) / (highest + mean of the others)``: 0 for equal means, 1
+        for a single class; NaN for a unit that is never active, or fewer than two classes.
     """
     if means.shape[1] < 2:
         return means.new_full((len(means),), torch.nan)

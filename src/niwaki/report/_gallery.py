@@ -163,7 +163,7 @@ def _filters(
         yield {
             "number": unit,
             "weights": weights_thumbnail(shown.weights),
-            "maximised": thumbnail(shown.maximised),
+            "visualisation": thumbnail(shown.visualisation),
             "patches": strip(shown.by_activation.pixels),
             "heatmaps": heat_strip(shown.by_activation.heatmaps),
             "relevant": strip(shown.by_relevance.pixels),
@@ -176,7 +176,7 @@ def _filters(
             "angle": _plain(layer.angle, unit),
             "car": _plain(layer.served.total, unit) if layer.served else None,
             "twins": twins[unit],
-            "answers": _ratios(layer.class_means[unit], names),
+            "activations": _ratios(layer.class_means[unit], names),
             "relevance": _ratios(layer.class_relevance[unit], names),
             **_served(layer.served, unit, names),
         }

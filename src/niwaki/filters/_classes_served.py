@@ -9,8 +9,6 @@ from torch import Tensor
 
 from niwaki.car import CarIndex, LayerCar
 
-__all__ = ["Served", "served"]
-
 _Z = 1.959964  # of 95 %
 
 

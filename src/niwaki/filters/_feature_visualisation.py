@@ -1,4 +1,4 @@
-"""Activation maximisation: the picture that a filter answers to most."""
+"""Feature visualisation by activation maximisation: the picture that activates a filter most."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from niwaki import models
 from niwaki.data import Preprocessing
 from niwaki.errors import DataError, PropagationError
 from niwaki.filters._fields import Field, receptive_fields
-from niwaki.filters._lookup import to_inputs
-from niwaki.filters._reach import Places, reach
-from niwaki.filters._responses import Responses
+from niwaki.filters._partial_pass import Places, Responses, reach
+from niwaki.filters._strongest import to_inputs
 from niwaki.progress import track
 from niwaki.ranges import BATCH, INDEX, SEED, SIDE, STEPS, checked
-
-__all__ = ["maximise"]
 
 _RATE = 0.05  # Adam's, in units of the spectrum
 _FALL = 1.5  # power of the frequency by which coefficients are weighted down
@@ -25,7 +22,7 @@ _START = 0.01  # standard deviation of the spectrum at the start
 
 
 @checked(filters=INDEX, steps=STEPS, jitter=SIDE.but(low=0), batch_size=BATCH, seed=SEED)
-def maximise(
+def feature_visualisation(
     model: nn.Module,
     layer: str,
     preprocessing: Preprocessing,
@@ -37,7 +34,7 @@ def maximise(
     seed: int = 0,
     description: str | None = None,
 ) -> Tensor:
-    """Paint, for filters of a layer, the receptive field that makes them answer most.
+    """Visualise filters of a layer: the content of their receptive field that activates them most.
 
     Gradient ascent (Adam) on the filter's output at one position, before its activation, on the
     Fourier coefficients of the picture, weighted by one over the frequency to the power of 1.5 (one
@@ -62,7 +59,7 @@ def maximise(
         Largest shift, in pixels, to each side; no more than an eighth of the field, so that it
         blurs no detail that the filter looks for.
     batch_size : int
-        Filters that are painted side by side.
+        Filters that are visualised side by side.
     seed : int
         Of the start and the shifts. What a filter gets does not depend on the others.
     description : str, optional
@@ -90,12 +87,12 @@ def maximise(
     if wrong := [unit for unit in filters if not 0 <= unit < stage.units]:
         raise DataError(f"{layer!r} has no filter {wrong[0]}; it has {stage.units}")
     chosen = [list(filters[i : i + batch_size]) for i in range(0, len(filters), batch_size)]
-    painted = []
+    visualised = []
     for units in track(chosen, description or "", show=None if description else False):
-        painted.append(
-            stage.paint(model, torch.tensor(units, device=device), steps, jitter, seed).cpu()
+        visualised.append(
+            stage.visualise(model, torch.tensor(units, device=device), steps, jitter, seed).cpu()
         )
-    return torch.cat(painted)
+    return torch.cat(visualised)
 
 
 class _Stage:
@@ -126,8 +123,10 @@ class _Stage:
                     raise
         raise AssertionError
 
-    def paint(self, model: nn.Module, units: Tensor, steps: int, jitter: int, seed: int) -> Tensor:
-        """Maximise the answers of some units, each in a picture of its own."""
+    def visualise(
+        self, model: nn.Module, units: Tensor, steps: int, jitter: int, seed: int
+    ) -> Tensor:
+        """Maximise the activations of some units, each in a picture of its own."""
         spectrum = torch.stack([self._start(int(unit), seed) for unit in units])
         spectrum = spectrum.to(units.device).requires_grad_()
         scale = _smooth(self.side).to(units.device)
@@ -146,8 +145,8 @@ class _Stage:
                 (spectrum.grad,) = torch.autograd.grad(-observer.values.sum(), spectrum)
             optimiser.step()
         top, bottom, left, right = self.box
-        painted = _pixels(spectrum.detach(), scale, self.side, self.box)
-        return painted[:, :, top:bottom, left:right]
+        visualised = _pixels(spectrum.detach(), scale, self.side, self.box)
+        return visualised[:, :, top:bottom, left:right]
 
     def _start(self, unit: int, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + unit)
@@ -166,7 +165,7 @@ def _smooth(side: int) -> Tensor:
 def _pixels(spectrum: Tensor, scale: Tensor, side: int, box: tuple[int, int, int, int]) -> Tensor:
     """Turn coefficients into pixels from 0 to 1, of one contrast within the box.
 
-    Otherwise the answer, which grows with the contrast, would drive all pixels to 0 or 1.
+    Otherwise the activation, which grows with the contrast, would drive all pixels to 0 or 1.
     """
     coefficients = torch.view_as_complex(spectrum) * scale
     waves = torch.fft.irfft2(coefficients, s=(side, side), norm="ortho")
@@ -199,7 +198,7 @@ def _units(model: nn.Module, layer: str, channels: int, side: int) -> int:
     inputs = torch.zeros(1, channels, side, side, device=parameter.device, dtype=parameter.dtype)
     responses = Responses([layer])
     reach(model, inputs.requires_grad_(), [layer], [responses])
-    return responses.answers[layer].shape[1]
+    return responses.activations[layer].shape[1]
 
 
 def _central(field: Field, side: int) -> int:
