@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from niwaki.models._network import Network
+from niwaki.models.network import Network
 from niwaki.models.zoo import ShortcutA
 from niwaki.pruning import Group, Member
 

@@ -18,7 +18,7 @@ from niwaki.car._splice import Pairs, Splice
 from niwaki.car._units import outputs, single_channels, uncovered_channels
 from niwaki.errors import ModelError, NothingToPruneError
 from niwaki.models import respond
-from niwaki.models._network import Network, UntraceableError
+from niwaki.models.network import Network, UntraceableError
 from niwaki.pruning import Group, Removal, operate
 
 _TOLERANCE = 1e-3  # of the largest output, as pruning's own check has it

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from niwaki.car._channels import CHANNELWISE_NAMES, NotFollowedError, find_equal_readers
 from niwaki.models import respond
-from niwaki.models._network import Network
+from niwaki.models.network import Network
 from niwaki.pruning import Group, Removal, operate
 
 _ORDERS = 3  # permutations that are tried

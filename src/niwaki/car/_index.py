@@ -17,7 +17,7 @@ from niwaki.car._splice import Pairs, Splice
 from niwaki.car._units import checked_copy, list_units, name_of, outputs
 from niwaki.data import Data, batches, check_labels
 from niwaki.memory import parse_bytes
-from niwaki.models._network import Network
+from niwaki.models.network import Network
 from niwaki.pruning import Group
 from niwaki.ranges import BATCH, checked
 from niwaki.runs import Folder, digest, open_run

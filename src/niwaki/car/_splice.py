@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from niwaki.car._channels import NotFollowedError, find_readers
-from niwaki.models._network import Network, last_uses
+from niwaki.models.network import Network, last_uses
 from niwaki.models.zoo import ShortcutA
 from niwaki.pruning import Group
 

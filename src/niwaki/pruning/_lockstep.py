@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from niwaki.errors import ModelError
-from niwaki.models._network import Network, last_uses
+from niwaki.models.network import Network, last_uses
 
 __all__ = ["BLOCK", "Lockstep", "Values", "Visit"]
 

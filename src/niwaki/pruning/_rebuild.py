@@ -16,7 +16,7 @@ from niwaki.data import Data
 from niwaki.errors import DataError, FewSamplesWarning, ModelError
 from niwaki.memory import parse_bytes, physical
 from niwaki.models import home
-from niwaki.models._network import Network, UntraceableError
+from niwaki.models.network import Network, UntraceableError
 from niwaki.pruning._least_squares import fit, moments
 from niwaki.pruning._lockstep import Lockstep, Values
 from niwaki.pruning._plain import plain_copy

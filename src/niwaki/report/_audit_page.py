@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
-
 from niwaki.auditing import Audit, side_by_side
-from niwaki.files import write_json, write_text
+from niwaki.files import write_json
 from niwaki.report._audit_pictures import (
     SHOWN,
     plot_examples,
@@ -18,8 +15,7 @@ from niwaki.report._audit_pictures import (
     plot_stains,
     plot_strategies,
 )
-from niwaki.report._audit_template import TEMPLATE
-from niwaki.report._policy import policy
+from niwaki.report._page import data_uri, write_page
 
 
 def write_audit(
@@ -53,18 +49,14 @@ def write_audit(
     home = Path(folder)
     named = {"": audits} if isinstance(audits, Audit) else dict(audits)
     sections = [_section(home, name, found) for name, found in named.items()]
-    page = (
-        Environment(autoescape=True)
-        .from_string(TEMPLATE)
-        .render(
-            policy=policy(TEMPLATE),
-            heading=heading,
-            remarks=remarks,
-            sections=sections,
-            table=_cells(table, named),
-        )
+    write_page(
+        home / "audit.html",
+        "audit.html.j2",
+        heading=heading,
+        remarks=remarks,
+        sections=sections,
+        table=_cells(table, named),
     )
-    write_text(home / "audit.html", page)
     reports = {name or "audit": found.to_json() for name, found in named.items()}
     write_json(home / "audit.json", {"audits": reports, "table": [dict(row) for row in table]})
     return home / "audit.html"
@@ -79,16 +71,16 @@ def _section(home: Path, name: str, audit: Audit) -> dict[str, Any]:
         flagged.append(
             {
                 "finding": finding,
-                "picture": _embedded(file),
+                "picture": data_uri(file.read_bytes()),
                 "outlined": finding.outline(0) is not None,
                 "rows": finding.evidence(),
             }
         )
     plot_maps(home / f"{prefix}maps.png", audit)
-    pictures = {"maps": _embedded(home / f"{prefix}maps.png")}
+    pictures = {"maps": data_uri((home / f"{prefix}maps.png").read_bytes())}
     if audit.stains:
         plot_stains(home / f"{prefix}stains.png", audit)
-        pictures["stains"] = _embedded(home / f"{prefix}stains.png")
+        pictures["stains"] = data_uri((home / f"{prefix}stains.png").read_bytes())
     clusters = []
     for found in audit.strategies:
         who = audit.material.class_names[found.label]
@@ -100,7 +92,7 @@ def _section(home: Path, name: str, audit: Audit) -> dict[str, Any]:
         clusters.append(
             {
                 "title": f"Class {who}, heatmaps compared by {kind}: {count} groups{some}",
-                "picture": _embedded(file),
+                "picture": data_uri(file.read_bytes()),
             }
         )
     rest = [finding for finding in audit.findings if not finding.flagged]
@@ -121,10 +113,6 @@ def _cells(table: Sequence[Mapping[str, Any]], audits: Mapping[str, Audit]) -> d
         return {}
     rows = side_by_side(table, audits)
     return {"head": ["", *list(rows[0])[1:]], "rows": [list(row.values()) for row in rows]}
-
-
-def _embedded(file: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
 
 
 def _slug(text: str) -> str:

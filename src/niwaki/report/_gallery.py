@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, PackageLoader
 from torch import Tensor
 
-from niwaki.files import write_atomically, write_csv, write_json
+from niwaki.files import write_csv, write_json
 from niwaki.filters import Diversity, Enrichment, FilterPictures, LayerProfile, Profile, Served
-from niwaki.report._policy import policy
+from niwaki.report._page import write_page
 from niwaki.report._thumbnails import heat_strip, strip, thumbnail, weights_thumbnail
 
 __all__ = ["filter_gallery", "save_filters"]
@@ -55,19 +54,11 @@ def filter_gallery(
     order : sequence of pair of str and int
         Layer and number of the filters that were pruned, the first to go first.
     """
-    environment = Environment(
-        loader=PackageLoader("niwaki.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     known = names or {}
     told = [known.get(c, str(c)) for c in range(len(profile.samples))]
-    name = "filters.html.j2"
-    assert environment.loader is not None
-    source, _, _ = environment.loader.get_source(environment, name)
-    page = environment.get_template(name).stream(
-        policy=policy(source),
+    write_page(
+        path,
+        "filters.html.j2",
         heading=heading,
         profile=profile,
         images=sum(profile.samples),
@@ -77,7 +68,6 @@ def filter_gallery(
         pruned=len(order),
         layers=_layers(profile, pictures, told, after or {}, pruned_first or {}, _places(order)),
     )
-    write_atomically(path, lambda file: page.dump(str(file), encoding="utf-8"))
 
 
 def save_filters(

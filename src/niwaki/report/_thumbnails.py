@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from niwaki.report._colours import colour, picture
+from niwaki.report._page import data_uri
 
 __all__ = ["heat_strip", "strip", "thumbnail", "weights_thumbnail"]
 
@@ -61,4 +61,4 @@ def _row(parts: list[NDArray[np.uint8]]) -> str:
     joined = np.concatenate([piece for part in large for piece in (part, gap)][:-1], 1)
     buffer = io.BytesIO()
     Image.fromarray(joined).save(buffer, "WEBP", quality=80, lossless=side <= _SHARP)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(buffer.getvalue(), "webp")
