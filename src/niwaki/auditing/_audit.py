@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 from torch import nn
@@ -33,7 +33,7 @@ def audit(
     data: Dataset[Any],
     *,
     method: str = "lrp.epsilon_plus",
-    target: str = "predicted",
+    target: Literal["predicted", "true"] = "predicted",
     limit: int | None = 1000,
     batch_size: int = 64,
     seed: int = 0,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from niwaki import models
-from niwaki.attribution import Propagating, create
+from niwaki.attribution import ClassChoice, Propagating, chosen_classes, create
 from niwaki.data import Preprocessing, batches, check_labels, labels_of
 from niwaki.errors import DataError
 from niwaki.propagation import per_class
@@ -62,7 +62,7 @@ def groups_of(data: Any) -> Array | None:
 
 
 def explaining(
-    model: nn.Module, data: Dataset[Any], method: str, target: str | int, options: dict[str, Any]
+    model: nn.Module, data: Dataset[Any], method: str, target: ClassChoice, options: dict[str, Any]
 ) -> tuple[nn.Module, Explain]:
     """Return a network with an output for each class, and what explains a batch of a data set.
 
@@ -74,8 +74,8 @@ def explaining(
         The images, of which the first two are looked at to see what the network says.
     method : str
         One of `niwaki.attribution.names`.
-    target : {"predicted", "true"} or int
-        The class that is explained.
+    target : {"predicted", "true"}, int or None
+        The class that is explained, see `niwaki.attribution.chosen_classes`.
     options : dict
         Of the method.
     """
@@ -91,7 +91,7 @@ def explaining(
     def explain(batch: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         said = models.class_outputs(judged, batch, "an audit")
         check_labels(truth, said.shape[1], data)
-        chosen: Any = {"predicted": said.argmax(1), "true": truth}.get(str(target), target)
+        chosen = chosen_classes(said, truth, target)
         return said, explainer.attribute(batch, chosen).detach()
 
     return judged, explain

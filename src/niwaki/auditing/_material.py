@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -171,7 +171,7 @@ def gather(
     data: Dataset[Any],
     *,
     method: str = "lrp.epsilon_plus",
-    target: str = "predicted",
+    target: Literal["predicted", "true"] = "predicted",
     limit: int | None = 1000,
     batch_size: int = 64,
     seed: int = 0,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from niwaki import models
+from niwaki.attribution import ClassChoice, check_choice
 from niwaki.auditing._explaining import class_names_of, explaining, preprocessing_of
 from niwaki.auditing._material import Material
 from niwaki.auditing._spray import Strategies
@@ -94,7 +95,7 @@ def collect(
     folder: str | Path,
     *,
     method: str = "lrp.epsilon_plus",
-    target: str | int = "predicted",
+    target: ClassChoice = "predicted",
     batch_size: int = 32,
     overwrite: bool = False,
     run: Folder = None,
@@ -137,8 +138,7 @@ def collect(
     """
     models.check(model)
     home = Path(folder)
-    if target not in ("predicted", "true") and not isinstance(target, int):
-        raise ValueError(f"target {target!r} is neither 'predicted', 'true' nor a class")
+    check_choice(target)
     known = preprocessing_of(data)
     unfinished = home / _UNFINISHED if run is None else run
     if (home / _ATTRIBUTION).exists() and not overwrite:

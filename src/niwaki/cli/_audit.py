@@ -181,7 +181,7 @@ def _collect(
     loaded: o.Loaded,
     images: Described,
     found: Audit,
-    target: str,
+    target: Literal["predicted", "true"],
 ) -> Collection:
     from niwaki.auditing import collect, write_analysis, write_project
 
