@@ -1,62 +1,164 @@
-"""The Python of the documents runs as it stands, page by page, with what they take for granted."""
+"""The documents run as they stand: their Python, and their commands against the real options."""
 
 import re
-from collections import OrderedDict
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+import torch_pruning
+import typer
+from torch.utils.data import DataLoader, TensorDataset
+from typer.main import get_command
 
 import niwaki
+from niwaki.cli import app
 
 ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 
 # What a block begins with, and why it does not run here.
-SKIPPED = {"explain_func =": "Quantus is no dependency of the tests"}
-PAGES = ["docs/judge.md"]
+SKIPPED = {"explain_func =": "Quantus is no dependency of niwaki's own"}
+# Pages whose Python trains, searches and compares for many minutes, whatever the network.
+LONG = ("docs/prune.md", "docs/compare-criteria.md")
+# It shows what an audit of a network that is biased finds, which no small network is by chance.
+BIASED = ("docs/audit.md",)
 
 
-def blocks(page: str) -> list[str]:
-    """Return the Python blocks of a page, in order."""
-    return re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
+def blocks(page: str, language: str) -> list[str]:
+    """Return the blocks of a page in a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
 
 
-def small() -> nn.Module:
-    """A network with the layer names that the pages use."""
-    parts = {
-        "conv1": nn.Conv2d(3, 6, 3, padding=1),
-        "relu1": nn.ReLU(),
-        "conv2": nn.Conv2d(6, 4, 3, padding=1),
-        "relu2": nn.ReLU(),
-        "pool": nn.AdaptiveAvgPool2d(1),
-        "flat": nn.Flatten(),
-        "fc": nn.Linear(4, 10),
-    }
-    return nn.Sequential(OrderedDict(parts)).eval()
+# The Python.
+
+# It has the names of layers that the pages use, and as many units as they rank.
+NETWORK = """
+from collections import OrderedDict
+
+from torch import nn
 
 
-def given() -> dict[str, object]:
-    """Return what a page takes for granted: a network and random images with labels."""
-    images, labels = torch.rand(10, 3, 32, 32), torch.arange(10)
-    data = torch.utils.data.TensorDataset(images, labels)
-    return {"niwaki": niwaki, "model": small(), "data": data}
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 24, 3, padding=1)
+        self.features = nn.Sequential(nn.ReLU(), nn.Conv2d(24, 98, 3, padding=1), nn.ReLU())
+        last = OrderedDict(conv2=nn.Conv2d(98, 24, 1), relu=nn.ReLU())
+        self.layer4 = nn.Sequential(nn.MaxPool2d(4), nn.Sequential(last))
+        self.fc = nn.Linear(24, 10)
+
+    def forward(self, x):
+        return self.fc(self.layer4(self.features(self.conv1(x))).mean((2, 3)))
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+def given(place: Path) -> dict[str, object]:
+    """Return what a page takes for granted: a network, and random images with labels."""
+    (place / "nets.py").write_text(NETWORK)
+    torch.manual_seed(0)
+    model = niwaki.models.build(f"{place / 'nets.py'}:Small", weights="random").eval()
+    images, labels = torch.rand(20, 3, 16, 16), torch.arange(20) % 10
+    data = TensorDataset(torch.rand(120, 3, 16, 16), torch.arange(120) % 10)
+    names: dict[str, object] = dict.fromkeys(
+        ("data", "test_set", "training", "training_set", "few", "held_out"), data
+    )
+    names |= {"niwaki": niwaki, "model": model, "images": images, "labels": labels}
+    names |= {"network": model, "any_model": model, "my_loop": lambda network: None}
+    names |= {"loader": DataLoader(data, 40, shuffle=True), "tp": torch_pruning}
+    return names
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if blocks(page, "python") and page not in LONG + BIASED],
+)
 def test_the_python_of_a_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = given()
-    run = [one for one in blocks(page) if not one.startswith(tuple(SKIPPED))]
+    names = given(tmp_path)
+    monkeypatch.setattr(niwaki.models, "build", lambda *_, **__: names["model"])  # no downloads
+    run = [one for one in blocks(page, "python") if not one.startswith(tuple(SKIPPED))]
     assert run, f"{page} has no Python that runs"
     for block in run:
         exec(compile(block, page, "exec"), names)
 
 
 def test_every_block_that_is_skipped_is_there() -> None:
-    every = [block for page in PAGES for block in blocks(page)]
+    every = [block for page in PAGES for block in blocks(page, "python")]
     for beginning in SKIPPED:
         assert any(block.startswith(beginning) for block in every), beginning
+
+
+# The commands.
+
+PROGRAM = get_command(app)
+COMMANDS = PROGRAM.commands
+OPTIONS = {
+    name: {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)} | {"--help"}
+    for name, command in COMMANDS.items()
+}
+FLAG = r"(?<![\w-])--[a-z][a-z-]*"
+
+
+def shell_lines() -> list[tuple[str, list[str]]]:
+    """Return each command of the shell blocks, in words, with its page."""
+    found = []
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                for part in " ".join(map(shlex.quote, words)).split(" '&&' "):
+                    found.append((page, shlex.split(part)))
+    return [(page, words) for page, words in found if words]
+
+
+LINES = shell_lines()
+
+
+@pytest.mark.parametrize(("page", "words"), LINES, ids=str)
+def test_a_shell_line_is_one_that_the_program_takes(page: str, words: list[str]) -> None:
+    if words[0] in ("git", "cd"):
+        return
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
+        return
+    assert words[0] == "niwaki", words
+    command = COMMANDS[words[1]]
+    command.make_context(words[1], words[2:])  # fails for what the command does not take
+
+
+def test_a_shell_line_with_an_option_that_does_not_exist_would_be_told() -> None:
+    words = next(words for _, words in LINES if words[:2] == ["niwaki", "prune"])
+    with pytest.raises(Exception, match="No such option") as told:
+        COMMANDS["prune"].make_context("prune", [*words[2:], "--kept", "0.5"])
+    assert isinstance(told.value, typer.BadParameter.__base__)
+
+
+def test_the_pages_have_the_lines_that_they_show() -> None:
+    assert len(LINES) > 20
+    assert {words[1] for _, words in LINES if words[0] == "niwaki"} > {"prune", "audit", "car"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_option_that_is_named_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
+    scripts = r"`(?:python )?([\w/]+\.py)([^`]*)`"
+    for name, rest in re.findall(scripts, text):
+        for flag in re.findall(FLAG, rest):
+            [script] = [*ROOT.glob(name), *ROOT.glob(f"benchmarks/{name}")]
+            assert f'"{flag}"' in script.read_text(), (name, flag)
+    known = set().union(*OPTIONS.values())
+    assert set(re.findall(FLAG, re.sub(scripts, "", text))) <= known
+    for shown in re.findall(r"`niwaki ([^`\n]+)`", text):  # within a sentence, with parts left out
+        name, *rest = shown.split()
+        assert name in COMMANDS, shown
+        assert {word for word in rest if word.startswith("--")} <= OPTIONS[name], shown
+
+
+def test_every_command_is_named() -> None:
+    text = "".join((ROOT / page).read_text() for page in PAGES)
+    for name in COMMANDS:
+        assert re.search(rf"niwaki {name}\b", text), name
