@@ -84,6 +84,7 @@ def test_the_command_refuses(arguments, match, tmp_path):
         run(*arguments, "--out", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_demo_finds_what_was_planted_and_repairs_it(tmp_path):
     said = run_demo(tmp_path / "demo", torch.device("cpu"), 0, False, True, tiles=400, epochs=4)
     assert "colour/tumour/foreign" in said["flagged"]

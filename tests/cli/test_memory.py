@@ -52,7 +52,8 @@ def growth(script, count, folder):
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # Scikit-learn's threads, of which torch knows nothing, wait for each other for minutes.
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
     )
     return float(done.stdout.split()[-1])
 

@@ -272,7 +272,7 @@ def test_real_heatmaps_beat_a_random_order(shared):
     picked = Subset(data, list(range(0, len(data), len(data) // 32))[:32])
     methods = {
         "lrp": partial(create, "lrp.epsilon_plus"),
-        "integrated": partial(create, "integrated_gradients", steps=8),
+        "integrated": partial(create, "integrated_gradients", steps=8, refinements=0),
         "noise": partial(create, "random"),
     }
     curves = perturbation_curves(model, picked, methods, regions=(4, 4), steps=16)
@@ -297,7 +297,7 @@ def test_lrp_and_integrated_gradients_beat_a_random_order_on_large_images(shared
     picked = Subset(data, [i * len(data) // 8 for i in range(8)])
     methods = {
         "lrp": partial(create, "lrp.epsilon_plus"),
-        "integrated": partial(create, "integrated_gradients", steps=8),
+        "integrated": partial(create, "integrated_gradients", steps=8, refinements=0),
     }
     options = {"regions": (28, 28), "steps": 4, "regions_per_step": 5}
     for found in perturbation_curves(model, picked, methods, **options).values():
