@@ -135,7 +135,6 @@ def check_page(page, scripts):
 
 def test_the_page_of_an_audit_has_a_policy(work):
     from jinja2 import Environment
-
     from niwaki.report._audit_template import TEMPLATE
     from niwaki.report._policy import policy
 

@@ -52,7 +52,11 @@ def test_three_lines_prune_resnet18(resnet18, data, criterion, everywhere):
 @pytest.mark.parametrize(
     ("network", "criterion"),
     [
-        *[("resnet18", name) for name in names() if not name.startswith("lrp.")],
+        *[
+            pytest.param("resnet18", name, marks=pytest.mark.slow if name == "car" else ())
+            for name in names()
+            if not name.startswith("lrp.")
+        ],
         ("mobilenet_v2", "random"),
         ("squeezenet1_1", "random"),
     ],
