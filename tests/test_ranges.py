@@ -12,7 +12,7 @@ import torch
 import niwaki
 from niwaki import attribution, criteria
 from niwaki.errors import RangeError
-from niwaki.memory import parse_bytes, physical, shown
+from niwaki.machine import parse_bytes, physical, shown
 from niwaki.ranges import INSIDE, SEED, SHARE, STEPS, Range, checked
 
 ROOMS = [name for name in niwaki.__all__ if inspect.ismodule(getattr(niwaki, name))]

@@ -18,7 +18,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from niwaki.errors import RangeError, UnknownOptionError
-from niwaki.handed_on import retold
+from niwaki.options import retold
 
 __all__ = [
     "BATCH",

@@ -10,7 +10,7 @@ from car_networks import SMALL, judged, noise, randomise
 from torch import fx, nn
 
 from niwaki.car import Stop, greedy, index
-from niwaki.models._listing import list_operations
+from niwaki.models.network import list_operations
 
 
 class Waiting(nn.Module):

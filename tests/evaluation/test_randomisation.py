@@ -10,8 +10,12 @@ from torch import nn
 from niwaki.attribution import Method, create
 from niwaki.errors import DataError, ModelError
 from niwaki.evaluation import randomisation_test
-from niwaki.evaluation._randomisation import _layers, _randomised
-from niwaki.evaluation._similarity import rank_correlation, structural_similarity
+from niwaki.evaluation._randomisation import (
+    _layers,
+    _randomised,
+    rank_correlation,
+    structural_similarity,
+)
 
 
 def network(seed=0):

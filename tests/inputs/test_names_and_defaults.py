@@ -7,7 +7,7 @@ from torchvision.models import mobilenet_v3_small
 
 import niwaki
 from niwaki.errors import DataError, FallbackWarning, NiwakiError
-from niwaki.spelling import split_options
+from niwaki.options import split_options
 
 NET = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
 IMAGES = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from niwaki.pruning import Step, Trajectory
-from niwaki.report import _curves, _figures, plot_trajectories
+from niwaki.report import _figures, _pruning_plots, plot_trajectories
 
 
 @pytest.fixture
@@ -13,7 +13,9 @@ def axis(monkeypatch):
 
     def draw(trajectories):
         drawn = []
-        monkeypatch.setattr(_curves, "save_figure", lambda path, figure: drawn.append(figure))
+        monkeypatch.setattr(
+            _pruning_plots, "save_figure", lambda path, figure: drawn.append(figure)
+        )
         plot_trajectories("unused.png", trajectories)
         return drawn[0].axes[0]
 

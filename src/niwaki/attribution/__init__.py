@@ -2,20 +2,16 @@
 
 from niwaki.attribution import (  # noqa: F401  (they register themselves)
     _averages,
-    _controls,
     _grad_cam,
-    _gradient,
+    _gradients,
     _innvestigate,
     _integrated_gradients,
     _lrp,
-    _modified_gradients,
     _occlusion,
-    _pattern,
 )
-from niwaki.attribution._explain import explain
+from niwaki.attribution._catalogue import create, describe, explain, names, register
 from niwaki.attribution._method import Method, Propagating
 from niwaki.attribution._patterns import Patterns, fit_patterns
-from niwaki.attribution._registry import create, describe, names, register
 from niwaki.attribution._signal_quality import signal_quality
 from niwaki.attribution._targets import ClassChoice, Target, check_choice, chosen_classes, select
 

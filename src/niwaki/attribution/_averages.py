@@ -10,8 +10,8 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from niwaki.attribution._catalogue import register
 from niwaki.attribution._method import Method
-from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
 from niwaki.models import respond

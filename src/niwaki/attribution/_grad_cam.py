@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from niwaki.attribution._catalogue import create, register
 from niwaki.attribution._method import Method, Propagating
-from niwaki.attribution._registry import create, register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import BypassedWarning, DataError, ModelError
 from niwaki.models import respond

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from niwaki.attribution._catalogue import register
 from niwaki.attribution._method import Propagating, Start
-from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target, select
 from niwaki.propagation import (
     AlphaBeta,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.attribution._averages import Average, chosen, exactly
+from niwaki.attribution._catalogue import register
 from niwaki.attribution._path import Ends, Looks, Point, gauss, integrate
-from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import CompletenessWarning, DataError
 from niwaki.models import respond

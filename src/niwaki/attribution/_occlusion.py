@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from niwaki.attribution._catalogue import register
 from niwaki.attribution._method import Method
-from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
 from niwaki.models import respond

@@ -14,7 +14,7 @@ from niwaki.car._evaluator import Evaluator
 from niwaki.car._index import measure
 from niwaki.car._units import checked_copy, list_units, name_of
 from niwaki.criteria import Criterion, register
-from niwaki.memory import parse_bytes
+from niwaki.machine import parse_bytes
 from niwaki.models import fingerprint
 from niwaki.propagation import Layer
 

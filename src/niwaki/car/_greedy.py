@@ -15,7 +15,7 @@ from niwaki.car._images import ImagePool
 from niwaki.car._search import Sampling
 from niwaki.car._units import checked_copy
 from niwaki.data import Data, check_labels, check_same_classes
-from niwaki.memory import parse_bytes
+from niwaki.machine import parse_bytes
 from niwaki.pruning import Pruned, Step
 from niwaki.pruning._loop import ROUNDING
 from niwaki.ranges import BATCH, FRACTION, INSIDE, SOME, UNITS, checked

@@ -16,7 +16,7 @@ from niwaki.car._images import Outcome, judge
 from niwaki.car._splice import Pairs, Splice
 from niwaki.car._units import checked_copy, list_units, name_of, outputs
 from niwaki.data import Data, batches, check_labels
-from niwaki.memory import parse_bytes
+from niwaki.machine import parse_bytes
 from niwaki.models.network import Network
 from niwaki.pruning import Group
 from niwaki.ranges import BATCH, checked

@@ -32,7 +32,7 @@ from niwaki.cli import (
     _prune_weights,
 )
 from niwaki.errors import ModelError
-from niwaki.processes import check_alone
+from niwaki.machine import check_alone
 from niwaki.terminal import Terminal, clean, headed
 
 __all__ = ["app", "main"]

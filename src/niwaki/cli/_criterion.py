@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from niwaki.errors import NiwakiError, UnknownOptionError
-from niwaki.spelling import split_options
+from niwaki.options import split_options
 
 __all__ = ["named_files", "parse_criterion"]
 

@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from niwaki.errors import DataError
-from niwaki.memory import physical, shown
+from niwaki.machine import physical, shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from typer.models import ArgumentInfo, OptionInfo
 
 from niwaki.errors import NiwakiError
-from niwaki.memory import parse_bytes
+from niwaki.machine import parse_bytes
 from niwaki.ranges import Range
 
 __all__ = ["Bytes", "Listed", "Written", "check", "flag_of", "numbers", "spread"]

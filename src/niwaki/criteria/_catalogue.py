@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from niwaki.criteria._criterion import Criterion, Granularity
-from niwaki.handed_on import make_with
+from niwaki.options import make_with
 
 __all__ = ["describe", "make", "names", "register", "register_made", "register_variant"]
 

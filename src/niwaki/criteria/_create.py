@@ -9,8 +9,7 @@ from niwaki.criteria._combination import Combination
 from niwaki.criteria._criterion import Criterion, Granularity
 from niwaki.criteria._rebuilt import ENDING, RebuiltError
 from niwaki.errors import UnknownOptionError
-from niwaki.handed_on import make_with
-from niwaki.spelling import split_options
+from niwaki.options import make_with, split_options
 
 __all__ = ["create"]
 

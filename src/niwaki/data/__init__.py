@@ -7,19 +7,15 @@ besides their labels. Nothing here knows about models. The data sets that
 niwaki brings along are in `niwaki.datasets`.
 """
 
-from niwaki.data._batches import Data, Place, batches, check_labels, count
-from niwaki.data._beside import Masks, groups_by_name
+from niwaki.data._batches import Data, Place, as_tensor, batches, check_labels, count, in_memory
+from niwaki.data._beside import Described, Masks, groups_by_name
 from niwaki.data._classes import check_same_classes, match_classes, number_classes
-from niwaki.data._described import Described
 from niwaki.data._imagenet import distinct, imagenet_ids, imagenet_names
 from niwaki.data._images import Images
-from niwaki.data._in_memory import in_memory
-from niwaki.data._open import open_data
+from niwaki.data._open import names, open_data, register
 from niwaki.data._patches import Patches, cut_patches, read_points
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.data._references import labels_of, references
-from niwaki.data._registry import names, register
-from niwaki.data._tensors import as_tensor
 
 __all__ = [
     "Data",

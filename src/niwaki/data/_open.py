@@ -1,16 +1,44 @@
-"""The one function that reads the name of a data set."""
+"""The names of data sets: a decorator registers one, and one function opens it."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TypeAlias
 
 from niwaki.data._folder import open_path
 from niwaki.data._images import Images
 from niwaki.data._preprocessing import Preprocessing
-from niwaki.data._registry import names, opener
 from niwaki.data._torchvision import open_torchvision
 from niwaki.errors import DataError
 
-__all__ = ["open_data"]
+Opener: TypeAlias = Callable[[Preprocessing | None, str], Images]
+
+_OPENERS: dict[str, Opener] = {}
+
+
+def register(name: str) -> Callable[[Opener], Opener]:
+    """Make a function `(preprocessing or None, split) -> Images` known under a name."""
+
+    def keep(function: Opener) -> Opener:
+        if name in _OPENERS:
+            raise ValueError(f"a data set named {name!r} is registered already")
+        _OPENERS[name] = function
+        return function
+
+    return keep
+
+
+def names() -> list[str]:
+    """Return the names of the embedded data sets."""
+    import_module("niwaki.datasets")  # what niwaki brings along registers itself
+    return sorted(_OPENERS)
+
+
+def opener(name: str) -> Opener | None:
+    """Return the function that opens a registered data set, or None."""
+    return _OPENERS[name] if name in names() else None
 
 
 def open_data(

@@ -5,14 +5,20 @@
 metrics to every method of the catalogue.
 """
 
-from niwaki.evaluation._accuracy import accuracy
-from niwaki.evaluation._chance import near_chance, warn_near_chance
-from niwaki.evaluation._cost import Cost, cost, latency, seconds_per_mac
 from niwaki.evaluation._curves import Estimate, PerturbationCurves
+from niwaki.evaluation._networks import (
+    Cost,
+    accuracy,
+    cost,
+    latency,
+    near_chance,
+    seconds_per_image,
+    seconds_per_mac,
+    warn_near_chance,
+)
 from niwaki.evaluation._perturbation import perturbation_curves
 from niwaki.evaluation._quantus import quantus_explain
 from niwaki.evaluation._randomisation import Randomisation, randomisation_test
-from niwaki.evaluation._seconds import seconds_per_image
 
 __all__ = [
     "Cost",

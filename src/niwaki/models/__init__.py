@@ -9,16 +9,22 @@ literature.
 """
 
 from niwaki.models import zoo
-from niwaki.models._binary import class_logits
 from niwaki.models._build import build, class_names, is_saved, preprocessing
-from niwaki.models._check import check
 from niwaki.models._export import Format, export
 from niwaki.models._fingerprint import fingerprint
-from niwaki.models._home import home
 from niwaki.models._origin import Origin
-from niwaki.models._part import Part
+from niwaki.models._outputs import (
+    Part,
+    attended,
+    check,
+    class_logits,
+    class_outputs,
+    fitted,
+    home,
+    one_tensor,
+    respond,
+)
 from niwaki.models._recognise import recognise
-from niwaki.models._respond import attended, class_outputs, fitted, one_tensor, respond
 from niwaki.models._weights import load_weights
 
 __all__ = [

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from niwaki.errors import ModelError, NiwakiError
 from niwaki.files import write_atomically
-from niwaki.models._check import check
+from niwaki.models._outputs import check
 from niwaki.ownership import SIGNATURE
 from niwaki.ranges import LENGTH, SEED, TOLERANCE, checked
 

@@ -16,7 +16,7 @@ from niwaki.criteria import Criterion, create, hidden_layers
 from niwaki.data import Data, batches, check_same_classes
 from niwaki.errors import FallbackWarning, KeptWarning, NiwakiError, NothingToPruneError
 from niwaki.evaluation import cost, warn_near_chance
-from niwaki.processes import check_alone
+from niwaki.machine import check_alone
 from niwaki.propagation import trace
 from niwaki.pruning._budget import Of
 from niwaki.pruning._coupling import Group, couple

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from niwaki.accumulation import Totals
 from niwaki.data import Data
 from niwaki.errors import DataError, FewSamplesWarning, ModelError
-from niwaki.memory import parse_bytes, physical
+from niwaki.machine import parse_bytes, physical
 from niwaki.models import home
 from niwaki.models.network import Network, UntraceableError
 from niwaki.pruning._least_squares import fit, moments

@@ -18,7 +18,7 @@ from niwaki import models
 from niwaki.data import Data, batches, check_labels, count
 from niwaki.errors import DataError, ModelError
 from niwaki.evaluation import accuracy
-from niwaki.processes import check_alone
+from niwaki.machine import check_alone
 from niwaki.progress import track
 from niwaki.propagation import check_logit
 from niwaki.pruning._tuned import Epoch, Kept, Tuned

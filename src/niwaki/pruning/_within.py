@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from niwaki.data import Data
 from niwaki.errors import DataError
-from niwaki.memory import parse_bytes, physical
+from niwaki.machine import parse_bytes, physical
 from niwaki.models import home
 from niwaki.pruning._coupling import Group, Member
 from niwaki.pruning._eliminate import Reader, eliminate

@@ -9,10 +9,14 @@ from niwaki.report._audit_pictures import (
     plot_strategies,
 )
 from niwaki.report._colours import colour, colour_range, is_diverging, overlay
-from niwaki.report._comparison import plot_agreement, plot_comparison, plot_removed
-from niwaki.report._curves import plot_trajectories
+from niwaki.report._evaluation_plots import plot_perturbation, plot_randomisation
 from niwaki.report._gallery import filter_gallery, save_filters
-from niwaki.report._judged import plot_perturbation, plot_randomisation
+from niwaki.report._pruning_plots import (
+    plot_agreement,
+    plot_comparison,
+    plot_removed,
+    plot_trajectories,
+)
 from niwaki.report._sheets import contact_sheet
 
 __all__ = [

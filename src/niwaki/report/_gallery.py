@@ -11,8 +11,7 @@ from torch import Tensor
 
 from niwaki.files import write_csv, write_json
 from niwaki.filters import Diversity, Enrichment, FilterPictures, LayerProfile, Profile, Served
-from niwaki.report._page import write_page
-from niwaki.report._thumbnails import heat_strip, strip, thumbnail, weights_thumbnail
+from niwaki.report._page import heat_strip, strip, thumbnail, weights_thumbnail, write_page
 
 __all__ = ["filter_gallery", "save_filters"]
 

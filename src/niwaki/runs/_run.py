@@ -18,7 +18,7 @@ from torch import Tensor
 from niwaki.errors import DataError, NiwakiError
 from niwaki.files import clear_leftovers, read_layers, write_layers, write_text
 from niwaki.hashing import sha256_of
-from niwaki.processes import check_alone
+from niwaki.machine import check_alone
 from niwaki.runs._lock import LOCK, locked
 from niwaki.runs._workplace import Workplace
 from niwaki.schema import Anything, MapOf, Record, Text, Whole, parse_json

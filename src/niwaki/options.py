@@ -1,8 +1,4 @@
-"""Options that a function hands on to what it makes: one that nobody knows is told as such.
-
-``niwaki.audit(model, data, tissues=True)`` hands ``tissues`` on to the method, which does not
-have it. The error names the function that was called, and what the option might have been there.
-"""
+"""Options of what is made by its name: read from text, and refused where nobody knows them."""
 
 from __future__ import annotations
 
@@ -11,9 +7,11 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from niwaki.errors import UnknownOptionError
+from niwaki.errors import NiwakiError, UnknownOptionError
+from niwaki.schema import Anything, parse_json
 
-__all__ = ["make_with", "retold"]
+__all__ = ["make_with", "retold", "split_options"]
+
 
 Made = TypeVar("Made")
 
@@ -57,3 +55,35 @@ def retold(error: UnknownOptionError, function: Callable[..., Any]) -> UnknownOp
         who: names for who, names in error.takers.items() if not (names and {*names} <= {*own})
     }
     return UnknownOptionError(error.option, {f"{function.__name__}()": own, **inner})
+
+
+_WORDS = {"none": None, "null": None, "true": True, "false": False}
+
+
+def split_options(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options of ``NAME:OPTION=VALUE,OPTION=VALUE``.
+
+    Values are numbers, ``None``, ``true`` and ``false`` in either spelling, lists of JSON, or text.
+
+    Raises
+    ------
+    NiwakiError
+        For text of another form.
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in rest.split(",") if rest else ():
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not key:
+            raise NiwakiError(f"{text!r}: expected NAME:OPTION=VALUE,OPTION=VALUE")
+        options[key] = _value(value)
+    return name.strip(), options
+
+
+def _value(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return parse_json(text, Anything(), text)
+    except NiwakiError:
+        return text

@@ -1,4 +1,4 @@
-"""One batch through a network, and a plain word where the two do not fit each other."""
+"""What a network returns: one tensor of one row per sample, and one logit per class."""
 
 from __future__ import annotations
 
@@ -13,10 +13,72 @@ from torch.overrides import TorchFunctionMode
 
 from niwaki.data import as_tensor
 from niwaki.errors import DataError, ModelError, NiwakiError
-from niwaki.models._binary import class_logits
-from niwaki.models._home import home
 
-__all__ = ["attended", "class_outputs", "fitted", "one_tensor", "respond"]
+
+def check(model: nn.Module) -> None:
+    """Raise a ModelError for a model in training mode or with weights that are not finite.
+
+    In training mode, dropout and batch norm make every result depend on chance and on the other
+    images of the batch.
+    """
+    for name, module in model.named_modules():
+        if module.training:
+            where = f"the submodule {name!r}" if name else "the model"
+            raise ModelError(f"{where} is in training mode; call model.eval() first")
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if tensor.is_floating_point() and not bool(tensor.detach().isfinite().all()):
+            raise ModelError(
+                f"{name} has NaN or infinite values; the training that made it has diverged, so "
+                "load other weights"
+            )
+
+
+def home(model: nn.Module) -> Tensor | None:
+    """Return an empty tensor of the device and type that a network computes with.
+
+    Made for ``inputs.to(home)``. None for a network without floating-point weights.
+    """
+    for tensor in chain(model.parameters(), model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.detach().new_empty(0)
+    return None
+
+
+def class_logits(output: object, purpose: str = "this") -> Tensor:
+    """Return one logit per class, whatever the number of output columns.
+
+    A network that tells two classes apart may end in a single column z, the logit of class 1, as
+    it is trained with the binary cross-entropy. Its class is 1 where z is above 0, and the
+    probability of class 1 is the sigmoid of z; the two columns (0, z) have the same largest class,
+    the same softmax and the same cross-entropy.
+
+    Parameters
+    ----------
+    output : Tensor
+        What a network returned: shape (N, classes), (N, 1), or (N,).
+    purpose : str
+        What needs the classes, for the message.
+
+    Returns
+    -------
+    Tensor
+        Shape (N, classes), with two classes or more.
+
+    Raises
+    ------
+    ModelError
+        For anything else.
+    """
+    if not isinstance(output, Tensor) or output.dim() not in (1, 2) or output.shape[-1] == 0:
+        what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ModelError(
+            f"the network returns {what}; {purpose} needs one tensor of shape (N, classes), or of "
+            "shape (N, 1) with the logit of the second of two classes"
+        )
+    column = output[:, None] if output.dim() == 1 else output
+    if column.shape[1] > 1:
+        return column
+    return torch.cat([torch.zeros_like(column), column], 1)
 
 
 def fitted(model: nn.Module, inputs: Any) -> Tensor:
@@ -231,3 +293,48 @@ def _advice(inputs: Tensor) -> str:
 def _short(error: Exception, most: int = 300) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+class Part(nn.Module):
+    """A network that returns one of the outputs of another, such as a segmentation network's.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Returns a dict, a tuple, a list, or an object with attributes. It is held, not copied.
+    key : str or int
+        Which of them: ``"out"`` of torchvision's segmentation networks, ``0`` of a tuple,
+        ``"logits"`` of an object.
+
+    Raises
+    ------
+    ModelError
+        When called, if there is no such output.
+
+    Examples
+    --------
+    >>> network = niwaki.models.Part(torchvision.models.segmentation.fcn_resnet50(), "out").eval()
+    """
+
+    def __init__(self, model: nn.Module, key: str | int) -> None:
+        super().__init__()
+        self.model = model
+        self.key = key
+        self.training = model.training
+
+    def forward(self, *inputs: Any) -> Any:
+        """Return the part."""
+        output = self.model(*inputs)
+        try:
+            if isinstance(self.key, str) and not isinstance(output, dict):
+                return getattr(output, self.key)
+            return output[self.key]
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ModelError(
+                f"{type(self.model).__name__} returns a {type(output).__name__} without "
+                f"{self.key!r}"
+            ) from error
+
+    def extra_repr(self) -> str:
+        """Say which part."""
+        return f"key={self.key!r}"

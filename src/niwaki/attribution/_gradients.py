@@ -1,25 +1,59 @@
-"""Methods that change the gradient at activations."""
+"""Methods made of the gradient, modified or not, and controls that explain nothing."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from niwaki.attribution._catalogue import register
 from niwaki.attribution._method import Method, Propagating, Start
-from niwaki.attribution._registry import register
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
 from niwaki.propagation import (
     beta_smooth,
     check_inputs,
     deconvnet,
+    gradient,
     guided_backprop,
     propagate,
     rescale,
 )
-from niwaki.ranges import PIXELS, checked
+from niwaki.ranges import FACTOR, PIXELS, SEED, checked
 
-__all__ = ["DeepLift"]
+
+@register("gradient.baseline")  # iNNvestigate's second implementation of the same
+@register("gradient")
+class GradientMethod(Propagating):
+    """Derivative of the chosen output by the input (Simonyan et al. 2014).
+
+    Parameters
+    ----------
+    start : {"one", "output"}
+        Factor of the derivative: 1, or the output's value.
+    """
+
+    def __init__(self, model: nn.Module, *, start: Start = "one") -> None:
+        super().__init__(model, gradient(), start=start, max_loss=None)
+
+
+@register("input_t_gradient")
+class InputTimesGradient(Method):
+    """Input times gradient (Shrikumar et al. 2016).
+
+    Parameters
+    ----------
+    start : {"one", "output"}
+        See `GradientMethod`.
+    """
+
+    def __init__(self, model: nn.Module, *, start: Start = "one") -> None:
+        super().__init__(model)
+        self.gradient = GradientMethod(model, start=start)
+
+    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+        """See `Method.attribute`."""
+        inputs = check_inputs(self.model, inputs)
+        return inputs.detach() * self.gradient.attribute(inputs, target)
 
 
 @register("deconvnet")
@@ -80,3 +114,40 @@ class DeepLift(Method):
         result = propagate(self.model, both, rescale(), start, max_loss=None)
         assert result.relevance is not None
         return result.relevance[: len(inputs)] * (inputs - reference)
+
+
+@register("input")
+class Input(Method):
+    """The input itself, as a control."""
+
+    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+        """See `Method.attribute`."""
+        return check_inputs(self.model, inputs).detach().clone()
+
+
+@checked(sigma=FACTOR, seed=SEED)
+@register("random")
+class Random(Method):
+    """Normal noise, as a control.
+
+    Parameters
+    ----------
+    model : nn.Module
+        See `Method`.
+    sigma : float
+        Standard deviation.
+    seed : int
+        Of the noise, which is the same for every sample.
+    """
+
+    def __init__(self, model: nn.Module, *, sigma: float = 1.0, seed: int = 0) -> None:
+        super().__init__(model)
+        self.sigma = sigma
+        self.seed = seed
+
+    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+        """See `Method.attribute`."""
+        inputs = check_inputs(self.model, inputs)
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(inputs.shape[1:], generator=generator, dtype=torch.float64)
+        return (self.sigma * noise).to(inputs).expand_as(inputs).clone()

@@ -1,4 +1,4 @@
-"""The catalogue of methods: a decorator registers, a name creates."""
+"""The catalogue of methods: a decorator registers, a name creates, and one call explains."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from niwaki.attribution._method import Method
-from niwaki.handed_on import make_with
-from niwaki.spelling import split_options
-
-__all__ = ["create", "describe", "names", "register"]
+from niwaki.attribution._targets import Target
+from niwaki.options import make_with, split_options
+from niwaki.ranges import checked
 
 Factory = Callable[..., Method]
 F = TypeVar("F", bound=Factory)
@@ -68,3 +67,44 @@ def _lookup(name: str) -> Factory:
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ValueError(f"there is no method {name!r}; {hint}All: {', '.join(names())}")
     return _CATALOGUE[name]
+
+
+@checked()
+def explain(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target = None,
+    method: str = "lrp.epsilon_plus",
+    **options: Any,
+) -> Tensor:
+    """Compute heatmaps: how much each input value speaks for the chosen output.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode. It is read, never changed.
+    inputs : Tensor
+        Shape (N, ...), floating point.
+    target : None, int, sequence of int, or Tensor
+        None: each sample's largest output; an int: that class; integers, one per sample; a
+        floating-point tensor over the outputs: a weighted sum of them.
+    method : str
+        One of `niwaki.attribution.names`.
+    **options
+        The method's own.
+
+    Returns
+    -------
+    Tensor
+        Heatmaps of the inputs' shape.
+
+    Raises
+    ------
+    UnknownOptionError
+        For an option that the method does not have.
+
+    Examples
+    --------
+    >>> heatmaps = niwaki.explain(model, images, method="lrp.epsilon_plus")
+    """
+    return create(method, model, **options).attribute(inputs, target)
