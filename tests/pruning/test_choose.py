@@ -13,7 +13,8 @@ from niwaki.criteria import create
 from niwaki.errors import NiwakiError
 from niwaki.propagation import AlphaBeta, Epsilon, Gamma, ZPlus, load_composite, trace
 from niwaki.pruning import Choice, Trial, area, choose_rules
-from niwaki.pruning._choice import depth_groups
+from niwaki.pruning.comparison import _choose_rules, _rule_search
+from niwaki.pruning.comparison._choice import depth_groups
 
 FEW = data_for(8)
 HELD = data_for(8, samples=24)
@@ -142,9 +143,11 @@ def test_an_interrupted_search_goes_on(model, found, tmp_path, monkeypatch):
         choose_rules(model, FEW, **SMALL, folder=tmp_path, callback=stop)
     assert told(Choice.load(tmp_path)) == told(found)[:4]
     runs = []
-    prune = niwaki.pruning._choose.prune
+    prune = _choose_rules.prune
     monkeypatch.setattr(
-        niwaki.pruning._choose, "prune", lambda *a, **k: runs.append(1) or prune(*a, **k)
+        _choose_rules,
+        "prune",
+        lambda *a, **k: runs.append(1) or prune(*a, **k),
     )
     seen = []
     whole = choose_rules(model, FEW, **SMALL, folder=tmp_path, callback=seen.append)
@@ -159,7 +162,7 @@ def test_an_interrupted_search_goes_on(model, found, tmp_path, monkeypatch):
 
 
 def test_a_trial_that_fails_is_not_chosen(model, monkeypatch):
-    prune = niwaki.pruning._choose.prune
+    prune = _choose_rules.prune
     number = []
 
     def sometimes(*arguments, **options):
@@ -168,7 +171,7 @@ def test_a_trial_that_fails_is_not_chosen(model, monkeypatch):
             raise NiwakiError("too bad")
         return prune(*arguments, **options)
 
-    monkeypatch.setattr(niwaki.pruning._choose, "prune", sometimes)
+    monkeypatch.setattr(_choose_rules, "prune", sometimes)
     choice = choose_rules(model, FEW, **{**SMALL, "trials": 4})
     assert choice.trials[2].area is None
     assert choice.trials[2].error == "too bad"
@@ -209,7 +212,7 @@ def test_what_cannot_be_asked_for(model, options, message):
 
 
 def test_without_optuna_it_says_what_to_install(model, monkeypatch):
-    monkeypatch.setattr(niwaki.pruning._rule_search, "find_spec", lambda name: None)
+    monkeypatch.setattr(_rule_search, "find_spec", lambda name: None)
     with pytest.raises(NiwakiError, match=r"pip install niwaki\[tune\]"):
         choose_rules(model, FEW, **SMALL)
 

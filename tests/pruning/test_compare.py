@@ -199,7 +199,7 @@ def test_an_interrupted_comparison_goes_on(network, data, test, tmp_path, monkey
     whole = compare(network, data, entries, **options)
     assert len(whole.runs) == 5
     assert all((tmp_path / name).read_bytes() == text for name, text in kept.items())
-    monkeypatch.setattr("niwaki.pruning._compare.prune", None)  # nothing is run again
+    monkeypatch.setattr("niwaki.pruning.comparison._compare.prune", None)  # nothing is run again
     again = compare(network, data, entries, **options)
     assert again.to_json() == whole.to_json()
     assert compare(network, data, ["lrp"], **{**options, "seeds": 1}).labels == ["lrp"]
@@ -238,7 +238,7 @@ def test_a_function_is_measured_as_all_others_are(network, data, test):
         assert len(references[0]) == 2 * 3
         assert model is not network
         for step in plan.steps:
-            niwaki.pruning._surgery.operate(model, example, step)
+            niwaki.pruning.units._surgery.operate(model, example, step)
             yield model
 
     entries = {"mine": replay, "weight": "weight"}

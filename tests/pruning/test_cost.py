@@ -16,9 +16,9 @@ from niwaki.evaluation import cost
 from niwaki.models import zoo
 from niwaki.propagation import trace
 from niwaki.pruning import couple, prune
-from niwaki.pruning._budget import Budget
-from niwaki.pruning._select import select
-from niwaki.pruning._surgery import operate
+from niwaki.pruning.units._budget import Budget
+from niwaki.pruning.units._selection import select
+from niwaki.pruning.units._surgery import operate
 
 COSTS = ["units", "params", "macs"]
 

@@ -332,7 +332,7 @@ def test_batches_and_memory_change_nothing():
 
 
 def test_values_on_disk_are_the_same(monkeypatch):
-    monkeypatch.setattr("niwaki.pruning._rebuild.parse_bytes", lambda size: 1)
+    monkeypatch.setattr("niwaki.pruning.repair._rebuild.parse_bytes", lambda size: 1)
     model, (x, y) = network(), data()
     smaller, plan = cut(model, x, (0, 5, 6), "3")
     other = copy.deepcopy(smaller)
@@ -620,7 +620,7 @@ def test_norms_that_end_in_an_activation_are_what_they_are_written_out(last):
 
 
 def test_of_very_many_samples_a_part_serves(monkeypatch):
-    monkeypatch.setattr("niwaki.pruning._samples._MOST", 20)
+    monkeypatch.setattr("niwaki.pruning.repair._samples._MOST", 20)
     model, (x, y) = network(), data(70)
     smaller, plan = cut(model, x, (0, 5, 6), "3")
     found = []

@@ -14,7 +14,7 @@ from niwaki.errors import DataError
 from niwaki.evaluation import accuracy
 from niwaki.models import load_weights, zoo
 from niwaki.pruning import Removal, compensate, load, prune, recalibrate
-from niwaki.pruning._surgery import operate
+from niwaki.pruning.units._surgery import operate
 
 
 def state(model):

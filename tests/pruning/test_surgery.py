@@ -31,7 +31,7 @@ from niwaki.criteria import Scores, score
 from niwaki.errors import KeptWarning, ModelError
 from niwaki.models import zoo
 from niwaki.pruning import Plan, Removal, couple
-from niwaki.pruning._surgery import operate, replay
+from niwaki.pruning.units._surgery import operate, replay
 
 # What is left is compared with what was there: nothing is rebuilt.
 prune = partial(pruning.prune, repair=None)
@@ -218,7 +218,7 @@ def test_a_padded_network_can_be_pruned_around_the_padding():
 
 
 def test_a_result_that_is_not_a_number_is_no_agreement(monkeypatch):
-    from niwaki.pruning import _cut
+    from niwaki.pruning.units import _cut
 
     def cut_and_spoil(model, followed, doomed):
         model[8].bias = nn.Parameter(torch.full((3,), float("nan")))

@@ -268,7 +268,7 @@ class Scripted:
     ids=str,
 )
 def test_the_best_weights_are_kept(model, patience, accuracies, epochs, best, monkeypatch):
-    from niwaki.pruning import _tune
+    from niwaki.pruning.repair import _fine_tune
 
     weights, data, script = [], blobs(), Scripted(*accuracies)
 
@@ -277,7 +277,7 @@ def test_the_best_weights_are_kept(model, patience, accuracies, epochs, best, mo
         weights.append(network[0].weight.clone())
         return script()
 
-    monkeypatch.setattr(_tune, "accuracy", look)
+    monkeypatch.setattr(_fine_tune, "accuracy", look)
     settings = FineTune(epochs=4, lr=0.01, batch_size=16, patience=patience)
     history = fine_tune(model, data, settings, validation=data)
     assert len(history) == epochs

@@ -15,8 +15,8 @@ from niwaki.criteria import Combination, RebuiltError, create, names, score
 from niwaki.errors import DataError, FallbackWarning, NiwakiError
 from niwaki.models.zoo import ResNet
 from niwaki.pruning import couple, prune
-from niwaki.pruning._eliminate import RIDGE, Reader, eliminate
-from niwaki.pruning._within import rechosen
+from niwaki.pruning.units._backward_elimination import RIDGE, Reader, eliminate
+from niwaki.pruning.units._within_layers import rechosen
 
 
 def fitted(gram, weight, left, size):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from niwaki.pruning._budget import Of
 from niwaki.pruning._trajectory import Trajectory
+from niwaki.pruning.units._budget import Of
 from niwaki.ranges import FRACTION, SHARE, checked
 
 __all__ = ["accuracy_at", "area"]

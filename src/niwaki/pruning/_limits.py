@@ -9,7 +9,7 @@ from math import ceil, gcd
 
 from torch import nn
 
-from niwaki.pruning._coupling import Group
+from niwaki.pruning.units._coupling import Group
 from niwaki.ranges import FRACTION, UNITS, checked
 
 __all__ = ["Limits"]

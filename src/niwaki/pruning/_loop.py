@@ -16,17 +16,17 @@ from niwaki.criteria import Criterion, RebuiltError, Scores, score
 from niwaki.data import Data
 from niwaki.evaluation import accuracy
 from niwaki.propagation import trace
-from niwaki.pruning._budget import Budget, Of
-from niwaki.pruning._coupling import Group, couple
 from niwaki.pruning._limits import Limits
 from niwaki.pruning._plan import Plan, Removal
-from niwaki.pruning._rebuild import rebuild
-from niwaki.pruning._repair import compensate, recalibrate
-from niwaki.pruning._select import Within, select
-from niwaki.pruning._surgery import operate
 from niwaki.pruning._trajectory import Step, measured_step
-from niwaki.pruning._tune import FineTune, fine_tune
-from niwaki.pruning._within import rechosen
+from niwaki.pruning.repair._fine_tune import FineTune, fine_tune
+from niwaki.pruning.repair._rebuild import rebuild
+from niwaki.pruning.repair._repair import compensate, recalibrate
+from niwaki.pruning.units._budget import Budget, Of
+from niwaki.pruning.units._coupling import Group, couple
+from niwaki.pruning.units._selection import Within, select
+from niwaki.pruning.units._surgery import operate
+from niwaki.pruning.units._within_layers import rechosen
 
 __all__ = [
     "ROUNDING",

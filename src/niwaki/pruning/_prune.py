@@ -18,20 +18,20 @@ from niwaki.errors import FallbackWarning, KeptWarning, NiwakiError, NothingToPr
 from niwaki.evaluation import cost, warn_near_chance
 from niwaki.machine import check_alone
 from niwaki.propagation import trace
-from niwaki.pruning._budget import Of
-from niwaki.pruning._coupling import Group, couple
 from niwaki.pruning._limits import Limits
 from niwaki.pruning._loop import REPAIR, ROUNDING, Job, Repair, State, Tune, begin, run
-from niwaki.pruning._plain import plain_copy
-from niwaki.pruning._prices import relative_prices
 from niwaki.pruning._pruned import Pruned
-from niwaki.pruning._rebuild import unlisted
-from niwaki.pruning._repair import has_batch_norms
+from niwaki.pruning._resume import keep_state, latest_state
 from niwaki.pruning._saved import shapes
 from niwaki.pruning._schedule import Schedule, targets
-from niwaki.pruning._states import keep_state, latest_state
 from niwaki.pruning._trajectory import Step, Trajectory
-from niwaki.pruning._tune import FineTune, check_precision
+from niwaki.pruning.repair._fine_tune import FineTune, check_precision
+from niwaki.pruning.repair._rebuild import unlisted
+from niwaki.pruning.repair._repair import has_batch_norms
+from niwaki.pruning.units._budget import Of
+from niwaki.pruning.units._coupling import Group, couple
+from niwaki.pruning.units._plain_copy import plain_copy
+from niwaki.pruning.units._prices import relative_prices
 from niwaki.ranges import (
     BATCH,
     EXPONENT,

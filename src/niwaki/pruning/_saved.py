@@ -16,9 +16,9 @@ from niwaki import models
 from niwaki.data import Preprocessing
 from niwaki.errors import DataError, ModelError, WeightsError
 from niwaki.models import Origin
-from niwaki.pruning._plain import plain_copy
 from niwaki.pruning._plan import Plan
-from niwaki.pruning._surgery import replay
+from niwaki.pruning.units._plain_copy import plain_copy
+from niwaki.pruning.units._surgery import replay
 from niwaki.schema import (
     Anything,
     Either,

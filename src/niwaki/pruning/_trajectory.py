@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from niwaki.errors import DataError
 from niwaki.evaluation import cost
-from niwaki.pruning._tuned import Epoch, Kept
+from niwaki.pruning.repair._history import Epoch, Kept
 from niwaki.schema import rebuild
 
 __all__ = ["Step", "Trajectory", "measured_step"]

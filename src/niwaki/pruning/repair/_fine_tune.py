@@ -21,7 +21,7 @@ from niwaki.evaluation import accuracy
 from niwaki.machine import check_alone
 from niwaki.progress import track
 from niwaki.propagation import check_logit
-from niwaki.pruning._tuned import Epoch, Kept, Tuned
+from niwaki.pruning.repair._history import Epoch, Kept, Tuned
 from niwaki.ranges import (
     BATCH,
     BELOW_ONE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from niwaki.pruning._units import Units
+from niwaki.pruning.units._union_find import Units
 
 __all__ = ["kernel_channels", "loses_groups"]
 

@@ -16,10 +16,10 @@ from niwaki.data import Data, batches
 from niwaki.errors import NiwakiError, UnknownOptionError
 from niwaki.propagation import trace
 from niwaki.pruning._area import area
-from niwaki.pruning._budget import Of
-from niwaki.pruning._choice import Choice, Trial, depth_groups, same_settings
 from niwaki.pruning._prune import PER_COST, prune
-from niwaki.pruning._rule_search import RuleSearch, Span, check_optuna
+from niwaki.pruning.comparison._choice import Choice, Trial, depth_groups, same_settings
+from niwaki.pruning.comparison._rule_search import RuleSearch, Span, check_optuna
+from niwaki.pruning.units._budget import Of
 from niwaki.ranges import BATCH, EXPONENT, INSIDE, SEED, STEPS, checked
 from niwaki.runs import Run, described, digest, open_run
 from niwaki.schema import rebuild

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from niwaki.pruning._slots import Slot, Slots, along, concatenated, joined, moved
-from niwaki.pruning._units import Units
+from niwaki.pruning.units._dimensions import Slot, Slots, along, concatenated, joined, moved
+from niwaki.pruning.units._union_find import Units
 
 __all__ = ["NORMS", "READ", "Call", "results_of", "rule", "unknown", "without_norm"]
 

@@ -8,9 +8,9 @@ from math import gcd
 from typing import TypeAlias
 
 from niwaki.criteria import Scores
-from niwaki.pruning._budget import Budget
-from niwaki.pruning._coupling import Group
 from niwaki.pruning._plan import Removal
+from niwaki.pruning.units._budget import Budget
+from niwaki.pruning.units._coupling import Group
 
 __all__ = ["Within", "select"]
 

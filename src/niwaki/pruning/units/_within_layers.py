@@ -13,11 +13,11 @@ from niwaki.data import Data
 from niwaki.errors import DataError
 from niwaki.machine import parse_bytes, physical
 from niwaki.models import home
-from niwaki.pruning._coupling import Group, Member
-from niwaki.pruning._eliminate import Reader, eliminate
-from niwaki.pruning._lockstep import BLOCK
-from niwaki.pruning._rows import Places, inputs_at, is_linear, matrix_of
-from niwaki.pruning._samples import FEWEST_ROWS, ROWS, drawn
+from niwaki.pruning.repair._lockstep import BLOCK
+from niwaki.pruning.repair._rows import Places, inputs_at, is_linear, matrix_of
+from niwaki.pruning.repair._samples import FEWEST_ROWS, ROWS, drawn
+from niwaki.pruning.units._backward_elimination import Reader, eliminate
+from niwaki.pruning.units._coupling import Group, Member
 
 __all__ = ["rechosen"]
 

@@ -17,14 +17,21 @@ from niwaki.errors import DataError, FewSamplesWarning, ModelError
 from niwaki.machine import parse_bytes, physical
 from niwaki.models import home
 from niwaki.models.network import Network, UntraceableError
-from niwaki.pruning._least_squares import fit, moments
-from niwaki.pruning._lockstep import Lockstep, Values
-from niwaki.pruning._plain import plain_copy
 from niwaki.pruning._plan import Plan
-from niwaki.pruning._rows import Places, inputs_at, is_linear, matrix_of, outputs_at, set_matrix
-from niwaki.pruning._samples import FEWEST_ROWS, ROWS, drawn
-from niwaki.pruning._surgery import completed
-from niwaki.pruning._targets import Target, kept_outputs, norm_behind
+from niwaki.pruning.repair._least_squares import fit, moments
+from niwaki.pruning.repair._lockstep import Lockstep, Values
+from niwaki.pruning.repair._rows import (
+    Places,
+    inputs_at,
+    is_linear,
+    matrix_of,
+    outputs_at,
+    set_matrix,
+)
+from niwaki.pruning.repair._samples import FEWEST_ROWS, ROWS, drawn
+from niwaki.pruning.repair._targets import Target, kept_outputs, norm_behind
+from niwaki.pruning.units._plain_copy import plain_copy
+from niwaki.pruning.units._surgery import completed
 from niwaki.ranges import FACTOR, checked
 
 __all__ = ["Rebuilt", "rebuild", "unlisted"]

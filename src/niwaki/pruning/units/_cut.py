@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.models.zoo import ShortcutA
-from niwaki.pruning._follow import Followed
-from niwaki.pruning._kernels import loses_groups
+from niwaki.pruning.units._kernels import loses_groups
+from niwaki.pruning.units._tracing import Followed
 
 __all__ = ["cut", "cut_for_a_moment", "cut_shortcut"]
 

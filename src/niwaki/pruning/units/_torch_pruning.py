@@ -9,7 +9,7 @@ import torch_pruning as tp
 from torch import nn
 
 from niwaki.models.zoo import ShortcutA
-from niwaki.pruning._cut import cut_shortcut
+from niwaki.pruning.units._cut import cut_shortcut
 
 __all__ = ["CUSTOMIZED_PRUNERS"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from niwaki.pruning._kernels import kernel_channels
-from niwaki.pruning._operations import Call, rule, unknown
-from niwaki.pruning._slots import Slot, Slots, along, joined
+from niwaki.pruning.units._dimensions import Slot, Slots, along, joined
+from niwaki.pruning.units._kernels import kernel_channels
+from niwaki.pruning.units._operations import Call, rule, unknown
 
 __all__: list[str] = []
 

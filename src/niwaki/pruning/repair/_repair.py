@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from niwaki.data import Data, batches, count
 from niwaki.errors import DataError
 from niwaki.models import home
-from niwaki.pruning._follow import Followed, follow
 from niwaki.pruning._plan import Removal
-from niwaki.pruning._surgery import doomed
+from niwaki.pruning.units._surgery import doomed
+from niwaki.pruning.units._tracing import Followed, follow
 from niwaki.ranges import BATCH, checked
 
 __all__ = ["compensate", "has_batch_norms", "recalibrate"]

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from niwaki.errors import ModelError
 from niwaki.files import new_folder, write_json
-from niwaki.pruning._masks import masked
 from niwaki.pruning._plan import Plan
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._trajectory import Trajectory
+from niwaki.pruning.weights._masks import masked
 
 __all__ = ["PrunedWeights", "WeightStep", "WeightTrajectory", "load_masks"]
 

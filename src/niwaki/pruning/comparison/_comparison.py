@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from niwaki.pruning._agreement import Agreement, agreement
 from niwaki.pruning._area import accuracy_at, area
-from niwaki.pruning._budget import Of
-from niwaki.pruning._outcome import Outcome
+from niwaki.pruning.comparison._agreement import Agreement, agreement
+from niwaki.pruning.comparison._outcome import Outcome
+from niwaki.pruning.units._budget import Of
 from niwaki.ranges import FRACTION, SHARE, SOME, checked
 from niwaki.schema import Anything, ListOf, MapOf, Record, check
 

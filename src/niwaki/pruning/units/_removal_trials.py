@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from niwaki.pruning._follow import Followed
-from niwaki.pruning._surgery import agrees
-from niwaki.pruning._units import FIXED
+from niwaki.pruning.units._surgery import agrees
+from niwaki.pruning.units._tracing import Followed
+from niwaki.pruning.units._union_find import FIXED
 
 __all__ = ["try_out"]
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from niwaki.criteria import Scores
 from niwaki.models.zoo import ShortcutA
-from niwaki.pruning._follow import NORM_MODULES, OUTPUTS, Followed, follow
-from niwaki.pruning._trials import try_out
-from niwaki.pruning._units import FIXED
+from niwaki.pruning.units._removal_trials import try_out
+from niwaki.pruning.units._tracing import NORM_MODULES, OUTPUTS, Followed, follow
+from niwaki.pruning.units._union_find import FIXED
 
 __all__ = ["Coupling", "Group", "Member", "couple"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from niwaki.pruning._outcome import Outcome
+from niwaki.pruning.comparison._outcome import Outcome
 
 __all__ = ["Agreement", "agreement"]
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeAlias
 
 from niwaki.errors import NiwakiError
-from niwaki.pruning._choice import RULES, Groups, Settings
+from niwaki.pruning.comparison._choice import RULES, Groups, Settings
 
 if TYPE_CHECKING:
     import optuna

@@ -12,8 +12,8 @@ from niwaki.criteria import Scores
 from niwaki.errors import DataError, ModelError
 from niwaki.pruning._loop import State
 from niwaki.pruning._plan import Plan
-from niwaki.pruning._surgery import replay
 from niwaki.pruning._trajectory import Trajectory
+from niwaki.pruning.units._surgery import replay
 from niwaki.runs import Part, Run
 from niwaki.schema import Anything, Either, ListOf, Record, Text, Truth, Whole, check
 

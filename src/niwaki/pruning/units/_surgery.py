@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.errors import ModelError
-from niwaki.pruning._cut import cut, cut_for_a_moment
-from niwaki.pruning._follow import Followed, Reading, follow, readings, run_silenced
-from niwaki.pruning._plain import plain_copy
 from niwaki.pruning._plan import Plan, Removal
-from niwaki.pruning._units import FIXED
+from niwaki.pruning.units._cut import cut, cut_for_a_moment
+from niwaki.pruning.units._plain_copy import plain_copy
+from niwaki.pruning.units._tracing import Followed, Reading, follow, readings, run_silenced
+from niwaki.pruning.units._union_find import FIXED
 
 __all__ = ["agrees", "completed", "doomed", "operate", "replay"]
 

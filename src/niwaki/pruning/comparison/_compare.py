@@ -18,13 +18,13 @@ from niwaki.data import Data, batches, check_same_classes, in_memory
 from niwaki.data import references as draw
 from niwaki.errors import NiwakiError, UnknownOptionError
 from niwaki.evaluation import accuracy
-from niwaki.pruning._budget import Of
-from niwaki.pruning._comparison import Comparison
-from niwaki.pruning._contender import Contender, Contenders, contenders_of
-from niwaki.pruning._outcome import Outcome
 from niwaki.pruning._prune import prune
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._trajectory import Step, Trajectory, measured_step
+from niwaki.pruning.comparison._comparison import Comparison
+from niwaki.pruning.comparison._contenders import Contender, Contenders, contenders_of
+from niwaki.pruning.comparison._outcome import Outcome
+from niwaki.pruning.units._budget import Of
 from niwaki.ranges import BATCH, INSIDE, SEED, SOME, checked
 from niwaki.runs import Folder, Run, described, digest, open_run
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from niwaki.errors import ModelError
-from niwaki.pruning._lockstep import Lockstep
 from niwaki.pruning._plan import Plan
+from niwaki.pruning.repair._lockstep import Lockstep
 
 __all__ = ["Target", "kept_outputs", "norm_behind"]
 

@@ -9,8 +9,8 @@ from typing import Literal
 from torch import nn
 
 from niwaki.propagation import Layer
-from niwaki.pruning._coupling import Group
-from niwaki.pruning._kernels import loses_groups
+from niwaki.pruning.units._coupling import Group
+from niwaki.pruning.units._kernels import loses_groups
 
 __all__ = ["Budget", "Of"]
 

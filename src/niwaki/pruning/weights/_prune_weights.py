@@ -16,10 +16,10 @@ from niwaki.data import Data, batches, check_same_classes
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
 from niwaki.evaluation import accuracy, warn_near_chance
 from niwaki.propagation import trace
-from niwaki.pruning._masks import Over, check_over, mask_weights, place, select_weights
-from niwaki.pruning._rebuild import rebuild, unlisted
 from niwaki.pruning._saved import shapes
-from niwaki.pruning._sparse import PrunedWeights, WeightStep, WeightTrajectory
+from niwaki.pruning.repair._rebuild import rebuild, unlisted
+from niwaki.pruning.weights._masks import Over, check_over, mask_weights, place, select_weights
+from niwaki.pruning.weights._pruned_weights import PrunedWeights, WeightStep, WeightTrajectory
 from niwaki.ranges import BATCH, INSIDE, UNITS, WEIGHT_STEPS, checked
 from niwaki.runs import Folder, described, digest, open_run
 

@@ -1,0 +1,1 @@
+"""Unstructured pruning: single weights set to zero, under masks."""
