@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import fields
 from functools import partial
 
 import numpy as np
@@ -17,9 +18,17 @@ from niwaki import models
 from niwaki.attribution import Method, create
 from niwaki.data import Preprocessing, open_data
 from niwaki.errors import DataError, ModelError
-from niwaki.evaluation import PerturbationCurves, perturbation_curves
+from niwaki.evaluation import Perturbation, PerturbationCurves, perturbation_curves
 from niwaki.evaluation._regions import Grid, ranks, replaced
 from niwaki.models import zoo
+
+
+def measured(model, data, methods, *, normalise=False, **options):
+    """Measure curves; options of the perturbation and of the call stand side by side."""
+    own = {f.name for f in fields(Perturbation)} & set(options)
+    how = Perturbation(**{name: options.pop(name) for name in own})
+    curves = perturbation_curves(model, data, methods, how, **options)
+    return {n: c.normalised() for n, c in curves.items()} if normalise else curves
 
 
 def small_network(size=(11, 14), classes=4, seed=0):
@@ -76,7 +85,7 @@ def test_curves_are_those_of_a_loop(replacement, region):
     model, (inputs, labels) = small_network(), images()
     cells = math.ceil(11 / region[0]) * math.ceil(14 / region[1])
     per_step = 3 if cells > 4 else 1
-    found = perturbation_curves(
+    found = measured(
         model,
         (inputs, labels),
         "input_t_gradient",
@@ -114,7 +123,7 @@ def test_curve_of_a_linear_network_has_a_closed_form():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(6, 1, 8, 8, generator=generator)
     model = Linear(torch.randn(3, 64, generator=generator)).eval()
-    curves = perturbation_curves(
+    curves = measured(
         model, (inputs, torch.zeros(6).long()), "input_t_gradient", regions=(2, 2), score="output"
     )["input_t_gradient"]
     outputs = model(inputs).detach()
@@ -180,7 +189,7 @@ def test_batches_do_not_matter_and_the_seed_does(replacement):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     options = {"regions": (4, 4), "replacement": replacement, "target": "true"}
     runs = [
-        perturbation_curves(model, data, "gradient", seed=seed, batch_size=size, **options)
+        measured(model, data, "gradient", seed=seed, batch_size=size, **options)
         for data, seed, size in (
             ((inputs, labels), 3, 7),
             ((inputs, labels), 3, 2),
@@ -202,7 +211,7 @@ def test_batches_do_not_matter_and_the_seed_does(replacement):
 
 def test_curves_normalise_travel_and_print():
     model, data = small_network(), images(4)
-    curves = perturbation_curves(model, data, ["gradient", "lrp.epsilon"], regions=(4, 4), steps=2)
+    curves = measured(model, data, ["gradient", "lrp.epsilon"], regions=(4, 4), steps=2)
     found = curves["gradient"]
     assert found.share.tolist() == pytest.approx([0, 1 / 12, 2 / 12])
     again = PerturbationCurves.from_json(json.loads(json.dumps(found.to_json())))
@@ -210,10 +219,10 @@ def test_curves_normalise_travel_and_print():
     assert again.settings == found.settings
     divided = found.normalised()
     torch.testing.assert_close(divided.scores["most"][:, 0], torch.ones(4).double())
-    same = perturbation_curves(model, data, "gradient", regions=(4, 4), steps=2, normalise=True)
+    same = measured(model, data, "gradient", regions=(4, 4), steps=2, normalise=True)
     assert torch.equal(same["gradient"].scores["least"], divided.scores["least"])
     assert repr(found).startswith("PerturbationCurves(gradient, 4 images, 2 steps: most 0.")
-    single = perturbation_curves(model, images(1), "gradient", regions=(4, 4), steps=2)["gradient"]
+    single = measured(model, images(1), "gradient", regions=(4, 4), steps=2)["gradient"]
     assert math.isnan(single.area("most").error)
     part = PerturbationCurves("x", found.share, {"most": found.scores["most"]})
     with pytest.raises(DataError, match="'random' was not measured"):
@@ -233,8 +242,8 @@ class NotANumber(Method):
         ({"regions_per_step": 0}, ValueError, "regions_per_step = 0"),
         ({"orders": ("most", "worst")}, ValueError, "most, least, random"),
         ({"orders": ()}, ValueError, "orders"),
-        ({"replacement": "blur"}, ValueError, "'blur' is none of zero, gaussian"),
-        ({"pooling": "max"}, ValueError, "'max' is none of sum"),
+        ({"replacement": "blur"}, ValueError, "'blur' is not one of 'zero', 'gaussian'"),
+        ({"pooling": "max"}, ValueError, "'max' is neither 'sum'"),
         ({"score": "loss"}, ValueError, "'loss' is none of probability"),
         ({"target": 4}, DataError, "label 4"),
         ({"target": "label"}, DataError, "'true' or the number"),
@@ -254,12 +263,12 @@ def test_mistakes_are_named(change, error, message):
         model = nn.Linear(5, 3).eval()
     call = {"data": images(3), "methods": "gradient", **change}
     with pytest.raises(error, match=message):
-        perturbation_curves(model, call.pop("data"), call.pop("methods"), **call)
+        measured(model, call.pop("data"), call.pop("methods"), **call)
 
 
 def test_a_network_in_training_mode_is_refused():
     with pytest.raises(ModelError, match="training mode"):
-        perturbation_curves(small_network().train(), images(), "gradient")
+        measured(small_network().train(), images(), "gradient")
 
 
 # Few steps leave a residual, which is warned of; the order of the regions is what is judged here.
@@ -275,7 +284,7 @@ def test_real_heatmaps_beat_a_random_order(shared):
         "integrated": partial(create, "integrated_gradients", steps=8, refinements=0),
         "noise": partial(create, "random"),
     }
-    curves = perturbation_curves(model, picked, methods, regions=(4, 4), steps=16)
+    curves = measured(model, picked, methods, regions=(4, 4), steps=16)
     noise = curves.pop("noise").gap()
     assert abs(noise.mean) < 4 * noise.error
     for found in curves.values():
@@ -300,6 +309,6 @@ def test_lrp_and_integrated_gradients_beat_a_random_order_on_large_images(shared
         "integrated": partial(create, "integrated_gradients", steps=8, refinements=0),
     }
     options = {"regions": (28, 28), "steps": 4, "regions_per_step": 5}
-    for found in perturbation_curves(model, picked, methods, **options).values():
+    for found in measured(model, picked, methods, **options).values():
         assert found.gap().mean > 2 * found.gap().error, found
         assert found.area("most").mean < found.area("random").mean < found.area("least").mean

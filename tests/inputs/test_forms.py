@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import niwaki
 from niwaki.errors import DataError, NiwakiError
-from niwaki.evaluation import perturbation_curves, randomisation_test
+from niwaki.evaluation import Perturbation, perturbation_curves, randomisation_test
 
 Entry = Callable[[nn.Module, Any, Any], Any]
 
@@ -39,7 +39,7 @@ ENTRIES: dict[str, Entry] = {
     "fit_patterns": lambda net, x, y: niwaki.attribution.fit_patterns(net, (x, y)),
     "accuracy": lambda net, x, y: niwaki.evaluation.accuracy(net, (x, y)),
     "perturbation_curves": lambda net, x, y: perturbation_curves(
-        net, (x, y), ["gradient"], steps=2
+        net, (x, y), ["gradient"], Perturbation(steps=2)
     ),
     "randomisation_test": lambda net, x, y: randomisation_test(net, (x, y), ["gradient"], layers=1),
 }

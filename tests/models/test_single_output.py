@@ -176,7 +176,7 @@ def test_a_greedy_search_ends_with_a_single_output(model: Network) -> None:
 
 def test_perturbation_curves_follow_the_class(model: Network) -> None:
     data = images(), labels(model)
-    options = {"regions": (2, 2), "target": "true"}
+    options = {"perturbation": evaluation.Perturbation((2, 2)), "target": "true"}
     for score in ("probability", "output"):
         found, expected = (
             evaluation.perturbation_curves(m, data, "lrp.epsilon_plus", score=score, **options)
@@ -186,9 +186,9 @@ def test_perturbation_curves_follow_the_class(model: Network) -> None:
             torch.testing.assert_close(found["lrp.epsilon_plus"].scores[order], scores)
             assert scores.std(1).min() > 0
     logit = model(images()).view(-1).detach().double()
-    first = evaluation.perturbation_curves(model, data, "gradient", normalise=False, **options)[
-        "gradient"
-    ].scores["most"][:, 0]
+    first = evaluation.perturbation_curves(model, data, "gradient", **options)["gradient"].scores[
+        "most"
+    ][:, 0]
     own = torch.where(data[1] == 1, logit.sigmoid(), (-logit).sigmoid())
     torch.testing.assert_close(first, own, rtol=1e-5, atol=1e-7)
 
@@ -266,7 +266,9 @@ def test_a_convolution_may_be_the_last_layer() -> None:
         lambda m, d: niwaki.prune(m, d, keep=0.5),
         lambda m, d: criteria.score(m, d, "taylor"),
         lambda m, d: car.index(m, d),
-        lambda m, d: evaluation.perturbation_curves(m, d, "gradient", regions=(2, 2)),
+        lambda m, d: evaluation.perturbation_curves(
+            m, d, "gradient", evaluation.Perturbation((2, 2))
+        ),
         lambda m, d: fine_tune(m, d, FineTune(epochs=1)),
     ],
 )

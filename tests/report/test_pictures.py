@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from niwaki.evaluation import perturbation_curves, randomisation_test
+from niwaki.evaluation import Perturbation, perturbation_curves, randomisation_test
 from niwaki.report import (
     colour,
     colour_range,
@@ -131,7 +131,7 @@ def test_curves_are_drawn(tmp_path):
     for count in (1, 3):  # a single image has no standard error
         data = torch.randn(count, 1, 12, 12), torch.zeros(count).long()
         names = ["gradient", "lrp.epsilon"]
-        curves = perturbation_curves(model, data, names, regions=(4, 4), steps=3)
+        curves = perturbation_curves(model, data, names, Perturbation((4, 4), steps=3))
         plot_perturbation(tmp_path / "p.png", curves, heading="h")
         plot_randomisation(tmp_path / "r.png", randomisation_test(model, data, names))
         for name in ("p.png", "r.png"):

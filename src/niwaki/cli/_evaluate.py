@@ -78,7 +78,7 @@ def evaluate(
     Writes the table (table.md, table.json), both kinds of curves as pictures, and the numbers
     behind them (perturbation.json, randomisation.json).
     """
-    from niwaki.evaluation import perturbation_curves, randomisation_test
+    from niwaki.evaluation import Perturbation, perturbation_curves, randomisation_test
     from niwaki.models import fingerprint
     from niwaki.runs import digest, open_run
 
@@ -107,10 +107,7 @@ def evaluate(
         perturbation_curves,
         loaded.model,
         picked.subset,
-        regions=(side, side),
-        steps=steps,
-        regions_per_step=per_step,
-        replacement=replacement,
+        perturbation=Perturbation((side, side), steps, per_step, replacement=replacement),
         **options,
     )
     randomise = partial(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import ceil
 from typing import Literal, TypeAlias, get_args
 
@@ -23,7 +24,7 @@ from niwaki.evaluation._regions import Grid, Pooling, Replacement, ranks, replac
 from niwaki.progress import track
 from niwaki.ranges import BATCH, SEED, SIDE, SOME, STEPS, checked
 
-__all__ = ["Order", "Score", "perturbation_curves"]
+__all__ = ["Order", "Perturbation", "Score", "perturbation_curves"]
 
 Order = Literal["most", "least", "random"]
 Score = Literal["probability", "output"]
@@ -31,21 +32,81 @@ MOST_STEPS = 100
 _Measured: TypeAlias = "tuple[str | None, Order, Tensor]"
 
 
-@checked(regions=SIDE, steps=STEPS, regions_per_step=SOME, seed=SEED, batch_size=BATCH)
+@checked(regions=SIDE, steps=STEPS, regions_per_step=SOME)
+@dataclass(frozen=True)
+class Perturbation:
+    """How images are perturbed, region by region.
+
+    Parameters
+    ----------
+    regions : tuple of int
+        Height and width of a region in pixels. A grid that does not fit the image is centred, and
+        the regions at the border are smaller.
+    steps : int, optional
+        Number of steps; by default as many as there are, 100 at the most.
+    regions_per_step : int
+        Regions that are replaced in each step.
+    orders : sequence of {"most", "least", "random"}
+        Which region goes first; the random one is the same for all methods.
+    replacement : {"zero", "gaussian", "mean", "invert"}
+        What stands in a perturbed region, in the space of the network's inputs: 0 (for normalised
+        inputs the mean of the data); noise of mean 0 and standard deviation 0.3, drawn once per
+        image; the mean of the region per channel; the negative of the input.
+    pooling : {"sum", "mean_absolute"}
+        Relevance of a region: the sum over its pixels and channels, or the mean of the absolute
+        values. Equal ones are ordered by chance.
+
+    Raises
+    ------
+    ValueError
+        For an option out of its range.
+    """
+
+    regions: tuple[int, int] = (9, 9)
+    steps: int | None = None
+    regions_per_step: int = 1
+    orders: Sequence[Order] = ("most", "least", "random")
+    replacement: Replacement = "zero"
+    pooling: Pooling = "sum"
+
+    def __post_init__(self) -> None:
+        orders, steps, per_step = self.orders, self.steps, self.regions_per_step
+        if len(self.regions) != 2 or min(self.regions) < 1:
+            raise ValueError(f"regions={self.regions}; give height and width, at least 1")
+        if per_step < 1 or (steps is not None and steps < 1):
+            raise ValueError(f"steps={steps}, regions_per_step={per_step}; both must be at least 1")
+        if not orders or len(set(orders)) < len(orders) or set(orders) - set(get_args(Order)):
+            raise ValueError(
+                f"orders={orders!r}; choose among {', '.join(get_args(Order))}, each once"
+            )
+
+    def count(self, grid: Grid) -> int:
+        """Return how many steps there are on a grid.
+
+        Raises
+        ------
+        ValueError
+            If the grid's regions are gone before.
+        """
+        possible = ceil(grid.count / self.regions_per_step)
+        if self.steps is not None and self.steps > possible:
+            raise ValueError(
+                f"steps={self.steps} of {self.regions_per_step} regions: images of {grid.height} x "
+                f"{grid.width} pixels have {grid.count} regions of {self.regions[0]} x "
+                f"{self.regions[1]}, which are gone after {possible}"
+            )
+        return min(possible, MOST_STEPS) if self.steps is None else self.steps
+
+
+@checked(seed=SEED, batch_size=BATCH)
 def perturbation_curves(
     model: nn.Module,
     data: Data,
     methods: Methods,
+    perturbation: Perturbation | None = None,
     *,
-    regions: tuple[int, int] = (9, 9),
-    steps: int | None = None,
-    regions_per_step: int = 1,
-    orders: Sequence[Order] = ("most", "least", "random"),
-    replacement: Replacement = "zero",
-    pooling: Pooling = "sum",
     score: Score = "probability",
     target: ClassChoice = None,
-    normalise: bool = False,
     seed: int = 0,
     batch_size: int = 32,
     description: str | None = None,
@@ -63,29 +124,13 @@ def perturbation_curves(
         Images of shape (N, C, H, W) and labels.
     methods : str, sequence of str, or mapping of str to callable
         Names of the catalogue, or titles with functions that make the method for a model.
-    regions : tuple of int
-        Height and width of a region in pixels. A grid that does not fit the image is centred, and
-        the regions at the border are smaller.
-    steps : int, optional
-        Number of steps; by default as many as there are, 100 at the most.
-    regions_per_step : int
-        Regions that are replaced in each step.
-    orders : sequence of {"most", "least", "random"}
-        Which region goes first; the random one is the same for all methods.
-    replacement : {"zero", "gaussian", "mean", "invert"}
-        What stands in a perturbed region, in the space of the network's inputs: 0 (for normalised
-        inputs the mean of the data); noise of mean 0 and standard deviation 0.3, drawn once per
-        image; the mean of the region per channel; the negative of the input.
-    pooling : {"sum", "mean_absolute"}
-        Relevance of a region: the sum over its pixels and channels, or the mean of the absolute
-        values. Equal ones are ordered by chance.
+    perturbation : Perturbation, optional
+        How images are perturbed; by default in regions of 9 x 9 pixels that are set to 0.
     score : {"probability", "output"}
         What is followed: the class's probability (softmax), or the output itself.
     target : None, int, "predicted" or "true"
         The class that is explained and followed: the one predicted for the unperturbed image, this
         one, or the true one.
-    normalise : bool
-        Divide each image's scores by its first; see `PerturbationCurves.normalised`.
     seed : int
         Of the random order, the order of ties, and the noise. Results do not depend on
         `batch_size` or the device.
@@ -97,7 +142,7 @@ def perturbation_curves(
     Returns
     -------
     dict of str to PerturbationCurves
-        For each method.
+        For each method; see `PerturbationCurves.normalised` for scores as shares of the first.
 
     Raises
     ------
@@ -111,16 +156,18 @@ def perturbation_curves(
     >>> curves = perturbation_curves(model, images, ["gradient", "lrp.epsilon_plus"])
     >>> curves["lrp.epsilon_plus"].gap().mean > curves["gradient"].gap().mean
     """
-    _check(regions, steps, regions_per_step, orders, score)
-    run = _Run(regions, steps, regions_per_step, orders, replacement, pooling, score, target, seed)
+    if score not in get_args(Score):
+        raise ValueError(f"score {score!r} is none of {', '.join(get_args(Score))}")
+    how = perturbation or Perturbation()
+    run = _Run(how, score, target, seed)
     model, images = with_classes(model, data, target, batch_size)
     made = {name: tolerant(make(model)) for name, make in factories(methods).items()}
     found: dict[str, dict[Order, list[Tensor]]] = {
-        name: {order: [] for order in orders} for name in made
+        name: {order: [] for order in how.orders} for name in made
     }
     measured = run.measure(model, images, made)
     samples = None if isinstance(data, torch.utils.data.DataLoader) else count(data)
-    curves = len(made) * len(set(orders) - {"random"}) + ("random" in orders)
+    curves = len(made) * len(set(how.orders) - {"random"}) + ("random" in how.orders)
     total = None if samples is None else ceil(samples / batch_size) * curves
     if description is not None:
         measured = track(measured, description, total)
@@ -128,33 +175,19 @@ def perturbation_curves(
         for row in [name] if name is not None else list(made):
             found[row][order].append(scores)
     settings = {**run.settings(), "normalise": False}
-    results = {
+    return {
         name: PerturbationCurves(
             name, run.share(), {order: torch.cat(parts) for order, parts in by.items()}, settings
         )
         for name, by in found.items()
     }
-    return {n: curve.normalised() for n, curve in results.items()} if normalise else results
 
 
 class _Run:
     """One analysis: its options, its random numbers, and the grid once the image size is known."""
 
-    def __init__(
-        self,
-        regions: tuple[int, int],
-        steps: int | None,
-        per_step: int,
-        orders: Sequence[Order],
-        replacement: Replacement,
-        pooling: Pooling,
-        score: Score,
-        target: ClassChoice,
-        seed: int,
-    ) -> None:
-        self.regions, self.steps, self.per_step = regions, steps, per_step
-        self.orders, self.replacement, self.pooling = orders, replacement, pooling
-        self.score, self.target, self.seed = score, target, seed
+    def __init__(self, how: Perturbation, score: Score, target: ClassChoice, seed: int) -> None:
+        self.how, self.score, self.target, self.seed = how, score, target, seed
         self.noise = torch.Generator().manual_seed(seed)
         self.chance = torch.Generator().manual_seed(seed)
         self.grid: Grid | None = None
@@ -168,16 +201,16 @@ class _Run:
         """Yield method (None: all), order and scores (B, steps + 1), batch by batch."""
         for inputs, classes in images:
             grid = self._grid(inputs)
-            other = replaced(inputs, grid, self.replacement, self.noise)
+            other = replaced(inputs, grid, self.how.replacement, self.noise)
             drawn = (len(inputs), 2, grid.count)
             chance = torch.rand(drawn, generator=self.chance, dtype=torch.float64).to(inputs.device)
             order, ties = chance.unbind(1)
-            if "random" in self.orders:
+            if "random" in self.how.orders:
                 places = ranks(order, ties, descending=True)
                 yield None, "random", self._follow(model, inputs, other, classes, places)
-            directed: list[Order] = [name for name in self.orders if name != "random"]
+            directed: list[Order] = [name for name in self.how.orders if name != "random"]
             for name, method in methods.items() if directed else ():
-                relevance = grid.relevance(method.attribute(inputs, classes), self.pooling)
+                relevance = grid.relevance(method.attribute(inputs, classes), self.how.pooling)
                 for name_of_order in directed:
                     places = ranks(relevance, ties, descending=name_of_order == "most")
                     scores = self._follow(model, inputs, other, classes, places)
@@ -186,17 +219,19 @@ class _Run:
     def share(self) -> Tensor:
         """Share of the regions that is perturbed before the first and after each step."""
         assert self.grid is not None
-        gone = torch.arange(self._count() + 1, dtype=torch.float64) * self.per_step
+        gone = torch.arange(self.how.count(self.grid) + 1, dtype=torch.float64)
+        gone = gone * self.how.regions_per_step
         return gone.clamp_max(self.grid.count) / self.grid.count
 
     def settings(self) -> dict[str, object]:
         """Return the options as plain data."""
+        assert self.grid is not None
         return {
-            "regions": list(self.regions),
-            "steps": self._count(),
-            "regions_per_step": self.per_step,
-            "replacement": self.replacement,
-            "pooling": self.pooling,
+            "regions": list(self.how.regions),
+            "steps": self.how.count(self.grid),
+            "regions_per_step": self.how.regions_per_step,
+            "replacement": self.how.replacement,
+            "pooling": self.how.pooling,
             "score": self.score,
             "target": self.target,
             "seed": self.seed,
@@ -210,50 +245,24 @@ class _Run:
         assert self.grid is not None
         place = places[:, self.grid.index(inputs.device)].unsqueeze(1)  # of each pixel
         scores = []
-        for step in range(self._count() + 1):
-            output = model(torch.where(place < step * self.per_step, other, inputs)).double()
+        for step in range(self.how.count(self.grid) + 1):
+            output = model(
+                torch.where(place < step * self.how.regions_per_step, other, inputs)
+            ).double()
             values = output.softmax(1) if self.score == "probability" else output
             scores.append(values.gather(1, classes[:, None]))
         return torch.cat(scores, 1).cpu()
-
-    def _count(self) -> int:
-        assert self.grid is not None
-        most = ceil(self.grid.count / self.per_step)
-        return min(most, MOST_STEPS) if self.steps is None else self.steps
 
     def _grid(self, inputs: Tensor) -> Grid:
         if inputs.dim() != 4:
             raise DataError(f"images have the shape (N, C, H, W), not {tuple(inputs.shape)}")
         height, width = inputs.shape[2:]
         if self.grid is None:
-            self.grid = Grid(height, width, self.regions)
-            possible = ceil(self.grid.count / self.per_step)
-            if self._count() > possible:
-                raise ValueError(
-                    f"steps={self.steps} of {self.per_step} regions: images of {height} x {width} "
-                    f"pixels have {self.grid.count} regions of {self.regions[0]} x "
-                    f"{self.regions[1]}, which are gone after {possible}"
-                )
+            self.grid = Grid(height, width, self.how.regions)
+            self.how.count(self.grid)  # or it is too many
         if (height, width) != (self.grid.height, self.grid.width):
             raise DataError(
                 f"images of {height} x {width} pixels follow on {self.grid.height} x "
                 f"{self.grid.width}; curves need images of one size"
             )
         return self.grid
-
-
-def _check(
-    regions: tuple[int, int],
-    steps: int | None,
-    per_step: int,
-    orders: Sequence[Order],
-    score: Score,
-) -> None:
-    if len(regions) != 2 or min(regions) < 1:
-        raise ValueError(f"regions={regions}; give height and width, at least 1")
-    if per_step < 1 or (steps is not None and steps < 1):
-        raise ValueError(f"steps={steps}, regions_per_step={per_step}; both must be at least 1")
-    if not orders or len(set(orders)) < len(orders) or set(orders) - set(get_args(Order)):
-        raise ValueError(f"orders={orders!r}; choose among {', '.join(get_args(Order))}, each once")
-    if score not in get_args(Score):
-        raise ValueError(f"score {score!r} is none of {', '.join(get_args(Score))}")
