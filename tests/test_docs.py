@@ -80,6 +80,9 @@ def test_the_python_of_a_page_runs(
     monkeypatch.chdir(tmp_path)
     names = given(tmp_path)
     monkeypatch.setattr(niwaki.models, "build", lambda *_, **__: names["model"])  # no downloads
+    seen = niwaki.data.Preprocessing(16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    described = niwaki.data.Described(names["data"], preprocessing=seen)
+    monkeypatch.setattr(niwaki.data, "open_data", lambda *_, **__: described)
     run = [one for one in blocks(page, "python") if not one.startswith(tuple(SKIPPED))]
     assert run, f"{page} has no Python that runs"
     for block in run:
