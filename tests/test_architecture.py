@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,3 +104,55 @@ def test_no_import_from_above(name: str) -> None:
 def test_no_file_is_long() -> None:
     long = {module(p): n for p in files() if (n := len(p.read_text().splitlines())) > MOST_LINES}
     assert not long
+
+
+USES = """
+import numpy as np
+import torch
+import a_rule, a_method, a_criterion, a_question, a_data_set
+import niwaki
+from niwaki.auditing import question_names
+from niwaki.data import Described, open_data
+
+torch.manual_seed(0)
+model = torch.nn.Sequential(
+    torch.nn.Conv2d(1, 6, 3, bias=False), torch.nn.ReLU(), torch.nn.Flatten(),
+    torch.nn.Linear(216, 2, bias=False),
+).eval()
+images = open_data("greys")
+assert len(images) == 16 and images.classes == ["dark", "light"]
+inputs = torch.stack([image for image, _ in images])
+labels = torch.tensor([label for _, label in images])
+
+assert "lrp.absolute_shares" in niwaki.attribution.names()
+heatmaps = niwaki.explain(model, inputs, method="lrp.absolute_shares")
+torch.testing.assert_close(heatmaps.flatten(1).sum(1), model(inputs).amax(1), rtol=1e-4, atol=1e-5)
+
+assert "largest_weight" in niwaki.criteria.names()
+scores = niwaki.score(model, (inputs, labels), "largest_weight")
+assert torch.equal(scores["0"], model[0].weight.detach().abs().flatten(1).amax(1).double())
+pruned = niwaki.prune(model, (inputs, labels), "largest_weight", keep=0.7)
+assert pruned.model[0].out_channels < 6
+
+assert "upper half" in question_names()
+found = niwaki.audit(model, images, method="lrp.absolute_shares", questions=["upper half"])
+assert {finding.key for finding in found.findings} == {"upper half/dark", "upper half/light"}
+print("all five are used")
+"""
+
+
+def test_a_stranger_adds_a_part_in_one_file(tmp_path: Path) -> None:
+    """The files of the page, as they stand, add a rule, a method, a criterion and so on."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    parts = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(parts) == 5
+    for name, content in parts:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", USES],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        check=False,
+    )
+    assert done.stdout.strip() == "all five are used", done.stderr
