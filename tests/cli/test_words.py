@@ -134,15 +134,12 @@ def check_page(page, scripts):
 
 
 def test_the_page_of_an_audit_has_a_policy(work):
-    from jinja2 import Environment
-    from niwaki.report._audit_template import TEMPLATE
-    from niwaki.report._policy import policy
+    from niwaki.report._page import write_page
 
-    # All that comes before the first section, with the same style.
-    head = TEMPLATE[: TEMPLATE.index("<ul")] + "</body></html>"
     hostile = "<script>alert(1)</script>"
-    page = Environment(autoescape=True).from_string(head)
-    text = page.render(policy=policy(TEMPLATE), heading=hostile, remarks=[hostile])
+    given = {"heading": hostile, "remarks": [hostile], "sections": [], "table": {}}
+    write_page(work / "page.html", "audit.html.j2", **given)
+    text = (work / "page.html").read_text()
     check_page(text, scripts=0)
 
 

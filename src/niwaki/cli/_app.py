@@ -23,10 +23,12 @@ from niwaki.cli import (
     _compare,
     _compare_criteria,
     _demo,
+    _doctor,
     _evaluate,
     _explain,
     _export,
     _filters,
+    _info,
     _methods,
     _prune,
     _prune_weights,
@@ -74,9 +76,11 @@ _add("choose-rules", _choose_rules.choose_rules)
 _add("car", _car.car)
 _add("filters", _filters.filters)
 _add("audit", _audit.audit_command)
+_add("info", _info.info)
 _add("export", _export.export)
 _add("methods", _methods.methods)
 _add("demo", _demo.demo)
+_add("doctor", _doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

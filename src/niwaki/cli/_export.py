@@ -13,7 +13,7 @@ from niwaki.cli import _options as o
 from niwaki.cli._fits import check_fits
 from niwaki.cli._outputs import check_output
 from niwaki.cli._spread import Listed, numbers
-from niwaki.errors import DataError, NiwakiError
+from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
     from niwaki.models import Format
@@ -70,7 +70,7 @@ def export(
         architecture=architecture,
         trust=trust,
     )
-    shape = _given(input_shape) if input_shape else _known(model, loaded)
+    shape = _given(input_shape) if input_shape else o.input_shape(model, loaded)
     check_fits(loaded.model, shape, 1)
     models.export(loaded.model, out, shape, format=format_)
     if as_json:
@@ -83,15 +83,3 @@ def export(
 
 def _given(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers("--input-shape", text, _SHAPE))
-
-
-def _known(model: str, loaded: o.Loaded) -> tuple[int, ...]:
-    """Shape of an input, from the folder of a pruned network or the model's preprocessing."""
-    from niwaki import models, pruning
-
-    if models.is_saved(model):
-        return pruning.Saved.read(model).input_shape
-    known = loaded.preprocessing
-    if known is None:
-        raise DataError("nothing is known of the network's inputs: give --input-shape")
-    return known.channels, known.size, known.size

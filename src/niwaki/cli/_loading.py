@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from niwaki.data import Images, Preprocessing
     from niwaki.pruning import Plan
 
-__all__ = ["MEAN", "OUTPUTS", "STD", "Loaded", "count_outputs", "load_images", "load_model"]
-
 OUTPUTS = Listed(r.INDEX)
 MEAN = Listed(r.FINITE.but(low=-1e6, high=1e6), most=3)
 STD = Listed(r.POSITIVE.but(high=1e6, why="pixels are divided by it"), most=3)
@@ -288,3 +286,18 @@ def count_outputs(model: nn.Module, images: Images) -> int | None:
 def _shape(images: Images) -> tuple[int, int, int]:
     made = images.preprocessing
     return made.channels, made.size, made.size
+
+
+def input_shape(model: str, loaded: Loaded) -> tuple[int, ...]:
+    """Shape of an input, from the folder of a pruned network or the model's preprocessing."""
+    from niwaki import models, pruning
+
+    if models.is_saved(model):
+        return pruning.Saved.read(model).input_shape
+    known = loaded.preprocessing
+    if known is None:
+        raise DataError(
+            "nothing is known of the network's inputs: give their shape (--input-shape, or --size, "
+            "--mean and --std)"
+        )
+    return known.channels, known.size, known.size

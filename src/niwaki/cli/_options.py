@@ -13,7 +13,16 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli._fits import check_fits
-from niwaki.cli._loading import MEAN, OUTPUTS, STD, Loaded, count_outputs, load_images, load_model
+from niwaki.cli._loading import (
+    MEAN,
+    OUTPUTS,
+    STD,
+    Loaded,
+    count_outputs,
+    input_shape,
+    load_images,
+    load_model,
+)
 from niwaki.cli._outputs import check_output
 from niwaki.cli._spread import Written, spread
 from niwaki.errors import NiwakiError
@@ -30,6 +39,7 @@ __all__ = [
     "Loaded",
     "console",
     "count_outputs",
+    "input_shape",
     "load_images",
     "load_model",
     "prepare",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -13,24 +12,15 @@ import torch
 from torch import Tensor
 
 from niwaki.propagation import (
-    PRESETS,
     Assign,
     Composite,
     Epsilon,
     ZPlus,
-    epsilon,
-    gradient,
-    load_composite,
+    composite_named,
+    composite_names,
 )
 
 __all__ = ["named", "told"]
-
-_PRESETS: dict[str, Callable[..., Composite]] = {
-    **PRESETS,
-    "Epsilon": epsilon,
-    "Gradient": gradient,
-}
-_BY_TEXT = {name.lower(): name for name in _PRESETS}
 
 
 def named(text: str) -> Composite:
@@ -52,16 +42,9 @@ def named(text: str) -> Composite:
     OSError
         For a file that cannot be read.
     """
+    found = composite_named(text)
     if text.endswith(".json"):
-        return load_composite(text)
-    wanted = text.replace("_", "").lower()
-    if wanted not in _BY_TEXT:
-        close = [_BY_TEXT[name] for name in get_close_matches(wanted, _BY_TEXT, n=3, cutoff=0.4)]
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise ValueError(
-            f"there is no composite {text!r}; {hint}All: {', '.join(sorted(_PRESETS))}"
-        )
-    found = _PRESETS[_BY_TEXT[wanted]]()
+        return found
     sums = next(row.rule for row in found.rows if "sum" in row.kinds)
     if isinstance(sums, Epsilon):
         changed = found.with_rows(Assign(ZPlus(), kind="sum"))
@@ -82,7 +65,9 @@ def told(composite: Composite) -> str:
 @cache
 def _usual() -> frozenset[str]:
     """Digests of all presets, as they come and as criteria change them."""
-    known = [make() for make in _PRESETS.values()] + [named(name) for name in _PRESETS]
+    known = [composite_named(name) for name in composite_names()] + [
+        named(name) for name in composite_names()
+    ]
     return frozenset(map(_digest, known))
 
 

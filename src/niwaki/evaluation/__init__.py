@@ -9,6 +9,7 @@ from niwaki.evaluation._curves import Estimate, PerturbationCurves
 from niwaki.evaluation._networks import (
     Cost,
     accuracy,
+    confusion,
     cost,
     latency,
     near_chance,
@@ -27,6 +28,7 @@ __all__ = [
     "PerturbationCurves",
     "Randomisation",
     "accuracy",
+    "confusion",
     "cost",
     "latency",
     "near_chance",

@@ -65,6 +65,40 @@ def accuracy(
     return right / seen
 
 
+def confusion(
+    model: nn.Module, data: Data, *, batch_size: int = 128, description: str | None = None
+) -> Tensor:
+    """Count which classes a network takes for which.
+
+    Parameters
+    ----------
+    model, data, batch_size, description
+        As for `accuracy`.
+
+    Returns
+    -------
+    Tensor
+        Whole numbers, shape (classes, classes): true classes by predicted ones.
+
+    Raises
+    ------
+    ModelError, DataError
+        As for `accuracy`.
+    """
+    models.check(model)
+    counts: Tensor | None = None
+    for inputs, labels in batches(data, batch_size, models.home(model), description):
+        output = models.class_outputs(model, inputs, "a confusion matrix")
+        if counts is None:
+            check_logit(model, inputs)
+            counts = torch.zeros(output.shape[1], output.shape[1], dtype=torch.int64)
+        check_labels(labels, output.shape[1], data)
+        pairs = labels.cpu() * len(counts) + output.argmax(1).cpu()
+        counts += torch.bincount(pairs, minlength=len(counts) ** 2).view_as(counts)
+    assert counts is not None  # `batches` refuses empty data
+    return counts
+
+
 # At an accuracy above this no two classes or more can be near chance, if they are about as many.
 _CLEAR = 0.6
 

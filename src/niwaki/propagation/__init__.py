@@ -34,8 +34,20 @@ from niwaki.propagation.rules import (
     ZBox,
     ZPlus,
 )
-from niwaki.propagation.text import load_composite, save_composite
-from niwaki.propagation.trace import Layer, observe, resolve, trace, unit_dimension
+from niwaki.propagation.text import (
+    composite_named,
+    composite_names,
+    load_composite,
+    save_composite,
+)
+from niwaki.propagation.trace import (
+    Layer,
+    observe,
+    resolve,
+    resolve_operations,
+    trace,
+    unit_dimension,
+)
 from niwaki.propagation.weight_rules import Gamma, Norm, WSquare
 
 __all__ = [
@@ -48,6 +60,8 @@ __all__ = [
     "base_rows",
     "beta_smooth",
     "check_inputs",
+    "composite_named",
+    "composite_names",
     "check_logit",
     "deconvnet",
     "epsilon_alpha2_beta1",
@@ -60,6 +74,7 @@ __all__ = [
     "per_class",
     "rescale",
     "resolve",
+    "resolve_operations",
     "save_composite",
     "KINDS",
     "AlphaBeta",

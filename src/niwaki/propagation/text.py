@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
+from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from types import UnionType
@@ -14,6 +16,7 @@ from niwaki.files import write_json
 from niwaki.propagation.composites import Assign, Composite
 from niwaki.propagation.gates import BetaSmooth, Rescale
 from niwaki.propagation.operation import KINDS, Rule
+from niwaki.propagation.presets import PRESETS, epsilon, gradient
 from niwaki.propagation.rules import (
     AlphaBeta,
     Deconvnet,
@@ -165,3 +168,43 @@ def load_composite(path: str | Path) -> Composite:
         return from_json(read_json(path, MapOf(Anything()), "it cannot be read"))
     except ValueError as error:
         raise DataError(f"{path} is no composite: {error}") from error
+
+
+def composite_names() -> list[str]:
+    """Return the names of the composites that come ready-made, as `composite_named` takes them."""
+    return sorted(_MADE)
+
+
+def composite_named(text: str) -> Composite:
+    """Make the composite of that name, or read one.
+
+    Parameters
+    ----------
+    text : str
+        ``"EpsilonPlus"`` or ``"epsilon_plus"``; or a file ``*.json`` that `save_composite` wrote.
+
+    Raises
+    ------
+    ValueError
+        For a name that does not exist, or a file that is no composite.
+    OSError
+        For a file that cannot be read.
+    """
+    if text.endswith(".json"):
+        return load_composite(text)
+    wanted = text.replace("_", "").lower()
+    by_text = {name.lower(): name for name in _MADE}
+    if wanted not in by_text:
+        close = [by_text[name] for name in get_close_matches(wanted, by_text, n=3, cutoff=0.4)]
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ValueError(
+            f"there is no composite {text!r}; {hint}All: {', '.join(composite_names())}"
+        )
+    return _MADE[by_text[wanted]]()
+
+
+_MADE: dict[str, Callable[..., Composite]] = {
+    **PRESETS,
+    "Epsilon": epsilon,
+    "Gradient": gradient,
+}

@@ -162,12 +162,19 @@ def resolve(model: nn.Module, inputs: Tensor, composite: Composite) -> str:
     ModelError, DataError, PropagationError
         As `propagate` does: an operation without a rule shows here already.
     """
-    watch = Watch(model, composite)
-    forward(model, _two(inputs), watch)
     rows = [("layer", "operation", "rule")]
-    rows += [(op.layer, op.name, _shown(op)) for op in watch.operations]
+    found = resolve_operations(model, inputs, composite)
+    rows += [(op.layer, op.name, _shown(op)) for op in found]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in rows)
+
+
+def resolve_operations(model: nn.Module, inputs: Tensor, composite: Composite) -> list[Operation]:
+    """Return the operations that carry the signal, each with the rule it gets; see `resolve`."""
+    watch = Watch(model, composite)
+    forward(model, _two(inputs), watch)
+    watch.release()
+    return watch.operations
 
 
 def _two(inputs: Tensor) -> Tensor:

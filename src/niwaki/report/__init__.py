@@ -11,6 +11,7 @@ from niwaki.report._audit_pictures import (
 from niwaki.report._colours import colour, colour_range, is_diverging, overlay
 from niwaki.report._evaluation_plots import plot_perturbation, plot_randomisation
 from niwaki.report._gallery import filter_gallery, save_filters
+from niwaki.report._network import LayerInfo, NetworkInfo, network_info
 from niwaki.report._pruning_plots import (
     plot_agreement,
     plot_comparison,
@@ -21,11 +22,14 @@ from niwaki.report._sheets import contact_sheet
 
 __all__ = [
     "HeatmapFiles",
+    "LayerInfo",
+    "NetworkInfo",
     "colour",
     "colour_range",
     "contact_sheet",
     "filter_gallery",
     "is_diverging",
+    "network_info",
     "overlay",
     "plot_agreement",
     "plot_comparison",
