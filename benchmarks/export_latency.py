@@ -92,7 +92,13 @@ def measure(case: Case, options: argparse.Namespace, folder: Path) -> dict[str, 
     whole = case.build()
     few = case.references(options.references)
     pruned = niwaki.prune(
-        whole, few, "lrp", keep=KEEP, of="macs", steps=options.steps, round_to=options.round_to
+        whole,
+        few,
+        "lrp",
+        keep=KEEP,
+        of="macs",
+        schedule=niwaki.pruning.Schedule(steps=options.steps),
+        limits=niwaki.pruning.Limits(round_to=options.round_to),
     )
     files = folder / "whole.onnx", folder / "pruned.onnx"
     models.export(whole, files[0], pruned.input_shape)

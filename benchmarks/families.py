@@ -101,8 +101,8 @@ def measure(family: Family) -> Result:
             "weight",
             keep=KEEP,
             of="macs",
-            steps=1,
-            repair=None,  # random weights are worth no repair
+            repair=None,
+            schedule=niwaki.pruning.Schedule(steps=1),  # random weights are worth no repair
         )
     except NiwakiError as error:
         return Result(family, None, None, time.perf_counter() - began, _first_sentence(error))

@@ -78,7 +78,9 @@ def measure(name: str, images: int, rounds: int) -> dict[str, object]:
     model = models.build(spec, weights="random")
     given = torch.randn(images, 3, size, size), torch.arange(images) % 10
     few = given[0][:8], given[1][:8]
-    pruned = niwaki.prune(model, few, "weight", keep=0.9, steps=1, repair=None)
+    pruned = niwaki.prune(
+        model, few, "weight", keep=0.9, repair=None, schedule=niwaki.pruning.Schedule(steps=1)
+    )
     seconds: dict[str, list[float]] = {"scoring": [], "choosing": [], "rebuilding": []}
     memory = []
     for _ in range(rounds):
@@ -100,7 +102,9 @@ def measure(name: str, images: int, rounds: int) -> dict[str, object]:
 def _step(model: nn.Module, given: tuple[torch.Tensor, torch.Tensor], criterion: str) -> float:
     """Take a step without a repair; return the seconds."""
     started = time.process_time()
-    niwaki.prune(model, given, criterion, keep=0.9, steps=1, repair=None)
+    niwaki.prune(
+        model, given, criterion, keep=0.9, repair=None, schedule=niwaki.pruning.Schedule(steps=1)
+    )
     return time.process_time() - started
 
 

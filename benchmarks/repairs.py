@@ -79,9 +79,15 @@ def measure(network: str, weights: str, given: argparse.Namespace) -> list[dict[
             for seed, few in enumerate(draws):
                 made = criteria.create(name, **({"seed": seed} if name == "random" else {}))
                 pruned = pruning.prune(
-                    model, few, made, keep=given.keep, steps=given.steps, test=seen,
-                    batch_size=100, per_cost=given.per_cost, repair=repair,
-                )  # fmt: skip
+                    model,
+                    few,
+                    made,
+                    keep=given.keep,
+                    test=seen,
+                    repair=repair,
+                    schedule=pruning.Schedule(steps=given.steps, per_cost=given.per_cost),
+                    run=pruning.Run(batch_size=100),
+                )
                 curves.append([step.accuracy for step in pruned.trajectory])
             means = [statistics.fmean(curve[1:]) for curve in curves]
             plain = plain or means

@@ -16,13 +16,16 @@ from torch.nn import functional as F
 
 from niwaki.data import Data, in_memory
 from niwaki.evaluation import cost
-from niwaki.pruning import CUSTOMIZED_PRUNERS, Choice, Contender, recalibrate
+from niwaki.pruning import CUSTOMIZED_PRUNERS, Choice, Contender, Schedule, recalibrate
 
-__all__ = ["OURS", "SPLIT", "TABLES", "contenders", "repairing"]
+__all__ = ["OURS", "SPLIT", "STEPS", "TABLES", "contenders", "repairing"]
 
-PLAIN = {"per_cost": 0.0}
-PER_COST = {"per_cost": 0.6}
-SMALL_STEPS = {**PER_COST, "steps": 28}  # torch-pruning's recipes look anew in each of 45
+STEPS = 7
+PLAIN = {"schedule": Schedule(STEPS, per_cost=0.0)}
+PER_COST = {"schedule": Schedule(STEPS, per_cost=0.6)}
+SMALL_STEPS = {
+    "schedule": Schedule(28, per_cost=0.6)
+}  # torch-pruning's recipes look anew in each of 45
 #: Those of the paper and of practice, each after its source, ranked by the score alone.
 CRITERIA = (
     "taylor",
@@ -131,7 +134,7 @@ def repairing(model: nn.Module, tables: tuple[str, ...] = TABLES) -> list[Conten
 
 
 def _built_in(label: str, criterion: str, per_cost: float, repair: str | None) -> Contender:
-    options = {"per_cost": per_cost, "repair": repair}
+    options = {"schedule": Schedule(STEPS, per_cost=per_cost), "repair": repair}
     return Contender(f"{label}{SPLIT}{repair or 'none'}", criterion, prune_options=options)
 
 
@@ -179,12 +182,14 @@ def _torch_pruning(norms: bool, repaired: bool, ending: str = "") -> list[Conten
 def _chosen(folder: Path) -> list[Contender]:
     """What rules.py has found best on images kept aside: rules of LRP, exponents of the others."""
     choice = Choice.load(folder)
-    options = {"per_cost": choice.per_cost}
+    options = {"schedule": Schedule(STEPS, per_cost=choice.per_cost)}
     rows = [Contender("lrp, chosen rules", choice.criterion, prune_options=options)]
     for name, areas in json.loads((folder / "exponents.json").read_text("utf-8")).items():
         best = float(max(areas, key=areas.__getitem__))
         label = f"{name}, chosen per cost"
-        rows.append(Contender(label, name, prune_options={"per_cost": best}))
+        rows.append(
+            Contender(label, name, prune_options={"schedule": Schedule(STEPS, per_cost=best)})
+        )
     return rows
 
 

@@ -25,6 +25,8 @@ from niwaki.pruning import (
     Member,
     Plan,
     Removal,
+    Run,
+    Schedule,
     Summary,
     Trajectory,
     accuracy_at,
@@ -132,9 +134,17 @@ def ranked(
 ) -> tuple[Removal, ...]:
     """Choose by a criterion of niwaki, ranked over all layers."""
     made = create(criterion, **options)
-    settings: dict[str, Any] = {"steps": 1, "repair": None, "batch_size": BATCH}
-    settings |= {"keep": scene.keep, "per_cost": per_cost}
-    return niwaki.prune(scene.before, scene.references, made, **settings).plan.steps[0]
+    schedule, run = Schedule(steps=1, per_cost=per_cost), Run(batch_size=BATCH)
+    pruned = niwaki.prune(
+        scene.before,
+        scene.references,
+        made,
+        keep=scene.keep,
+        schedule=schedule,
+        repair=None,
+        run=run,
+    )
+    return pruned.plan.steps[0]
 
 
 def means(found: Comparison) -> list[Summary]:

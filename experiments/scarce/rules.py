@@ -56,17 +56,24 @@ def main() -> None:
         trials=asked.trials,
         per_cost=(0.0, 1.0),
         seed=asked.seed,
-        folder=out,
-        batch_size=50,
-        callback=lambda trial: print(trial, flush=True),
+        run=niwaki.pruning.Run(
+            folder=out, batch_size=50, callback=lambda trial: print(trial, flush=True)
+        ),
     )
     print(found)
     areas: dict[str, dict[float, float]] = {}
     for name in COSTLY:
         areas[name] = {}
         for exponent in EXPONENTS:
-            options = {"per_cost": exponent, "test": validation, "batch_size": 50}
-            pruned = niwaki.prune(model, few, name, keep=0.3, steps=7, **options)
+            pruned = niwaki.prune(
+                model,
+                few,
+                name,
+                keep=0.3,
+                schedule=niwaki.pruning.Schedule(steps=7, per_cost=exponent),
+                test=validation,
+                run=niwaki.pruning.Run(batch_size=50),
+            )
             areas[name][exponent] = area(pruned.trajectory, "macs", (0.3, 1.0))
             print(f"{name} per cost {exponent}: {areas[name][exponent]:.4f}", flush=True)
     write_json(out / "exponents.json", areas)

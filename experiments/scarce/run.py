@@ -17,14 +17,14 @@ import platform
 from pathlib import Path
 
 import torch
-from contenders import TABLES, contenders, repairing
+from contenders import STEPS, TABLES, contenders, repairing
 from recipes import means
 from torch import Tensor, nn
 
 import niwaki
 from niwaki import data, models
 from niwaki.files import write_json, write_text
-from niwaki.pruning import Comparison, Outcome, compare
+from niwaki.pruning import Comparison, Outcome, Run, Schedule, compare
 from niwaki.report import plot_comparison
 
 HERE = Path(__file__).parent
@@ -103,14 +103,16 @@ def play(
         references=asked.references,
         seeds=seeds,
         keep=0.3,
-        steps=7,
-        folder=folder,
-        batch_size=50,
         repair="recalibrate" if asked.recalibrate else None,
-        callback=lambda run: print(
-            f"{run.label:32} {run.references} {run.seed} "
-            + " ".join(f"{step.accuracy:.2f}" for step in run.trajectory),
-            flush=True,
+        schedule=Schedule(STEPS),
+        run=Run(
+            folder=folder,
+            batch_size=50,
+            callback=lambda run: print(
+                f"{run.label:32} {run.references} {run.seed} "
+                + " ".join(f"{step.accuracy:.2f}" for step in run.trajectory),
+                flush=True,
+            ),
         ),
     )
 

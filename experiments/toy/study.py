@@ -37,7 +37,7 @@ BLIND = ("weight", "random")  # they look at no data: one size stands for all
 
 
 def shrink(model: nn.Sequential, scores: niwaki.Scores) -> nn.Sequential:
-    """Remove the lowest units: what `niwaki.prune(steps=1)` does, which `check` makes sure of.
+    """Remove the lowest units: what `niwaki.prune` does in one step, which `check` makes sure of.
 
     On a chain of linear layers that is indexing. `prune` also traces the network, finds coupled
     channels and checks its work, which takes longer than all else here and thousands of times.
@@ -75,7 +75,14 @@ def check(model: nn.Sequential, name: str, criterion: str) -> nn.Module:
     """Prune with `niwaki.prune`, and make sure that `shrink` gives the same network."""
     few = references(name, 5, 0)
     pruned = niwaki.prune(
-        model, few, criterion, keep=2 / 3, of="units", steps=1, repair=None, batch_size=1000
+        model,
+        few,
+        criterion,
+        keep=2 / 3,
+        of="units",
+        repair=None,
+        schedule=niwaki.pruning.Schedule(steps=1),
+        run=niwaki.pruning.Run(batch_size=1000),
     ).model
     mine = shrink(model, score(model, name, criterion, 5, 0))
     for (key, ours), theirs in zip(

@@ -31,24 +31,21 @@ import niwaki
 from niwaki import data, models
 from niwaki.evaluation import accuracy
 from niwaki.files import write_atomically, write_json, write_text
-from niwaki.pruning import FineTune, discard, fine_tune
+from niwaki.pruning import FineTune, Run, Schedule, fine_tune
+from niwaki.runs import discard
 
 HERE = Path(__file__).parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision has them
 LARGER = 1.125  # images are kept so much larger than the crops that are drawn from them
 LEARNED = 0.95  # of the loss of guessing: what training must get below
 HEAD = ("classifier.1.weight", "classifier.1.bias")
-# Criterion and options of `niwaki.prune`; without options, its defaults.
-CRITERIA: dict[str, dict[str, Any]] = {
-    "lrp": {},
-    "lrp.epsilon_plus": {"per_cost": 0.0},  # as Yeom et al. (2021)
-    "taylor": {},
-    "taylor_gates": {},
-    "gradient": {},
-    "weight": {},
-    "activation": {},
-    "random": {},
-}
+# Criteria, and the exponent of the cost by which each ranks.
+CRITERIA = dict.fromkeys(
+    ("lrp", "lrp.epsilon_plus", "taylor", "taylor_gates", "gradient", "weight", "activation",
+     "random"),
+    Schedule().per_cost,
+)  # fmt: skip
+CRITERIA["lrp.epsilon_plus"] = 0.0  # as Yeom et al. (2021)
 
 Pair = tuple[Tensor, Tensor]
 
@@ -150,26 +147,21 @@ def pruned(
 ) -> dict[str, Any]:
     """Prune by one criterion, with fine-tuning after each step, and longer in the end."""
     started = time.perf_counter()
-    options = {**CRITERIA[name], **({"seed": seed} if name == "random" else {})}
     # Step n is tuned by seed + n: those of different seeds shall not meet.
     settings = {"lr": asked.lr, "batch_size": 32, "seed": 1000 * (seed + 1)}
+    settings["training"] = material.training
     tune = FineTune(epochs=asked.epochs, **settings) if asked.epochs else None
     found = niwaki.prune(
         model,
         material.references,
-        name,
+        f"random:seed={seed}" if name == "random" else name,
         keep=asked.keep,
         of=asked.of,
-        per_step=asked.per_step,
+        schedule=Schedule(per_step=asked.per_step, per_cost=CRITERIA[name]),
         repair=None if asked.repair == "none" else asked.repair,
         tune=tune,
-        tune_each=True,
-        training=material.training,
         test=material.test,
-        folder=folder,
-        batch_size=50,
-        callback=shown(f"{name} {seed}"),
-        **options,
+        run=Run(folder, 50, shown(f"{name} {seed}")),
     )
     final = None
     if asked.final_epochs:

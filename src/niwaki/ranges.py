@@ -18,7 +18,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from niwaki.errors import RangeError, UnknownOptionError
-from niwaki.options import retold
+from niwaki.options import names_of, retold
 
 __all__ = [
     "BATCH",
@@ -189,6 +189,7 @@ def checked(**ranges: Range) -> Callable[[Target], Target]:
             try:
                 given = signature.bind_partial(*args, **options).arguments
             except TypeError:  # the function says better what is wrong with its arguments
+                _check_names(target, signature, options)
                 return target(*args, **options)
             for name in ranges.keys() & given.keys():
                 value = given[name]
@@ -211,6 +212,15 @@ def checked(**ranges: Range) -> Callable[[Target], Target]:
         return cast(Target, call)
 
     return decorate
+
+
+def _check_names(
+    target: Callable[..., Any], signature: inspect.Signature, options: Mapping[str, object]
+) -> None:
+    """Refuse an option that a function does not have, with the one that may be meant."""
+    for name in options:
+        if name not in signature.parameters and target.__name__ != "__init__":
+            raise UnknownOptionError(name, {f"{target.__name__}()": names_of(target)})
 
 
 def _choices(target: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:

@@ -136,7 +136,14 @@ def test_the_criterion_removes_what_the_index_ranks_first(name):
         for i, (layer, units) in enumerate((n, u) for n in found for u in found[n].units)
     )
     assert [(layer, units) for *_, layer, units in flat] == order
-    pruned = niwaki.prune(model, (images, labels), "car", keep=0.8, of="units", steps=1)
+    pruned = niwaki.prune(
+        model,
+        (images, labels),
+        "car",
+        keep=0.8,
+        of="units",
+        schedule=niwaki.pruning.Schedule(steps=1),
+    )
     count = sum(pruned.plan.removed().values())
     assert count >= 1
     first = [(name, units) for name, units in order[:count]]

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from niwaki.cli import app, main
 from niwaki.cli._heatmaps import table
 from niwaki.files import write_csv, write_json
+from niwaki.pruning import Run
 from niwaki.report._figures import save_figure
 from niwaki.terminal import Terminal, clean, headed
 
@@ -240,7 +241,7 @@ def test_several_processes_are_refused(work, monkeypatch, capfd):
             with pytest.raises(NiwakiError, match="launcher"):
                 fine_tune(model, data)
             with pytest.raises(NiwakiError, match="launcher"):
-                prune(model, data, "weight", folder=work / "run")
+                prune(model, data, "weight", run=Run(folder=work / "run"))
             assert not (work / "run").exists()
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("RANK", "0")

@@ -191,7 +191,14 @@ def test_lrp_as_a_recipe_is_what_prune_does():
     torch.manual_seed(0)
     model, x = ResNet(1, 4).eval(), images()
     *_, recipe = Recipe(recipes.ranked, repairs.rebuilt)(copy.deepcopy(model), x, 0)
-    pruned = niwaki.prune(model, x, "lrp", keep=0.3, steps=7, batch_size=recipes.BATCH)
+    pruned = niwaki.prune(
+        model,
+        x,
+        "lrp",
+        keep=0.3,
+        schedule=niwaki.pruning.Schedule(steps=7),
+        run=niwaki.pruning.Run(batch_size=recipes.BATCH),
+    )
     there = pruned.model.state_dict()
     assert {k: v.shape for k, v in recipe.state_dict().items()} == {
         k: v.shape for k, v in there.items()

@@ -32,7 +32,9 @@ ENTRIES: dict[str, Entry] = {
     "score activation": lambda net, x, y: niwaki.score(net, (x, y), "activation"),
     "score weight": lambda net, x, y: niwaki.score(net, (x, y), "weight"),
     "score_weights": lambda net, x, y: niwaki.score_weights(net, (x, y)),
-    "prune": lambda net, x, y: niwaki.prune(net, (x, y), keep=0.7, steps=1),
+    "prune": lambda net, x, y: niwaki.prune(
+        net, (x, y), keep=0.7, schedule=niwaki.pruning.Schedule(steps=1)
+    ),
     "prune_weights": lambda net, x, y: niwaki.prune_weights(net, (x, y), keep=0.7, steps=1),
     "car.index": lambda net, x, y: niwaki.car.index(net, (x, y)),
     "car.greedy": lambda net, x, y: niwaki.car.greedy(net, (x, y), niwaki.car.Stop(remove=1)),
@@ -331,7 +333,15 @@ def test_a_last_batch_of_one_in_a_network_that_squeezes() -> None:
     for layer in one:
         assert torch.equal(one[layer].lost, other[layer].lost)
         torch.testing.assert_close(one[layer].margin_change, other[layer].margin_change)
-    pruned = niwaki.prune(net, data, keep=0.8, steps=1, repair=None, batch_size=2, test=data)
+    pruned = niwaki.prune(
+        net,
+        data,
+        keep=0.8,
+        repair=None,
+        test=data,
+        schedule=niwaki.pruning.Schedule(steps=1),
+        run=niwaki.pruning.Run(batch_size=2),
+    )
     assert pruned.trajectory.final.accuracy is not None
 
 
@@ -345,7 +355,9 @@ def test_part_is_the_output_that_it_names() -> None:
     ):
         net = niwaki.models.Part(of(Several, form, like=plain), key).eval()
         assert torch.equal(niwaki.explain(net, x, 1), expected)
-        assert niwaki.prune(net, (x, LABELS), keep=0.7, steps=1).model(x).shape == (6, 3)
+        assert niwaki.prune(
+            net, (x, LABELS), keep=0.7, schedule=niwaki.pruning.Schedule(steps=1)
+        ).model(x).shape == (6, 3)
     with pytest.raises(NiwakiError, match="without 'nothing'"):
         niwaki.explain(niwaki.models.Part(plain, "nothing").eval(), x)
 
@@ -378,7 +390,7 @@ def test_networks_of_other_types(kind: torch.dtype) -> None:
         expected = niwaki.explain(plain, x, 1, method).double()
         error = (found.double() - expected).norm() / expected.norm()
         assert error < {torch.float16: 0.02, torch.bfloat16: 0.1}.get(kind, 1e-2), method
-    pruned = niwaki.prune(net, (x, LABELS), keep=0.7, steps=1)
+    pruned = niwaki.prune(net, (x, LABELS), keep=0.7, schedule=niwaki.pruning.Schedule(steps=1))
     assert pruned.model(x.to(kind)).dtype == kind
     assert niwaki.car.index(net, (x, LABELS))["one"].baseline.total == 6
 
@@ -406,7 +418,14 @@ def test_a_loop_over_images_without_a_batch() -> None:
         torch.testing.assert_close(explained(loop, batch(), 1, method), expected)
     for criterion in ("lrp", "taylor", "weight"):
         found, expected = (
-            niwaki.prune(net, (batch(), LABELS), criterion, keep=0.7, steps=1, repair=None)
+            niwaki.prune(
+                net,
+                (batch(), LABELS),
+                criterion,
+                keep=0.7,
+                repair=None,
+                schedule=niwaki.pruning.Schedule(steps=1),
+            )
             for net in (loop, plain)
         )
         assert found.plan.removed() == expected.plan.removed()
@@ -431,7 +450,13 @@ def test_weights_made_in_inference_mode() -> None:
     )
     for criterion in ("lrp", "taylor", "weight"):
         found, expected = (
-            niwaki.prune(net, (batch(), LABELS), criterion, keep=0.7, steps=1)
+            niwaki.prune(
+                net,
+                (batch(), LABELS),
+                criterion,
+                keep=0.7,
+                schedule=niwaki.pruning.Schedule(steps=1),
+            )
             for net in (made, plain)
         )
         assert found.plan.removed() == expected.plan.removed()

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from niwaki.cli import app
 from niwaki.errors import ModelError, NiwakiError
 from niwaki.models import export, zoo
-from niwaki.pruning import prune
+from niwaki.pruning import Schedule, prune
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -43,7 +43,7 @@ def pruned():
             nn.init.uniform_(module.running_mean, -0.3, 0.3)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     data = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
-    return prune(model, data, "weight", keep=0.5, of="macs", steps=1, per_cost=0)
+    return prune(model, data, "weight", keep=0.5, of="macs", schedule=Schedule(steps=1, per_cost=0))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from bundles import bundled
 from pruning_networks import Residual, chain, data_for, randomise
 
 from niwaki import criteria
@@ -18,7 +19,7 @@ def plan(name, criterion, batch_size, **repairs):
     model = randomise(NETWORKS[name]()).double()
     data = data_for(8, samples=SAMPLES, dtype=torch.float64)
     options = {"keep": 0.5, "of": "units", "steps": 1, "batch_size": batch_size}
-    return prune(model, data, criterion, **options, **repairs).plan
+    return prune(model, data, criterion, **bundled(**options, **repairs)).plan
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)

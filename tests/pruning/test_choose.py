@@ -5,6 +5,7 @@ import json
 import optuna
 import pytest
 import torch
+from bundles import bundled
 from pruning_networks import Residual, assert_same, chain, data_for, randomise, snapshot
 from torch import nn
 
@@ -37,7 +38,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def found(model):
-    return choose_rules(model, FEW, **SMALL)
+    return choose_rules(model, FEW, **bundled(**SMALL, function="choose_rules"))
 
 
 def told(choice):
@@ -56,9 +57,11 @@ def test_layers_are_grouped_by_depth_without_the_first(model):
 @pytest.mark.parametrize("network", [deep, chain, Residual])
 def test_the_first_trials_are_the_defaults(network):
     model = randomise(network())
-    choice = choose_rules(model, FEW, **{**SMALL, "trials": 2})
+    choice = choose_rules(model, FEW, **bundled(**{**SMALL, "trials": 2}, function="choose_rules"))
     for trial, name in zip(choice.trials, ("lrp", "lrp.epsilon_plus"), strict=True):
-        usual = niwaki.prune(model, FEW, name, test=HELD, steps=3, keep=0.4)
+        usual = niwaki.prune(
+            model, FEW, name, test=HELD, keep=0.4, schedule=niwaki.pruning.Schedule(steps=3)
+        )
         assert trial.area == area(usual.trajectory, "macs", (0.4, 1))
         assert trial.settings["per_cost"] == 0.6
         ours = niwaki.score(model, FEW, choice.criterion_of(trial))
@@ -71,9 +74,13 @@ def test_the_best_is_no_worse_than_any_and_what_it_claims(model, found):
     assert found.best.area >= max(trial.area for trial in found.trials[:2])
     last = found.trials[-1]
     again = niwaki.prune(
-        model, FEW, found.criterion_of(last), test=HELD, steps=3, keep=0.4,
-        per_cost=last.settings["per_cost"],
-    )  # fmt: skip
+        model,
+        FEW,
+        found.criterion_of(last),
+        test=HELD,
+        keep=0.4,
+        schedule=niwaki.pruning.Schedule(steps=3, per_cost=last.settings["per_cost"]),
+    )
     assert area(again.trajectory, "macs", (0.4, 1)) == last.area
     a, b, c = (Trial(n, {"reduce": "signed", "per_cost": 0.0}, x, 0) for n, x in
                enumerate((None, 0.5, 0.5)))  # fmt: skip
@@ -81,8 +88,10 @@ def test_the_best_is_no_worse_than_any_and_what_it_claims(model, found):
 
 
 def test_the_same_seed_gives_the_same_trials(model, found):
-    assert told(choose_rules(model, FEW, **SMALL)) == told(found)
-    other = choose_rules(model, FEW, **SMALL, seed=1)
+    assert told(choose_rules(model, FEW, **bundled(**SMALL, function="choose_rules"))) == told(
+        found
+    )
+    other = choose_rules(model, FEW, **bundled(**SMALL, seed=1, function="choose_rules"))
     assert told(other)[:2] == told(found)[:2]
     assert [t.settings for t in other.trials[2:]] != [t.settings for t in found.trials[2:]]
 
@@ -107,12 +116,16 @@ def test_rules_go_where_the_settings_say(model):
 
 
 def test_the_exponent_is_chosen_from_a_range(model):
-    span = choose_rules(model, FEW, **SMALL, per_cost=(0.0, 0.5))
+    span = choose_rules(
+        model, FEW, **bundled(**SMALL, per_cost=(0.0, 0.5), function="choose_rules")
+    )
     exponents = [trial.settings["per_cost"] for trial in span.trials]
     assert exponents[:2] == [0.5, 0.5]  # the default, as far as the range allows
     assert all(0 <= value <= 0.5 for value in exponents)
     assert len(set(exponents)) > 2
-    fixed = choose_rules(model, FEW, **{**SMALL, "trials": 3}, per_cost=0.3)
+    fixed = choose_rules(
+        model, FEW, **bundled(**{**SMALL, "trials": 3}, per_cost=0.3, function="choose_rules")
+    )
     assert {trial.settings["per_cost"] for trial in fixed.trials} == {0.3}
 
 
@@ -140,7 +153,9 @@ def test_an_interrupted_search_goes_on(model, found, tmp_path, monkeypatch):
             raise Enough
 
     with pytest.raises(Enough):
-        choose_rules(model, FEW, **SMALL, folder=tmp_path, callback=stop)
+        choose_rules(
+            model, FEW, **bundled(**SMALL, folder=tmp_path, callback=stop, function="choose_rules")
+        )
     assert told(Choice.load(tmp_path)) == told(found)[:4]
     runs = []
     prune = _choose_rules.prune
@@ -150,15 +165,27 @@ def test_an_interrupted_search_goes_on(model, found, tmp_path, monkeypatch):
         lambda *a, **k: runs.append(1) or prune(*a, **k),
     )
     seen = []
-    whole = choose_rules(model, FEW, **SMALL, folder=tmp_path, callback=seen.append)
+    whole = choose_rules(
+        model,
+        FEW,
+        **bundled(**SMALL, folder=tmp_path, callback=seen.append, function="choose_rules"),
+    )
     assert len(runs) == 2
     assert told(whole) == told(found)
     assert tuple(seen) == whole.trials
     assert Choice.load(tmp_path) == whole
     with pytest.raises(NiwakiError, match=r"another setting:\n  keep: there 0\.4, now 0\.5"):
-        choose_rules(model, FEW, **{**SMALL, "keep": 0.5}, folder=tmp_path)
+        choose_rules(
+            model,
+            FEW,
+            **bundled(**{**SMALL, "keep": 0.5}, folder=tmp_path, function="choose_rules"),
+        )
     with pytest.raises(NiwakiError, match="validation: there '24 samples"):
-        choose_rules(model, FEW, **{**SMALL, "validation": FEW}, folder=tmp_path)
+        choose_rules(
+            model,
+            FEW,
+            **bundled(**{**SMALL, "validation": FEW}, folder=tmp_path, function="choose_rules"),
+        )
 
 
 def test_a_trial_that_fails_is_not_chosen(model, monkeypatch):
@@ -172,27 +199,27 @@ def test_a_trial_that_fails_is_not_chosen(model, monkeypatch):
         return prune(*arguments, **options)
 
     monkeypatch.setattr(_choose_rules, "prune", sometimes)
-    choice = choose_rules(model, FEW, **{**SMALL, "trials": 4})
+    choice = choose_rules(model, FEW, **bundled(**{**SMALL, "trials": 4}, function="choose_rules"))
     assert choice.trials[2].area is None
     assert choice.trials[2].error == "too bad"
     assert choice.trials[3].area is not None
     assert "failed" in str(choice)
     number[:] = [1, 1]
     with pytest.raises(NiwakiError, match="a default cannot be run"):
-        choose_rules(model, FEW, **SMALL)
+        choose_rules(model, FEW, **bundled(**SMALL, function="choose_rules"))
 
 
 def test_nothing_else_changes(model):
     before, level = snapshot(model), optuna.logging.get_verbosity()
     state = torch.get_rng_state()
-    choose_rules(model, FEW, **{**SMALL, "trials": 3})
+    choose_rules(model, FEW, **bundled(**{**SMALL, "trials": 3}, function="choose_rules"))
     assert_same(before, snapshot(model))
     assert optuna.logging.get_verbosity() == level
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_optuna_says_nothing(model, capfd):
-    choose_rules(model, FEW, **{**SMALL, "trials": 1})
+    choose_rules(model, FEW, **bundled(**{**SMALL, "trials": 1}, function="choose_rules"))
     assert capfd.readouterr() == ("", "")
 
 
@@ -208,13 +235,13 @@ def test_optuna_says_nothing(model, capfd):
 )
 def test_what_cannot_be_asked_for(model, options, message):
     with pytest.raises(ValueError, match=message):
-        choose_rules(model, FEW, **{**SMALL, **options})
+        choose_rules(model, FEW, **bundled(**{**SMALL, **options}, function="choose_rules"))
 
 
 def test_without_optuna_it_says_what_to_install(model, monkeypatch):
     monkeypatch.setattr(_rule_search, "find_spec", lambda name: None)
     with pytest.raises(NiwakiError, match=r"pip install niwaki\[tune\]"):
-        choose_rules(model, FEW, **SMALL)
+        choose_rules(model, FEW, **bundled(**SMALL, function="choose_rules"))
 
 
 def test_plain_data(found):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from bundles import bundled
 from pruning_networks import SMALL, assert_same, chain, data_for, randomise, snapshot
 from scipy.stats import spearmanr
 
@@ -48,9 +49,9 @@ def found(network, data, test):
         test=test,
         references=(1, 4),
         seeds=3,
-        steps=4,
         keep=0.4,
         repair=None,
+        schedule=niwaki.pruning.Schedule(steps=4),
     )
 
 
@@ -98,7 +99,15 @@ def test_fine_tuned_accuracy_counts_and_the_last_of_equal_costs():
 def test_every_run_equals_pruning_by_hand(network, data, test, found):
     run = next(r for r in found.select("lrp", 4) if r.seed == 2)
     few = niwaki.data.references(data, 4, 2)
-    alone = niwaki.prune(network, few, "lrp", keep=0.4, steps=4, test=test, repair=None)
+    alone = niwaki.prune(
+        network,
+        few,
+        "lrp",
+        keep=0.4,
+        test=test,
+        repair=None,
+        schedule=niwaki.pruning.Schedule(steps=4),
+    )
     plain = [(s.units, s.macs, s.accuracy) for s in run.trajectory]
     assert plain == [(s.units, s.macs, s.accuracy) for s in alone.trajectory]
     for name, lost in run.removed.items():
@@ -118,7 +127,7 @@ def test_what_looks_at_no_data_runs_once(found):
 
 
 def test_options_that_may_look_at_data_make_a_blind_criterion_look():
-    assert not Contender("w", "weight").looks({"keep": 0.5, "steps": 3, "repair": None})
+    assert not Contender("w", "weight").looks(bundled(keep=0.5, steps=3, repair=None))
     assert Contender("w", "weight").looks({"repair": "compensate"})
     assert Contender("w", "weight", prune_options={"repair": "compensate"}).looks({})
     assert not Contender("w", "weight", needs_data=False).looks({"repair": "compensate"})
@@ -193,44 +202,62 @@ def test_an_interrupted_comparison_goes_on(network, data, test, tmp_path, monkey
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(network, data, entries, callback=stop, **options)
+        compare(network, data, entries, **bundled(callback=stop, **options, function="compare"))
     kept = {f.name: f.read_bytes() for f in tmp_path.glob("*--*")}
     assert len(kept) == 2
-    whole = compare(network, data, entries, **options)
+    whole = compare(network, data, entries, **bundled(**options, function="compare"))
     assert len(whole.runs) == 5
     assert all((tmp_path / name).read_bytes() == text for name, text in kept.items())
     monkeypatch.setattr("niwaki.pruning.comparison._compare.prune", None)  # nothing is run again
-    again = compare(network, data, entries, **options)
+    again = compare(network, data, entries, **bundled(**options, function="compare"))
     assert again.to_json() == whole.to_json()
-    assert compare(network, data, ["lrp"], **{**options, "seeds": 1}).labels == ["lrp"]
+    assert compare(
+        network, data, ["lrp"], **bundled(**{**options, "seeds": 1}, function="compare")
+    ).labels == ["lrp"]
 
 
 def test_a_torn_file_is_made_again(network, data, test, tmp_path):
     options = {"test": test, "references": 2, "seeds": 1, "steps": 2, "folder": tmp_path}
-    first = compare(network, data, ["lrp"], **options)
+    first = compare(network, data, ["lrp"], **bundled(**options, function="compare"))
     [file] = tmp_path.glob("lrp--2--0*")
     file.write_bytes(file.read_bytes()[:200])
-    second = compare(network, data, ["lrp"], **options)
+    second = compare(network, data, ["lrp"], **bundled(**options, function="compare"))
     assert second.runs[0].ranks.flat().tolist() == first.runs[0].ranks.flat().tolist()
     assert len(list(tmp_path.glob("lrp--2--0*"))) == 1
 
 
 def test_a_folder_of_another_comparison_is_refused(network, data, test, tmp_path):
     options = {"test": test, "references": 2, "seeds": 1, "steps": 2, "folder": tmp_path}
-    compare(network, data, {"x": "lrp"}, **options)
+    compare(network, data, {"x": "lrp"}, **bundled(**options, function="compare"))
     with pytest.raises(NiwakiError, match="steps: there 2, now 3"):
-        compare(network, data, {"x": "lrp"}, **{**options, "steps": 3})
+        compare(
+            network, data, {"x": "lrp"}, **bundled(**{**options, "steps": 3}, function="compare")
+        )
     with pytest.raises(NiwakiError, match="model: there"):
-        compare(randomise(chain(10), seed=5), data, {"x": "lrp"}, **options)
+        compare(
+            randomise(chain(10), seed=5),
+            data,
+            {"x": "lrp"},
+            **bundled(**options, function="compare"),
+        )
     with pytest.raises(NiwakiError, match="test: there"):
-        compare(network, data, {"x": "lrp"}, **{**options, "test": data})
+        compare(
+            network, data, {"x": "lrp"}, **bundled(**{**options, "test": data}, function="compare")
+        )
     with pytest.raises(NiwakiError, match="another contender 'x'"):
-        compare(network, data, {"x": {"criterion": "lrp", "reduce": "signed"}}, **options)
+        compare(
+            network,
+            data,
+            {"x": {"criterion": "lrp", "reduce": "signed"}},
+            **bundled(**options, function="compare"),
+        )
 
 
 def test_a_function_is_measured_as_all_others_are(network, data, test):
     """A function that prunes as niwaki does, step by step, has niwaki's curve."""
-    plan = niwaki.prune(network, data, "weight", keep=0.4, steps=3, repair=None).plan
+    plan = niwaki.prune(
+        network, data, "weight", keep=0.4, repair=None, schedule=niwaki.pruning.Schedule(steps=3)
+    ).plan
     example = data[0][:2]
 
     def replay(model, references, seed):
@@ -244,7 +271,7 @@ def test_a_function_is_measured_as_all_others_are(network, data, test):
     entries = {"mine": replay, "weight": "weight"}
     before = snapshot(network)
     options = {"references": 2, "seeds": 2, "steps": 3, "keep": 0.4, "repair": None}
-    found = compare(network, data, entries, test=test, **options)
+    found = compare(network, data, entries, **bundled(test=test, **options, function="compare"))
     assert_same(before, snapshot(network))
     mine, theirs = found.select("mine", 2), found.select("weight", 2)
     assert len(mine) == 2
@@ -296,9 +323,15 @@ def test_coupled_networks(name):
     torch.manual_seed(0)
     model = randomise(SMALL[name]())
     found = compare(
-        model, data_for(8, 12), ["lrp", "activation"], test=data_for(8, 12), references=1,
-        seeds=2, keep=0.6, steps=2,
-    )  # fmt: skip
+        model,
+        data_for(8, 12),
+        ["lrp", "activation"],
+        test=data_for(8, 12),
+        references=1,
+        seeds=2,
+        keep=0.6,
+        schedule=niwaki.pruning.Schedule(steps=2),
+    )
     assert all(0 <= lost < 1 for _, _, layers in found.removed() for lost in layers.values())
     assert all(summary.mean is not None for summary in found.areas())
 

@@ -15,7 +15,7 @@ from niwaki.criteria import score
 from niwaki.evaluation import cost
 from niwaki.models import zoo
 from niwaki.propagation import trace
-from niwaki.pruning import couple, prune
+from niwaki.pruning import Schedule, couple, prune
 from niwaki.pruning.units._budget import Budget
 from niwaki.pruning.units._selection import select
 from niwaki.pruning.units._surgery import operate
@@ -70,7 +70,9 @@ def test_cost_is_what_other_counters_say_before_and_after(build, size):
     torch.manual_seed(0)
     model = build().eval()
     data = data_for(size, samples=2)
-    pruned = prune(model, data, "weight", keep=0.6, of="macs", steps=1, repair=None)
+    pruned = prune(
+        model, data, "weight", keep=0.6, of="macs", repair=None, schedule=Schedule(steps=1)
+    )
     for network, row in ((model, pruned.trajectory[0]), (pruned.model, pruned.trajectory[1])):
         found = cost(network, data[0])
         assert found.macs == macs_by_hand(network, data[0][:1])
@@ -138,7 +140,7 @@ def test_prediction_is_exact_for_the_zoo(build, of):
 def test_the_result_is_the_first_at_or_below_keep(of, keep):
     torch.manual_seed(0)
     model = randomise(nn.Sequential(nn.Flatten(), nn.Linear(3, 100), nn.ReLU(), nn.Linear(100, 3)))
-    pruned = prune(model, data_for(1), "random", keep=keep, of=of, steps=3)
+    pruned = prune(model, data_for(1), "random", keep=keep, of=of, schedule=Schedule(steps=3))
     first, last = (getattr(pruned.trajectory[i], of) for i in (0, -1))
     unit = {"units": 1, "params": 7, "macs": 6}[of]
     assert last <= round(keep * first, 6) < last + unit

@@ -53,7 +53,14 @@ def made(tmp_path_factory):
     home = tmp_path_factory.mktemp("made")
     torch.manual_seed(0)
     model = chain()
-    pruned = prune(model, DATA, "weight", keep=0.6, steps=2, folder=home / "run")
+    pruned = prune(
+        model,
+        DATA,
+        "weight",
+        keep=0.6,
+        schedule=niwaki.pruning.Schedule(steps=2),
+        run=niwaki.pruning.Run(folder=home / "run"),
+    )
     pruned.save(home / "saved", about={"preprocessing": None, "class_names": ["a", "b", "c"]})
     score(model, DATA, "weight").save(home / "scores.safetensors")
     niwaki.attribution.fit_patterns(model, DATA).save(home / "patterns.safetensors")
@@ -68,7 +75,14 @@ def made(tmp_path_factory):
 
 
 def resume(folder, model):
-    return prune(model, DATA, "weight", keep=0.6, steps=2, folder=folder)
+    return prune(
+        model,
+        DATA,
+        "weight",
+        keep=0.6,
+        schedule=niwaki.pruning.Schedule(steps=2),
+        run=niwaki.pruning.Run(folder=folder),
+    )
 
 
 def outcome(file):

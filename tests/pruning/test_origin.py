@@ -48,7 +48,9 @@ def mine(tmp_path, monkeypatch):
     monkeypatch.chdir(work)
     write(work / "nets.py", tmp_path / "ran")
     model = models.build("nets.py:small")
-    smaller = prune(model, DATA, "weight", keep=0.6, steps=1, repair=None)
+    smaller = prune(
+        model, DATA, "weight", keep=0.6, repair=None, schedule=niwaki.pruning.Schedule(steps=1)
+    )
     smaller.save(work / "smaller", about={"model": "nets.py:small"})
     (tmp_path / "ran").unlink()
     return work / "smaller", tmp_path / "ran"
@@ -199,9 +201,9 @@ def test_a_package_of_ones_own_is_found_again(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path / "work")
     model = models.build("mynets.plain:build")
-    prune(model, DATA, "weight", keep=0.6, steps=1, repair=None).save(
-        tmp_path / "a", about={"model": "mynets.plain:build"}
-    )
+    prune(
+        model, DATA, "weight", keep=0.6, repair=None, schedule=niwaki.pruning.Schedule(steps=1)
+    ).save(tmp_path / "a", about={"model": "mynets.plain:build"})
     for name in [name for name in sys.modules if name.startswith("mynets")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.chdir("/")
@@ -221,7 +223,9 @@ def test_a_package_of_ones_own_is_found_again(tmp_path, monkeypatch):
 def test_networks_of_others_are_recognised(make, name, tmp_path, monkeypatch):
     model = make().eval()
     data = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
-    prune(model, data, "weight", keep=0.8, steps=1, repair=None).save(tmp_path / "a")
+    prune(
+        model, data, "weight", keep=0.8, repair=None, schedule=niwaki.pruning.Schedule(steps=1)
+    ).save(tmp_path / "a")
     stranger(monkeypatch, tmp_path)
     assert json.loads((tmp_path / "a" / "niwaki.json").read_text())["model"] == name
     niwaki.load(tmp_path / "a")
@@ -231,14 +235,18 @@ def test_timm_networks_are_recognised(tmp_path, monkeypatch):
     timm = pytest.importorskip("timm")
     model = timm.create_model("resnet10t", num_classes=3).eval()
     data = torch.rand(4, 3, 64, 64), torch.tensor([0, 1, 2, 0])
-    prune(model, data, "weight", keep=0.8, steps=1, repair=None).save(tmp_path / "a")
+    prune(
+        model, data, "weight", keep=0.8, repair=None, schedule=niwaki.pruning.Schedule(steps=1)
+    ).save(tmp_path / "a")
     stranger(monkeypatch, tmp_path)
     niwaki.load(tmp_path / "a")
 
 
 def test_a_network_of_unknown_origin_says_how_to_name_it(tmp_path):
     model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 10)).eval()
-    prune(model, DATA, "weight", keep=0.6, steps=1, repair=None).save(tmp_path / "a")
+    prune(
+        model, DATA, "weight", keep=0.6, repair=None, schedule=niwaki.pruning.Schedule(steps=1)
+    ).save(tmp_path / "a")
     with pytest.raises(ModelError, match=r"does not say.*--architecture.*model="):
         niwaki.load(tmp_path / "a")
     niwaki.load(tmp_path / "a", model)
@@ -251,7 +259,9 @@ def test_networks_that_rescale_their_inputs_still_do(tmp_path):
     ).eval()
     about = {"model": "torchvision:googlenet", "classes": 3}
     data = torch.rand(2, 3, 64, 64), torch.tensor([0, 1])
-    smaller = prune(model, data, "weight", keep=0.9, steps=1, repair=None)
+    smaller = prune(
+        model, data, "weight", keep=0.9, repair=None, schedule=niwaki.pruning.Schedule(steps=1)
+    )
     smaller.save(tmp_path / "a", about=about)
     assert torch.equal(niwaki.load(tmp_path / "a")(data[0]), smaller.model(data[0]))
     smaller.save(tmp_path / "b")

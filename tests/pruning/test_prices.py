@@ -5,10 +5,11 @@ import time
 
 import pytest
 import torch
+from bundles import bundled
 from torch import nn
 
 from niwaki.evaluation import cost, seconds_per_mac
-from niwaki.pruning import prune
+from niwaki.pruning import Schedule, prune
 
 
 class Slow(nn.Conv2d):
@@ -59,7 +60,7 @@ PRICES = {"0": 1.0, "2": 30.0, "4": 2.0, "8": 5.0}
 @pytest.mark.parametrize("keep", [0.8, 0.5, 0.3])
 def test_the_priced_cost_is_met(data, keep):
     model = network()
-    pruned = prune(model, data, "weight", keep=keep, prices=PRICES, steps=2)
+    pruned = prune(model, data, "weight", keep=keep, schedule=Schedule(prices=PRICES, steps=2))
     found = priced(pruned.model, PRICES) / priced(model, PRICES)
     assert found <= keep
     assert found > keep - 0.15  # no more is gone than a unit or two
@@ -68,7 +69,7 @@ def test_the_priced_cost_is_met(data, keep):
 
 def test_the_unit_of_prices_does_not_matter(data):
     plans = [
-        prune(network(), data, "lrp", keep=0.5, steps=2, prices=prices).plan
+        prune(network(), data, "lrp", keep=0.5, schedule=Schedule(steps=2, prices=prices)).plan
         for prices in (PRICES, {name: 1e-9 * price for name, price in PRICES.items()})
     ]
     assert plans[0] == plans[1]
@@ -77,7 +78,7 @@ def test_the_unit_of_prices_does_not_matter(data):
 def test_equal_prices_are_none(data):
     equal = dict.fromkeys(PRICES, 7.0)
     plans = [
-        prune(network(), data, "lrp", keep=0.5, steps=3, prices=prices).plan
+        prune(network(), data, "lrp", keep=0.5, schedule=Schedule(steps=3, prices=prices)).plan
         for prices in (None, equal)
     ]
     assert plans[0] == plans[1]
@@ -90,7 +91,9 @@ def test_what_saves_most_goes_first(data, price_of_the_first, goes):
     for parameter in model.parameters():
         nn.init.ones_(parameter)
     prices = {"0": price_of_the_first, "2": 1.0, "4": 1.0, "8": 1.0}
-    plan = prune(model, data, "weight", keep=0.99, steps=1, per_cost=1, prices=prices).plan
+    plan = prune(
+        model, data, "weight", keep=0.99, schedule=Schedule(steps=1, per_cost=1, prices=prices)
+    ).plan
     assert [removal.layer for removal in plan.steps[0]] == [goes]
 
 
@@ -120,14 +123,14 @@ def test_seconds_are_where_the_time_goes(data):
 )
 def test_wrong_prices_are_refused(data, options, says):
     with pytest.raises(ValueError, match=says):
-        prune(network(), data, "weight", **options)
+        prune(network(), data, "weight", **bundled(**options))
 
 
 def test_a_layer_without_a_price_has_the_mean_one(data):
     """Two layers of equal size and the mean of their prices: as if all had been named."""
     model = network()
     some = {"2": 3.0, "4": 1.0}
-    pruned = prune(model, data, "weight", keep=0.5, steps=1, prices=some)
+    pruned = prune(model, data, "weight", keep=0.5, schedule=Schedule(steps=1, prices=some))
     scaled = {"2": 1.5, "4": 0.5, "0": 1.0, "8": 1.0}
     assert priced(model, scaled) == pytest.approx(cost(model, data[0]).macs)
     assert priced(pruned.model, scaled) <= 0.5 * priced(model, scaled)

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from bundles import bundled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pruning_networks import (
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from niwaki.criteria import Criterion, create, names
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
 from niwaki.evaluation import accuracy, cost
-from niwaki.pruning import Plan, Removal, Step, Trajectory, prune
+from niwaki.pruning import Limits, Plan, Removal, Run, Schedule, Step, Trajectory, prune
 
 
 class Equal(Criterion):
@@ -54,9 +55,9 @@ def test_numbers_are_exact_when_all_scores_are_equal(widths, keep):
     left = math.floor(keep * total + 1e-3 / 2)
     if left < len(widths):
         with pytest.raises(NiwakiError, match=r"cannot be reached|nothing to prune"):
-            prune(model, data, Equal(), keep=keep, of="units", steps=1)
+            prune(model, data, Equal(), keep=keep, of="units", schedule=Schedule(steps=1))
         return
-    pruned = prune(model, data, Equal(), keep=keep, of="units", steps=1)
+    pruned = prune(model, data, Equal(), keep=keep, of="units", schedule=Schedule(steps=1))
     assert pruned.trajectory[-1].units == left
     remaining = [m.out_features for m in pruned.model if isinstance(m, nn.Linear)][:-1]
     assert min(remaining) >= 1
@@ -76,7 +77,7 @@ EVERYWHERE = [name for name in CRITERIA if name != "bn_scale"]  # also where the
 @pytest.mark.parametrize("criterion", EVERYWHERE)
 def test_every_criterion_prunes_by_every_cost(criterion, of):
     model, data = randomise(Residual()), data_for(8)
-    pruned = prune(model, data, criterion, keep=0.6, of=of, steps=2)
+    pruned = prune(model, data, criterion, keep=0.6, of=of, schedule=Schedule(steps=2))
     assert getattr(cost(pruned.model, data[0]), of) <= 0.6 * getattr(cost(model, data[0]), of)
     assert pruned.model(data[0]).shape == (6, 3)
     assert not any(m.training for m in pruned.model.modules())
@@ -85,7 +86,7 @@ def test_every_criterion_prunes_by_every_cost(criterion, of):
 def test_network_slimming_leaves_layers_without_a_norm_alone():
     model, data = randomise(chain()), data_for(8)
     model[4] = nn.Identity().eval()
-    pruned = prune(model, data, "bn_scale", keep=0.8, of="units", steps=1)
+    pruned = prune(model, data, "bn_scale", keep=0.8, of="units", schedule=Schedule(steps=1))
     assert pruned.model[0].out_channels < 6
     assert pruned.model[3].out_channels == 8
 
@@ -117,9 +118,16 @@ def test_the_network_is_as_it_was(criterion, name, breaks):
     before = snapshot(model)
     if breaks and create(criterion).needs_data:
         with pytest.raises(OSError, match="the disk is gone"):
-            prune(model, Breaks(data), criterion, keep=0.7, steps=1, batch_size=2)
+            prune(
+                model,
+                Breaks(data),
+                criterion,
+                keep=0.7,
+                schedule=Schedule(steps=1),
+                run=Run(batch_size=2),
+            )
     else:
-        pruned = prune(model, data, criterion, keep=0.7, of="units", steps=1)
+        pruned = prune(model, data, criterion, keep=0.7, of="units", schedule=Schedule(steps=1))
         assert not {id(p) for p in pruned.model.parameters()} & {id(p) for p in model.parameters()}
     assert_same(before, snapshot(model))
 
@@ -137,7 +145,7 @@ def test_a_forward_pass_that_fails_leaves_the_network_as_it_was(monkeypatch):
 
     monkeypatch.setattr(nn.ReLU, "forward", forward)
     with pytest.raises((RuntimeError, ModelError), match="out of memory"):
-        prune(model, data, "taylor", keep=0.5, steps=1, repair=None)
+        prune(model, data, "taylor", keep=0.5, repair=None, schedule=Schedule(steps=1))
     assert_same(before, snapshot(model))
 
 
@@ -145,35 +153,47 @@ def test_frozen_parameters_stay_frozen():
     model, data = randomise(chain()), data_for(8)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in ("0.weight", "4.bias"))
-    pruned = prune(model, data, "taylor", keep=0.5, steps=2)
+    pruned = prune(model, data, "taylor", keep=0.5, schedule=Schedule(steps=2))
     frozen = {name for name, p in pruned.model.named_parameters() if not p.requires_grad}
     assert frozen == {"0.weight", "4.bias"}
 
 
 def test_nothing_depends_on_the_callers_gradient_mode():
     model, data = randomise(chain()), data_for(8)
-    expected = prune(model, data, "lrp", keep=0.5, steps=2)
+    expected = prune(model, data, "lrp", keep=0.5, schedule=Schedule(steps=2))
     with torch.no_grad():
-        found = prune(model, data, "lrp", keep=0.5, steps=2)
+        found = prune(model, data, "lrp", keep=0.5, schedule=Schedule(steps=2))
     assert found.plan == expected.plan
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    assert prune(model, data, "lrp", keep=0.5, steps=2).plan == expected.plan
+    assert prune(model, data, "lrp", keep=0.5, schedule=Schedule(steps=2)).plan == expected.plan
 
 
 def test_kinds_of_data_give_the_same_plan():
     model, data = randomise(Residual()), data_for(8)
-    expected = prune(model, data, "taylor", keep=0.6, steps=1).plan
+    expected = prune(model, data, "taylor", keep=0.6, schedule=Schedule(steps=1)).plan
     dataset = TensorDataset(*data)
     for other in (dataset, DataLoader(dataset, batch_size=4)):
-        assert prune(model, other, "taylor", keep=0.6, steps=1, batch_size=2).plan == expected
+        assert (
+            prune(
+                model, other, "taylor", keep=0.6, schedule=Schedule(steps=1), run=Run(batch_size=2)
+            ).plan
+            == expected
+        )
 
 
 def test_trajectory_plan_and_callback_agree():
     model, data = randomise(Residual()), data_for(8)
     seen = []
     pruned = prune(
-        model, data, "weight", keep=0.5, of="units", per_step=0.2, test=data, callback=seen.append
+        model,
+        data,
+        "weight",
+        keep=0.5,
+        of="units",
+        test=data,
+        schedule=Schedule(per_step=0.2),
+        run=Run(callback=seen.append),
     )
     rows = pruned.trajectory
     assert list(rows) == seen
@@ -215,7 +235,9 @@ def test_a_plan_prints_and_comes_back_from_json():
     ids=str,
 )
 def test_schedules(schedule, steps):
-    pruned = prune(perceptron(40), data_for(1), "weight", keep=0.5, of="units", **schedule)
+    pruned = prune(
+        perceptron(40), data_for(1), "weight", **bundled(keep=0.5, of="units", **schedule)
+    )
     assert [row.units for row in pruned.trajectory][-1] == 20
     assert len(pruned.trajectory) == steps + 1
 
@@ -225,9 +247,25 @@ def test_ignored_layers_keep_their_units(ignore):
     model, data = randomise(chain(width=8)), data_for(8)
     if len(ignore) == 2:
         with pytest.raises(NothingToPruneError):
-            prune(model, data, "weight", keep=0.8, of="units", steps=1, ignore=ignore)
+            prune(
+                model,
+                data,
+                "weight",
+                keep=0.8,
+                of="units",
+                schedule=Schedule(steps=1),
+                limits=Limits(ignore=ignore),
+            )
         return
-    pruned = prune(model, data, "weight", keep=0.8, of="units", steps=1, ignore=ignore)
+    pruned = prune(
+        model,
+        data,
+        "weight",
+        keep=0.8,
+        of="units",
+        schedule=Schedule(steps=1),
+        limits=Limits(ignore=ignore),
+    )
     for name in ("0", "3"):
         assert (pruned.model.get_submodule(name).out_channels == 8) == (name in ignore)
 
@@ -237,13 +275,35 @@ def test_ignoring_a_module_keeps_the_layers_in_it_and_what_is_tied_to_them():
     wrapped = nn.Sequential(nn.Identity(), model).eval()
     data = data_for(8)
     with pytest.raises(NothingToPruneError):
-        prune(wrapped, data, "weight", keep=0.9, steps=1, ignore=["1"])
-    pruned = prune(wrapped, data, "weight", keep=0.9, of="units", steps=1, ignore="1.outer")
+        prune(
+            wrapped,
+            data,
+            "weight",
+            keep=0.9,
+            schedule=Schedule(steps=1),
+            limits=Limits(ignore=["1"]),
+        )
+    pruned = prune(
+        wrapped,
+        data,
+        "weight",
+        keep=0.9,
+        of="units",
+        schedule=Schedule(steps=1),
+        limits=Limits(ignore="1.outer"),
+    )
     assert pruned.plan.removed().keys() == {"1.inner"}
 
 
 def test_min_units_are_left():
-    pruned = prune(perceptron(30, 9, 2), data_for(1), "random", keep=0.4, of="units", min_units=5)
+    pruned = prune(
+        perceptron(30, 9, 2),
+        data_for(1),
+        "random",
+        keep=0.4,
+        of="units",
+        limits=Limits(min_units=5),
+    )
     remaining = [m.out_features for m in pruned.model if isinstance(m, nn.Linear)][:-1]
     assert remaining[2] == 2  # was below already
     assert min(remaining[:2]) >= 5

@@ -6,9 +6,11 @@ from statistics import mean, median
 
 import pytest
 import torch
+from bundles import bundled
 
 from niwaki import pruning
 from niwaki.attribution import explain
+from niwaki.criteria import create
 from niwaki.data import batches, open_data, references
 from niwaki.evaluation import accuracy, cost
 from niwaki.models import build, load_weights, preprocessing, zoo
@@ -35,8 +37,11 @@ def test_lrp_keeps_more_accuracy_than_chance(shared):
     reference = tensors(references(train, 10, seed=0))
     seen = tensors(references(test, 40, seed=0))
     options = {"keep": 0.8, "of": "macs", "steps": 2}
-    lrp = prune(model, reference, "lrp", **options)
-    chance = [prune(model, reference, "random", seed=seed, **options) for seed in (0, 1)]
+    lrp = prune(model, reference, "lrp", **bundled(**options))
+    chance = [
+        prune(model, reference, create("random", seed=seed), **bundled(**options))
+        for seed in (0, 1)
+    ]
     for pruned in (lrp, *chance):
         assert 0.78 < pruned.trajectory.kept("macs")[-1] <= 0.8
     whole = accuracy(model, seen)
@@ -49,7 +54,9 @@ def test_half_the_macs_take_less_time(shared):
     model = zoo.resnet56().eval()
     load_weights(model, shared / "data/weights/resnet56_cifar10.safetensors")
     images = torch.randn(32, 3, 32, 32)
-    pruned = prune(model, (images[:4], torch.arange(4)), "weight", keep=0.5, steps=1).model
+    pruned = prune(
+        model, (images[:4], torch.arange(4)), "weight", keep=0.5, schedule=pruning.Schedule(steps=1)
+    ).model
     assert cost(pruned, images).macs <= 0.5 * cost(model, images).macs
     ratio = 1.0
     for _ in range(4):  # others may use the machine
@@ -88,7 +95,15 @@ def test_squeezenet_is_explained(squeezenet):
 @pytest.mark.slow
 def test_squeezenet_is_pruned_and_still_sees(squeezenet):
     model, data = squeezenet
-    pruned = prune(model, data, "lrp", keep=0.9, of="macs", steps=2, batch_size=15)
+    pruned = prune(
+        model,
+        data,
+        "lrp",
+        keep=0.9,
+        of="macs",
+        schedule=pruning.Schedule(steps=2),
+        run=pruning.Run(batch_size=15),
+    )
     assert pruned.trajectory.kept("macs")[-1] <= 0.9
     assert pruned.model(data[0][:2]).shape == (2, 1000)
     among = [

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from bundles import bundled
 from pruning_networks import data_for
 from structured_networks import WHOLE
 from timm.layers import BatchNormAct2d
@@ -472,7 +473,14 @@ def test_a_network_that_cannot_be_listed_is_told_or_pruned_otherwise():
     with pytest.raises(ModelError, match="cannot be rebuilt, because its operations"):
         rebuild(smaller, model, (x, y), plan)
     with pytest.warns(niwaki.errors.FallbackWarning, match="cannot be rebuilt"):
-        pruned = niwaki.prune(model, (x, y), "weight", keep=0.7, steps=1, repair="rebuild")
+        pruned = niwaki.prune(
+            model,
+            (x, y),
+            "weight",
+            keep=0.7,
+            repair="rebuild",
+            schedule=niwaki.pruning.Schedule(steps=1),
+        )
     assert pruned.settings["repair"] is None
 
 
@@ -480,8 +488,22 @@ def test_a_network_that_cannot_be_listed_is_told_or_pruned_otherwise():
 def test_pruning_with_repair_is_pruning_and_rebuilding(steps):
     model, (x, y) = network(), data()
     before = state(model)
-    bare = niwaki.prune(model, (x, y), "weight", keep=0.5, steps=steps, repair=None)
-    mended = niwaki.prune(model, (x, y), "weight", keep=0.5, steps=steps, repair="rebuild")
+    bare = niwaki.prune(
+        model,
+        (x, y),
+        "weight",
+        keep=0.5,
+        repair=None,
+        schedule=niwaki.pruning.Schedule(steps=steps),
+    )
+    mended = niwaki.prune(
+        model,
+        (x, y),
+        "weight",
+        keep=0.5,
+        repair="rebuild",
+        schedule=niwaki.pruning.Schedule(steps=steps),
+    )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with torch.no_grad():
         errors = [(p.model(x) - model(x)).square().mean() for p in (bare, mended)]
@@ -511,8 +533,12 @@ def test_later_steps_aim_at_the_unpruned_network():
 def test_single_weights_are_rebuilt_and_a_run_goes_on(tmp_path):
     model, (x, y) = network(), data()
     options = {"keep": 0.3, "steps": 3}
-    bare = niwaki.pruning.prune_weights(model, (x, y), "magnitude", **options)
-    mended = niwaki.pruning.prune_weights(model, (x, y), "magnitude", repair="rebuild", **options)
+    bare = niwaki.pruning.prune_weights(
+        model, (x, y), "magnitude", **bundled(**options, function="prune_weights")
+    )
+    mended = niwaki.pruning.prune_weights(
+        model, (x, y), "magnitude", **bundled(repair="rebuild", **options, function="prune_weights")
+    )
     with torch.no_grad():
         errors = [(p.model(x) - model(x)).square().mean() for p in (bare, mended)]
     assert errors[1] < 0.5 * errors[0]
@@ -525,8 +551,15 @@ def test_single_weights_are_rebuilt_and_a_run_goes_on(tmp_path):
 
     options |= {"repair": "rebuild", "folder": tmp_path / "run"}
     with pytest.raises(KeyboardInterrupt):
-        niwaki.pruning.prune_weights(model, (x, y), "magnitude", callback=stop, **options)
-    again = niwaki.pruning.prune_weights(model, (x, y), "magnitude", **options)
+        niwaki.pruning.prune_weights(
+            model,
+            (x, y),
+            "magnitude",
+            **bundled(callback=stop, **options, function="prune_weights"),
+        )
+    again = niwaki.pruning.prune_weights(
+        model, (x, y), "magnitude", **bundled(**options, function="prune_weights")
+    )
     for name, value in mended.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value)
 
@@ -538,7 +571,15 @@ def rebuilt_and_bare(build):
     x, y = data_for(24)
     misses = []
     for repair in ("rebuild", None):
-        pruned = niwaki.prune(model, (x, y), "taylor", keep=0.7, of="units", steps=1, repair=repair)
+        pruned = niwaki.prune(
+            model,
+            (x, y),
+            "taylor",
+            keep=0.7,
+            of="units",
+            repair=repair,
+            schedule=niwaki.pruning.Schedule(steps=1),
+        )
         with torch.no_grad():
             whole = model(x)
             miss = (pruned.model(x) - whole).square().mean() / whole.var(0).mean()

@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from bundles import bundled
 from pruning_networks import PartlyFunctional, chain, data_for, lost, randomise
 from torch import nn
 
 from niwaki.errors import DataError, KeptWarning, ModelError, NiwakiError, NothingToPruneError
-from niwaki.pruning import Removal, operate, prune
+from niwaki.pruning import Limits, Removal, Schedule, operate, prune
 
 WRONG = [
     *[({"keep": keep}, ValueError, "between 0 and 1") for keep in (0, 1, -1, 1.5, float("nan"))],
@@ -33,7 +34,7 @@ WRONG = [
 def test_what_cannot_be_asked_for(options, error, message):
     options = {"criterion": "random", "keep": 0.5, "of": "macs", "steps": None, **options}
     with pytest.raises(error, match=message):
-        prune(randomise(chain()), data_for(8), **options)
+        prune(randomise(chain()), data_for(8), **bundled(**options))
 
 
 class FunctionalOnly(nn.Module):
@@ -58,7 +59,7 @@ def test_networks_with_nothing_to_prune(build):
 
 def test_functional_layers_count_and_stay():
     model, data = randomise(PartlyFunctional()), data_for(8)
-    pruned = prune(model, data, "taylor", keep=0.8, of="units", steps=1)
+    pruned = prune(model, data, "taylor", keep=0.8, of="units", schedule=Schedule(steps=1))
     assert pruned.trajectory[0].units == 11
     assert pruned.trajectory[1].units == 8
     assert pruned.plan.removed() == {"conv": 3}
@@ -120,9 +121,17 @@ class RawSkip(nn.Module):
 def test_a_layer_tied_to_the_image_stays():
     model, data = randomise(RawSkip()), data_for(8)
     with pytest.warns(KeptWarning, match="a: all units stay: add in the forward pass"):
-        pruned = prune(model, data, "weight", keep=0.5, of="units", steps=1)
+        pruned = prune(model, data, "weight", keep=0.5, of="units", schedule=Schedule(steps=1))
     assert pruned.plan.removed() == {"b": 5}
-    again = prune(model, data, "weight", keep=0.5, of="units", steps=1, ignore=["a"])
+    again = prune(
+        model,
+        data,
+        "weight",
+        keep=0.5,
+        of="units",
+        schedule=Schedule(steps=1),
+        limits=Limits(ignore=["a"]),
+    )
     assert again.plan == pruned.plan
 
 
@@ -140,7 +149,9 @@ class Scaled(nn.Module):
 
 @pytest.mark.parametrize("of", ["units", "params", "macs"])
 def test_bare_parameters_go_with_their_channels(of):
-    pruned = prune(randomise(Scaled()), data_for(8), "weight", keep=0.6, of=of, steps=2)
+    pruned = prune(
+        randomise(Scaled()), data_for(8), "weight", keep=0.6, of=of, schedule=Schedule(steps=2)
+    )
     assert pruned.trajectory.kept(of)[-1] <= 0.6
     assert len(pruned.model.gain) == pruned.model.a.out_channels < 6
 
@@ -159,7 +170,9 @@ class Twice(nn.Module):
 
 @pytest.mark.parametrize("of", ["units", "params", "macs"])
 def test_a_layer_used_twice_is_pruned_once(of):
-    pruned = prune(randomise(Twice()), data_for(8), "weight", keep=0.6, of=of, steps=2)
+    pruned = prune(
+        randomise(Twice()), data_for(8), "weight", keep=0.6, of=of, schedule=Schedule(steps=2)
+    )
     assert 0.4 < pruned.trajectory.kept(of)[-1] <= 0.6
     assert pruned.model.b.in_channels == pruned.model.b.out_channels == pruned.model.a.out_channels
 
@@ -169,7 +182,9 @@ def test_a_channel_shuffle_is_followed():
     torch.manual_seed(0)
     model, data = randomise(torchvision.models.shufflenet_v2_x0_5()), data_for(64, samples=2)
     with pytest.warns(KeptWarning, match=r"stage3\.0\.branch2\.5.*: .* units stay"):
-        pruned = prune(model, data, "weight", keep=0.7, of="macs", steps=1, repair=None)
+        pruned = prune(
+            model, data, "weight", keep=0.7, of="macs", repair=None, schedule=Schedule(steps=1)
+        )
     assert pruned.trajectory.kept("macs")[-1] <= 0.7
     assert pruned.plan.removed() == lost(model, pruned.model)
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from bundles import bundled
 from pruning_networks import Concat, Residual, chain, data_for, depthwise, randomise
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -13,7 +14,7 @@ from niwaki.data import open_data, references
 from niwaki.errors import DataError
 from niwaki.evaluation import accuracy
 from niwaki.models import load_weights, zoo
-from niwaki.pruning import Removal, compensate, load, prune, recalibrate
+from niwaki.pruning import Removal, Schedule, compensate, load, prune, recalibrate
 from niwaki.pruning.units._surgery import operate
 
 
@@ -114,7 +115,9 @@ def test_without_batch_norms_nothing_happens():
     assert all(torch.equal(before[name], tensor) for name, tensor in state(model).items())
     plain = nn.Sequential(nn.Flatten(), nn.Linear(3, 9), nn.ReLU(), nn.Linear(9, 3)).eval()
     with pytest.warns(UserWarning, match="no batch norm"):
-        prune(plain, data_for(1), "weight", keep=0.5, steps=1, repair="recalibrate")
+        prune(
+            plain, data_for(1), "weight", keep=0.5, repair="recalibrate", schedule=Schedule(steps=1)
+        )
 
 
 # Compensation.
@@ -260,8 +263,8 @@ def test_repaired_networks_are_saved_and_loaded(repairs, tmp_path):
     torch.manual_seed(0)
     model, data = randomise(zoo.resnet20()), data_for(16)
     before = state(model)
-    pruned = prune(model, data, "weight", keep=0.7, steps=2, **repairs)
-    plain = prune(model, data, "weight", keep=0.7, steps=2, repair=None)
+    pruned = prune(model, data, "weight", **bundled(keep=0.7, steps=2, **repairs))
+    plain = prune(model, data, "weight", keep=0.7, repair=None, schedule=Schedule(steps=2))
     assert not torch.equal(pruned.model(data[0]), plain.model(data[0]))
     pruned.save(tmp_path / "smaller")
     loaded = load(tmp_path / "smaller", zoo.resnet20())
@@ -284,7 +287,10 @@ def test_repairs_bring_back_accuracy(shared):
     few, seen = tensors(references(train, 5, 0)), tensors(references(test, 15, 0))
     found = {
         repair: accuracy(
-            prune(model, few, "weight", keep=0.85, steps=1, batch_size=50, **options).model, seen
+            prune(
+                model, few, "weight", **bundled(keep=0.85, steps=1, batch_size=50, **options)
+            ).model,
+            seen,
         )
         for repair, options in {
             "none": {"repair": None},

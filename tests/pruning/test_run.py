@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from bundles import bundled
 from pruning_networks import Residual, data_for, randomise
 from torch import nn
 
 from niwaki.errors import NiwakiError
-from niwaki.pruning import FineTune, prune
+from niwaki.pruning import FineTune, Run, Schedule, prune
 
 
 def network(seed=0):
@@ -39,10 +40,7 @@ def play(folder=None, model=None, data=None, callback=None, **options):
     return prune(
         model or network(),
         data or data_for(8),
-        test=data_for(8),
-        folder=folder,
-        callback=callback,
-        **options,
+        **bundled(test=data_for(8), folder=folder, callback=callback, **options),
     )
 
 
@@ -97,14 +95,14 @@ def test_a_finished_run_is_read(whole, tmp_path, monkeypatch):
 
 
 def test_a_run_that_hit_its_floor_stays_there(tmp_path, monkeypatch):
-    from niwaki.pruning import _loop
+    from niwaki.pruning import _measure
 
     whole = sum(p.numel() for p in network().parameters())
 
     def share_left(model, *_, **__):
         return sum(p.numel() for p in model.parameters()) / whole
 
-    monkeypatch.setattr(_loop, "accuracy", share_left)
+    monkeypatch.setattr(_measure, "accuracy", share_left)
     options = {"floor": 0.5, "validation": data_for(8)}
     first = play(tmp_path / "run", **options)
     assert first.trajectory[-1].rejected
@@ -250,10 +248,16 @@ def slow(folder):
         nn.Linear(32, 3),
     )
     return prune(
-        randomise(model), data_for(12, samples=24), "lrp", keep=0.3, of="units", steps=12,
-        repair="recalibrate", tune=FineTune(epochs=1, lr=0.01, batch_size=8),
-        batch_size=8, folder=folder,
-    )  # fmt: skip
+        randomise(model),
+        data_for(12, samples=24),
+        "lrp",
+        keep=0.3,
+        of="units",
+        repair="recalibrate",
+        tune=FineTune(epochs=1, lr=0.01, batch_size=8),
+        schedule=Schedule(steps=12),
+        run=Run(batch_size=8, folder=folder),
+    )
 
 
 def last_step(folder):

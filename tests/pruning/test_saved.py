@@ -10,7 +10,7 @@ from torch import nn
 
 from niwaki.errors import ModelError, NiwakiError, WeightsError
 from niwaki.models import zoo
-from niwaki.pruning import _pruned, load, prune
+from niwaki.pruning import Schedule, _pruned, load, prune
 
 NETWORKS = {
     "resnet20": (zoo.resnet20, 16, 3),
@@ -33,7 +33,7 @@ def test_outputs_come_back_bit_for_bit(name, dtype, tmp_path):
     model = build().to(dtype)
     model = randomise(model)
     data = data_for(size, samples=2, channels=channels, dtype=dtype)
-    pruned = prune(model, data, "weight", keep=0.7, steps=2, repair=None)
+    pruned = prune(model, data, "weight", keep=0.7, repair=None, schedule=Schedule(steps=2))
     pruned.save(tmp_path / "smaller")
     torch.manual_seed(5)
     fresh = build()
@@ -47,7 +47,7 @@ def test_outputs_come_back_bit_for_bit(name, dtype, tmp_path):
 
 @pytest.fixture
 def pruned():
-    return prune(randomise(chain()), data_for(8), "weight", keep=0.6, steps=2)
+    return prune(randomise(chain()), data_for(8), "weight", keep=0.6, schedule=Schedule(steps=2))
 
 
 @pytest.fixture

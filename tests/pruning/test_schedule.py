@@ -5,19 +5,19 @@ from functools import partial
 
 import pytest
 import torch
+from bundles import bundled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pruning_networks import SMALL, Residual, chain, data_for, randomise
 from torch import nn
 
 from niwaki import pruning
-from niwaki.criteria import Criterion, score
+from niwaki.criteria import Criterion, create, score
 from niwaki.errors import NiwakiError, NothingToPruneError
 from niwaki.evaluation import accuracy
 from niwaki.pruning import Step, Trajectory, couple
 from niwaki.pruning._loop import _survivors
 from niwaki.pruning._plan import Removal
-from niwaki.pruning._schedule import targets
 
 # What is left is compared with what was there: nothing is rebuilt.
 prune = partial(pruning.prune, repair=None)
@@ -37,7 +37,9 @@ def widths(model):
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0.01, 0.99), st.integers(1, 30))
 def test_steps_are_of_the_same_size(keep, steps):
-    equal, geometric = (targets(keep, steps, None, how) for how in ("equal", "geometric"))
+    equal, geometric = (
+        pruning.Schedule(steps, spacing=how).targets(keep) for how in ("equal", "geometric")
+    )
     assert equal[-1] == geometric[-1] == keep
     assert len(equal) == len(geometric) == steps
     before, ratios = [1.0, *equal], [1.0, *geometric]
@@ -50,7 +52,7 @@ def test_steps_are_of_the_same_size(keep, steps):
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0.05, 0.95), st.floats(0.01, 0.9))
 def test_a_share_per_step_is_never_exceeded(keep, share):
-    left = targets(keep, None, share, "geometric")
+    left = pruning.Schedule(per_step=share, spacing="geometric").targets(keep)
     assert left[-1] == keep
     for before, after in zip([1.0, *left], left, strict=False):
         assert 1 - share - 1e-9 <= after / before < 1
@@ -59,12 +61,17 @@ def test_a_share_per_step_is_never_exceeded(keep, share):
 
 def test_an_unknown_schedule():
     with pytest.raises(ValueError, match="neither 'equal' nor 'geometric'"):
-        targets(0.5, 2, None, "cubic")
+        pruning.Schedule(2, spacing="cubic")
 
 
 def test_a_geometric_run():
     pruned = prune(
-        perceptron(64), data_for(1), "weight", keep=0.125, of="units", steps=3, schedule="geometric"
+        perceptron(64),
+        data_for(1),
+        "weight",
+        keep=0.125,
+        of="units",
+        schedule=pruning.Schedule(steps=3, spacing="geometric"),
     )
     assert [row.units for row in pruned.trajectory] == [64, 32, 16, 8]
 
@@ -75,9 +82,14 @@ def test_widths_are_multiples_where_anything_went(before, multiple, seed):
     model = perceptron(*before)
     try:
         pruned = prune(
-            model, data_for(1), "random", keep=0.6, of="units", steps=2, round_to=multiple,
-            seed=seed,
-        )  # fmt: skip
+            model,
+            data_for(1),
+            create("random", seed=seed),
+            keep=0.6,
+            of="units",
+            schedule=pruning.Schedule(steps=2),
+            limits=pruning.Limits(round_to=multiple),
+        )
     except NiwakiError:
         lowest = [min(w, multiple) for w in before]
         assert sum(lowest) > 0.6 * sum(before)
@@ -115,14 +127,28 @@ class ByDepth(Criterion):
 def test_ceilings_count_from_the_original_width(ceilings, left, steps):
     model = perceptron(20, 20, 20)
     pruned = prune(
-        model, data_for(1), ByDepth(), keep=35 / 60, of="units", steps=steps, ceilings=ceilings
+        model,
+        data_for(1),
+        ByDepth(),
+        keep=35 / 60,
+        of="units",
+        schedule=pruning.Schedule(steps=steps),
+        limits=pruning.Limits(ceilings=ceilings),
     )
     assert widths(pruned.model) == left
 
 
 def test_ceilings_of_coupled_layers():
     model, data = randomise(Residual()), data_for(8)
-    pruned = prune(model, data, "random", keep=0.6, of="units", steps=2, ceilings={"outer": 0.34})
+    pruned = prune(
+        model,
+        data,
+        "random",
+        keep=0.6,
+        of="units",
+        schedule=pruning.Schedule(steps=2),
+        limits=pruning.Limits(ceilings={"outer": 0.34}),
+    )
     assert pruned.model.stem.out_channels == pruned.model.outer.out_channels >= 4
 
 
@@ -137,7 +163,7 @@ def test_ceilings_of_coupled_layers():
         ({"round_to": 8}, NiwakiError, "multiples of 8"),
         ({"floor": 0.5}, ValueError, "needs validation data"),
         ({"floor": 85.0}, ValueError, "above 0 and up to 1"),
-        ({"schedule": "cubic"}, ValueError, "cubic"),
+        ({"spacing": "cubic"}, ValueError, "cubic"),
         ({"per_cost": -1.0}, ValueError, "per_cost = -1.0"),
         ({"tune": 3}, ValueError, "neither a FineTune nor a function"),
     ],
@@ -145,12 +171,25 @@ def test_ceilings_of_coupled_layers():
 )
 def test_what_cannot_be_asked_for(options, error, message):
     with pytest.raises(error, match=message):
-        prune(perceptron(20, 20), data_for(1), "random", **{"keep": 0.25, "of": "units", **options})
+        prune(
+            perceptron(20, 20),
+            data_for(1),
+            "random",
+            **bundled(**{"keep": 0.25, "of": "units", **options}),
+        )
 
 
 def test_patterns_name_layers():
     model, data = randomise(chain(width=8)), data_for(8)
-    pruned = prune(model, data, "weight", keep=0.8, of="units", steps=1, ignore=["[3-9]"])
+    pruned = prune(
+        model,
+        data,
+        "weight",
+        keep=0.8,
+        of="units",
+        schedule=pruning.Schedule(steps=1),
+        limits=pruning.Limits(ignore=["[3-9]"]),
+    )
     assert (pruned.model[0].out_channels, pruned.model[3].out_channels) == (4, 8)
 
 
@@ -178,13 +217,18 @@ class Steps:
 )
 def test_the_last_good_network_is_returned(accuracies, kept, rows, monkeypatch):
     units = [32, 28, 24, 20, 16]
-    from niwaki.pruning import _loop
+    from niwaki.pruning import _measure
 
-    monkeypatch.setattr(_loop, "accuracy", Steps(dict(zip(units, accuracies, strict=True))))
+    monkeypatch.setattr(_measure, "accuracy", Steps(dict(zip(units, accuracies, strict=True))))
     pruned = prune(
-        perceptron(32), data_for(1), "weight", keep=0.5, of="units", steps=4, floor=0.8,
+        perceptron(32),
+        data_for(1),
+        "weight",
+        keep=0.5,
+        of="units",
         validation=data_for(1),
-    )  # fmt: skip
+        schedule=pruning.Schedule(steps=4, floor=0.8),
+    )
     assert sum(widths(pruned.model)) == kept
     assert pruned.trajectory.final.units == kept
     assert len(pruned.trajectory) == rows
@@ -198,13 +242,23 @@ def test_a_floor_on_real_accuracies():
     model, data = randomise(chain()), data_for(8)
     labels = model(data[0]).argmax(1)  # right from the start
     held = (data[0], labels)
-    pruned = prune(model, held, "random", keep=0.2, of="macs", floor=0.9, validation=held)
+    pruned = prune(
+        model,
+        held,
+        "random",
+        keep=0.2,
+        of="macs",
+        validation=held,
+        schedule=pruning.Schedule(floor=0.9),
+    )
     assert pruned.trajectory[-1].rejected
     assert pruned.trajectory[-1].validation < 0.9 <= pruned.trajectory.final.validation
     assert accuracy(pruned.model, held) == pruned.trajectory.final.validation
     wrong = (data[0], (labels + 1) % 3)
     with pytest.raises(NiwakiError, match=r"before anything is removed, below the floor of 90.00%"):
-        prune(model, held, "random", keep=0.2, floor=0.9, validation=wrong)
+        prune(
+            model, held, "random", keep=0.2, validation=wrong, schedule=pruning.Schedule(floor=0.9)
+        )
 
 
 def test_an_unreachable_share_is_no_mistake_with_a_floor():
@@ -214,8 +268,8 @@ def test_an_unreachable_share_is_no_mistake_with_a_floor():
     held = (data[0], model(data[0]).argmax(1))
     options = {"keep": 0.01, "of": "params", "steps": 3, "validation": held}
     with pytest.raises(NiwakiError, match="cannot be reached"):
-        prune(model, held, "weight", **options)
-    assert prune(model, held, "weight", floor=0.99, **options).trajectory[-1].rejected
+        prune(model, held, "weight", **bundled(**options))
+    assert prune(model, held, "weight", **bundled(floor=0.99, **options)).trajectory[-1].rejected
 
 
 # Scores that are computed once.
@@ -266,9 +320,9 @@ def test_scores_that_do_not_change_give_one_plan(name, recompute):
     torch.manual_seed(0)
     model, data = randomise(SMALL[name]()), data_for(8)
     counted, options = Once(), {"keep": 0.6, "of": "units", "steps": 3}
-    many = prune(model, data, counted, recompute=recompute, **options)
+    many = prune(model, data, counted, **bundled(recompute=recompute, **options))
     assert counted.asked == (3 if recompute else 1)
-    expected = prune(model, data, Once(), **options)
+    expected = prune(model, data, Once(), **bundled(**options))
     assert many.plan == expected.plan
     for mine, other in zip(many.model.parameters(), expected.model.parameters(), strict=True):
         assert torch.equal(mine, other)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 import niwaki
-from niwaki.criteria import Scores, score_weights
+from niwaki.criteria import Scores, create, score_weights
 from niwaki.errors import ModelError, NothingToPruneError
 from niwaki.pruning import (
     WeightTrajectory,
@@ -65,8 +65,8 @@ def test_what_is_gone_stays_gone():
 @pytest.mark.parametrize("over", ["network", "layer"])
 def test_exact_numbers_and_nothing_else_changes(model, criterion, over):
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    options = {"max_loss": None} if criterion == "lrp" else {}
-    pruned = prune_weights(model, data_for(8), criterion, keep=0.3, over=over, steps=2, **options)
+    made = "lrp:max_loss=None" if criterion == "lrp" else criterion
+    pruned = prune_weights(model, data_for(8), made, keep=0.3, over=over, steps=2)
     weights = layers_of(pruned.model)
     total = sum(weight.numel() for weight in weights.values())
     left = {layer: int(mask.sum()) for layer, mask in pruned.masks().items()}
@@ -98,7 +98,13 @@ def test_one_step_is_scoring_selecting_and_masking(model):
 def test_the_trajectory_shrinks_geometrically_with_nested_masks(model):
     data, seen = data_for(8), []
     pruned = prune_weights(
-        model, data, "taylor", keep=0.125, steps=3, test=data, callback=seen.append
+        model,
+        data,
+        "taylor",
+        keep=0.125,
+        steps=3,
+        test=data,
+        run=niwaki.pruning.Run(callback=seen.append),
     )
     total = sum(weight.numel() for weight in layers_of(model).values())
     shares = [1 - step.sparsity for step in pruned.trajectory]
@@ -188,7 +194,11 @@ def test_ignored_layers_stay_whole(model):
 )
 def test_what_cannot_be_asked_for(model, options, message):
     with pytest.raises(ValueError, match=message):
-        prune_weights(model, data_for(8), **{"criterion": "magnitude", **options})
+        prune_weights(
+            model,
+            data_for(8),
+            **{"criterion": "magnitude", **options},
+        )
 
 
 def test_networks_whose_weights_cannot_be_masked(model):
@@ -206,6 +216,8 @@ def test_networks_whose_weights_cannot_be_masked(model):
 def test_a_network_whose_channels_cannot_be_followed_loses_weights():
     torch.manual_seed(0)
     model = torchvision.models.shufflenet_v2_x0_5(num_classes=3).eval()
-    pruned = prune_weights(model, data_for(32, samples=2), "lrp", keep=0.5, max_loss=None)
+    pruned = prune_weights(
+        model, data_for(32, samples=2), create("lrp", "weight", max_loss=None), keep=0.5
+    )
     assert pruned.sparsity == pytest.approx(0.5, abs=1e-4)
     assert pruned.model(data_for(32, samples=2)[0]).shape == (2, 3)

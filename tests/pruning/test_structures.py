@@ -38,7 +38,9 @@ def made(build):
 
 def assert_pruned(model, data, keep=0.7, criterion="taylor"):
     before = snapshot(model)
-    pruned = prune(model, data, criterion, keep=keep, of="units", steps=1)
+    pruned = prune(
+        model, data, criterion, keep=keep, of="units", schedule=pruning.Schedule(steps=1)
+    )
     assert_same(before, snapshot(model))
     asked = cost(model, data[0]).units * keep
     found = cost(pruned.model, data[0]).units
@@ -92,7 +94,7 @@ def test_frames_that_are_folded_into_the_batch():
 
 def test_lower_precision_inside_of_the_forward_pass():
     model, data = made(Autocast), data_for(8)
-    pruned = prune(model, data, "taylor", keep=0.7, of="units", steps=1)
+    pruned = prune(model, data, "taylor", keep=0.7, of="units", schedule=pruning.Schedule(steps=1))
     assert pruned.plan.removed() == lost(model, pruned.model) != {}
     expected = silent(model, pruned.plan)(data[0])
     torch.testing.assert_close(pruned.model(data[0]), expected, rtol=0.02, atol=0.02)
@@ -103,7 +105,7 @@ def test_lower_precision_inside_of_the_forward_pass():
 @pytest.mark.parametrize("name", ["ghost", "half gate", "selective kernel", "pixel shuffle"])
 def test_what_is_predicted_is_what_is_left(name, of, steps):
     model, data = made(WHOLE[name]), data_for(8)
-    pruned = prune(model, data, "random", keep=0.6, of=of, steps=steps)
+    pruned = prune(model, data, "random", keep=0.6, of=of, schedule=pruning.Schedule(steps=steps))
     assert pruned.trajectory.kept(of)[-1] <= 0.6
     assert pruned.plan.removed() == lost(model, pruned.model)
 
@@ -111,7 +113,7 @@ def test_what_is_predicted_is_what_is_left(name, of, steps):
 @pytest.mark.parametrize("name", ["ghost", "shuffle of 4", "split attention", "tied weights"])
 def test_they_come_back_from_a_folder(name, tmp_path):
     model, data = made(WHOLE[name]), data_for(8)
-    pruned = prune(model, data, "random", keep=0.8, of="params", steps=2)
+    pruned = prune(model, data, "random", keep=0.8, of="params", schedule=pruning.Schedule(steps=2))
     pruned.save(tmp_path / "small")
     torch.manual_seed(5)
     again = load(tmp_path / "small", WHOLE[name]())
@@ -136,10 +138,10 @@ def test_weights_made_anew_in_each_pass_become_plain_ones(how, ran, tmp_path):
     if ran:  # then the weight that a hook has made hangs on the network
         model(data[0])
     before = model(data[0]).detach()
-    pruned = prune(model, data, "weight", keep=0.7, of="units", steps=1)
+    pruned = prune(model, data, "weight", keep=0.7, of="units", schedule=pruning.Schedule(steps=1))
     assert torch.equal(model(data[0]), before)
     assert isinstance(pruned.model[0].weight, nn.Parameter)
-    plain = prune(model, data, "weight", keep=0.999, of="macs", steps=1)
+    plain = prune(model, data, "weight", keep=0.999, of="macs", schedule=pruning.Schedule(steps=1))
     del plain
     pruned.save(tmp_path / "small")
     fresh = normed(how)

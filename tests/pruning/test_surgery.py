@@ -200,14 +200,24 @@ def test_channels_within_a_padding_go(layer, channel):
 def test_a_padding_network_is_pruned_and_says_what_stays(norm, criterion):
     model, data = randomise(Padded(norm)), data_for(8)
     with pytest.warns(KeptWarning, match=r"conv2: 4 of 8 units stay: add in the forward pass"):
-        pruned = prune(model, data, criterion, keep=0.6, of="units", steps=1)
+        pruned = prune(
+            model, data, criterion, keep=0.6, of="units", schedule=pruning.Schedule(steps=1)
+        )
     assert pruned.plan.removed() == lost(model, pruned.model)
     assert pruned.model.conv2.out_channels >= 5
 
 
 def test_a_padded_network_can_be_pruned_around_the_padding():
     model, data = randomise(Padded()), data_for(8)
-    pruned = prune(model, data, "weight", keep=0.8, of="units", steps=1, ignore=["stem", "conv2"])
+    pruned = prune(
+        model,
+        data,
+        "weight",
+        keep=0.8,
+        of="units",
+        schedule=pruning.Schedule(steps=1),
+        limits=pruning.Limits(ignore=["stem", "conv2"]),
+    )
     gone = pruned.plan.steps[0][0]
     assert gone.layer == "conv1"
     x = model.norm(model.stem(data[0])).relu()
@@ -234,7 +244,7 @@ def test_a_result_that_is_not_a_number_is_no_agreement(monkeypatch):
 @pytest.mark.parametrize("name", SMALL)
 def test_a_plan_replays_on_a_fresh_network(name):
     model, data = randomise(SMALL[name]()), data_for(8)
-    pruned = prune(model, data, "random", keep=0.6, of="params", steps=2)
+    pruned = prune(model, data, "random", keep=0.6, of="params", schedule=pruning.Schedule(steps=2))
     torch.manual_seed(99)
     fresh = SMALL[name]().eval()
     replay(fresh, data[0], Plan.from_json(pruned.plan.to_json()))

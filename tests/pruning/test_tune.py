@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from bundles import bundled
 from pruning_networks import assert_same, chain, data_for, randomise, snapshot
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -321,7 +322,15 @@ def test_without_validation_data_nothing_is_chosen(model):
 
 
 def test_what_was_kept_is_in_the_trajectory_and_its_json(model):
-    pruned = prune(model, blobs(), "weight", keep=0.6, steps=1, tune=QUICK, validation=blobs(20, 1))
+    pruned = prune(
+        model,
+        blobs(),
+        "weight",
+        keep=0.6,
+        tune=QUICK,
+        validation=blobs(20, 1),
+        schedule=pruning.Schedule(steps=1),
+    )
     first, last = pruned.trajectory
     assert first.kept is None
     assert last.kept.samples == 20
@@ -379,10 +388,10 @@ def test_what_settings_need(model):
 def test_pruning_with_fine_tuning(model, each):
     data, test = blobs(), blobs(seed=1)
     fine_tune(model, data, FineTune(epochs=4, lr=0.02, batch_size=16))
-    options = {"keep": 0.4, "steps": 2, "test": test, "seed": 1}
-    plain = prune(model, data, "random", **options)
+    options = {"keep": 0.4, "steps": 2, "test": test}
+    plain = prune(model, data, "random:seed=1", **bundled(**options))
     before = snapshot(model)
-    pruned = prune(model, data, "random", tune=QUICK, tune_each=each, **options)
+    pruned = prune(model, data, "random:seed=1", **bundled(tune=QUICK, tune_each=each, **options))
     assert_same(before, snapshot(model))
     assert pruned.plan == plain.plan
     tuned = [row.accuracy_tuned for row in pruned.trajectory]
@@ -394,7 +403,7 @@ def test_pruning_with_fine_tuning(model, each):
     assert Trajectory.from_json(as_read) == pruned.trajectory
     assert tuned[-1] == accuracy(pruned.model, test) > plain.trajectory[-1].accuracy
     assert pruned.trajectory[-1].accuracy is not None
-    again = prune(model, data, "random", tune=QUICK, tune_each=each, **options)
+    again = prune(model, data, "random:seed=1", **bundled(tune=QUICK, tune_each=each, **options))
     for mine, other in zip(pruned.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(mine, other)
 
@@ -402,8 +411,12 @@ def test_pruning_with_fine_tuning(model, each):
 def test_the_unpruned_network_teaches(model):
     data = blobs()
     teach = FineTune(epochs=2, lr=0.02, batch_size=16, distil=0.9)
-    taught = prune(model, data, "weight", keep=0.5, steps=1, tune=teach).model
-    alone = copy.deepcopy(prune(model, data, "weight", keep=0.5, steps=1).model)
+    taught = prune(
+        model, data, "weight", keep=0.5, tune=teach, schedule=pruning.Schedule(steps=1)
+    ).model
+    alone = copy.deepcopy(
+        prune(model, data, "weight", keep=0.5, schedule=pruning.Schedule(steps=1)).model
+    )
     fine_tune(alone, data, replace(teach, seed=teach.seed + 1), teacher=model)
     for mine, other in zip(taught.parameters(), alone.parameters(), strict=True):
         assert torch.equal(mine, other)
@@ -424,12 +437,22 @@ def test_a_loop_of_your_own(model):
         network[0].weight.requires_grad_(False)
 
     with torch.no_grad():
-        first = prune(model, data, "weight", keep=0.5, steps=2, tune=loop, test=data)
+        first = prune(
+            model,
+            data,
+            "weight",
+            keep=0.5,
+            tune=loop,
+            test=data,
+            schedule=pruning.Schedule(steps=2),
+        )
     assert seen == [(1, False, True), (2, False, True)]
     assert first.trajectory[-1].accuracy_tuned == accuracy(first.model, data)
     assert all(p.requires_grad and p.grad is None for p in first.model.parameters())
     assert not any(m.training for m in first.model.modules())
-    second = prune(model, data, "weight", keep=0.5, steps=2, tune=loop, test=data)
+    second = prune(
+        model, data, "weight", keep=0.5, tune=loop, test=data, schedule=pruning.Schedule(steps=2)
+    )
     for mine, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(mine, other)
 
@@ -439,15 +462,20 @@ def test_a_loop_that_diverges(model):
         network[0].weight.data.fill_(float("nan"))
 
     with pytest.raises(ModelError, match="NaN"):
-        prune(model, blobs(), "weight", keep=0.5, steps=1, tune=loop)
+        prune(model, blobs(), "weight", keep=0.5, tune=loop, schedule=pruning.Schedule(steps=1))
 
 
 def test_the_floor_is_held_by_the_tuned_network(model):
     data = blobs()
     fine_tune(model, data, FineTune(epochs=4, lr=0.02, batch_size=16))
-    options = {"keep": 0.4, "steps": 1, "floor": 0.8, "validation": data, "seed": 1}
-    assert prune(model, data, "random", **options).trajectory[-1].rejected
-    tuned = prune(model, data, "random", tune=FineTune(epochs=9, lr=0.03, batch_size=16), **options)
+    options = {"keep": 0.4, "steps": 1, "floor": 0.8, "validation": data}
+    assert prune(model, data, "random:seed=1", **bundled(**options)).trajectory[-1].rejected
+    tuned = prune(
+        model,
+        data,
+        "random:seed=1",
+        **bundled(tune=FineTune(epochs=9, lr=0.03, batch_size=16), **options),
+    )
     assert not tuned.trajectory[-1].rejected
     assert tuned.trajectory[-1].validation >= 0.8
 

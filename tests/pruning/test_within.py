@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from bundles import bundled
 from pruning_networks import Residual, chain, data_for, depthwise, randomise
 from structured_networks import WHOLE
 from test_rebuild import READERS, columns, example, readings
@@ -195,7 +196,15 @@ def test_a_linear_combination_of_others_goes_first_and_nothing_is_lost(several):
     # 0, 1 and 4 stand for one another; any of them may go, and nothing is lost.
     assert found[0][0] in (0, 1, 4)
     only = ["one", "two", "head"]
-    pruned = prune(model, data, "lrp.rebuilt", keep=0.95, of="units", steps=1, ignore=only)
+    pruned = prune(
+        model,
+        data,
+        "lrp.rebuilt",
+        keep=0.95,
+        of="units",
+        schedule=niwaki.pruning.Schedule(steps=1),
+        limits=niwaki.pruning.Limits(ignore=only),
+    )
     (removal,) = pruned.plan.steps[0]
     assert removal.layer == "first"
     assert set(removal.channels) <= {0, 1, 4}
@@ -208,14 +217,21 @@ def test_widths_are_those_of_the_base():
     for base in ("lrp", "taylor"):
         widths = []
         for criterion in (base, f"{base}.rebuilt"):
-            pruned = prune(model, data, criterion, keep=0.6, steps=1, repair=None)
+            pruned = prune(
+                model,
+                data,
+                criterion,
+                keep=0.6,
+                repair=None,
+                schedule=niwaki.pruning.Schedule(steps=1),
+            )
             widths.append([tuple(p.shape) for p in pruned.model.parameters()])
         assert widths[0] == widths[1]
 
 
 def plans(model, data, **options):
     options = {"keep": 0.5, "of": "units", "steps": 2, **options}
-    return prune(model, data, "taylor.rebuilt", **options).plan
+    return prune(model, data, "taylor.rebuilt", **bundled(**options)).plan
 
 
 @pytest.mark.filterwarnings("ignore::niwaki.errors.FallbackWarning")
@@ -246,7 +262,7 @@ def test_limits_and_protected_layers_are_respected():
     model, data = randomise(ResNet(1, 3)), data_for(16, samples=12)
     inner = [name for name, m in model.named_modules() if name.endswith("conv1")][-1]
     options = {"ignore": [inner], "round_to": 4, "min_units": 8, "ceilings": 0.5}
-    pruned = prune(model, data, "lrp.rebuilt", keep=0.7, steps=2, **options)
+    pruned = prune(model, data, "lrp.rebuilt", **bundled(keep=0.7, steps=2, **options))
     whole = dict(model.named_modules())
     assert inner not in pruned.plan.removed()
     for name, module in pruned.model.named_modules():
@@ -258,8 +274,10 @@ def test_limits_and_protected_layers_are_respected():
 @pytest.mark.parametrize(("repair", "name"), [("rebuild", "lrp.rebuilt"), (None, "lrp")])
 def test_the_default_depends_on_the_repair(repair, name):
     model, data = randomise(chain()), data_for(8)
-    usual = prune(model, data, keep=0.5, steps=2, repair=repair)
-    named = prune(model, data, name, keep=0.5, steps=2, repair=repair)
+    usual = prune(model, data, keep=0.5, repair=repair, schedule=niwaki.pruning.Schedule(steps=2))
+    named = prune(
+        model, data, name, keep=0.5, repair=repair, schedule=niwaki.pruning.Schedule(steps=2)
+    )
     assert usual.plan == named.plan
     assert usual.settings == named.settings
     assert usual.settings["criterion"] == repr(create(name))
@@ -279,7 +297,7 @@ class Counting(nn.Module):
 def test_networks_that_cannot_be_rebuilt():
     model, data = randomise(Counting()), data_for(8)
     with pytest.warns(FallbackWarning, match="recalibrate"):
-        usual = prune(model, data, keep=0.5, steps=2)
+        usual = prune(model, data, keep=0.5, schedule=niwaki.pruning.Schedule(steps=2))
     assert usual.settings["criterion"] == repr(create("lrp"))
     # Asked for by name, units are chosen so, whatever the repair.
     groups = groups_of(model, data[0])

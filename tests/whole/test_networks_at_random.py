@@ -85,7 +85,13 @@ def test_pruning_removes_what_it_says_and_nothing_else(seeds: range) -> None:
         for criterion in ("random", "weight"):
             try:
                 pruned = niwaki.prune(
-                    net, (x, labels), criterion, keep=0.6, of="units", steps=3, repair=None
+                    net,
+                    (x, labels),
+                    criterion,
+                    keep=0.6,
+                    of="units",
+                    repair=None,
+                    schedule=niwaki.pruning.Schedule(steps=3),
                 )
             except NiwakiError:
                 continue

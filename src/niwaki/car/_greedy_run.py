@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +24,11 @@ from niwaki.car._units import (
 )
 from niwaki.data import Data, count
 from niwaki.errors import NothingToPruneError
-from niwaki.evaluation import accuracy
 from niwaki.pruning import Plan, Pruned, Removal, Step, Trajectory
-from niwaki.pruning._loop import tune_by_function
+from niwaki.pruning._measure import Measure
 from niwaki.pruning._saved import shapes
-from niwaki.pruning._trajectory import measured_step
+from niwaki.pruning.repair._fine_tune import run_loop
+from niwaki.pruning.units._structure import Structure
 from niwaki.runs import Run
 from niwaki.schema import Anything, ListOf, Record, check, rebuild
 
@@ -182,17 +181,14 @@ class GreedyRun:
         tune: Callable[[nn.Module, int], object] | None,
     ) -> Step:
         """Measure the network, fine-tune it after a removal, and measure it again."""
-        number, before = len(self.steps), self._accuracy_on(test)
-        step = measured_step(number, self.model, self.example, since, before, validation)
+        measure, number = Measure(test, None, self._batch_size), len(self.steps)
+        step = measure.step(number, Structure(self.model, self.example), since, validation)
         if tune is not None and number:
-            tune_by_function(tune, self.model, number)
+            run_loop(tune, self.model, number)
             self.learn_margins()
-            step = replace(step, accuracy_tuned=self._accuracy_on(test))
-        self.steps.append(replace(step, seconds=time.perf_counter() - since))
-        return self.steps[-1]
-
-    def _accuracy_on(self, test: Data | None) -> float | None:
-        return None if test is None else accuracy(self.model, test, batch_size=self._batch_size)
+            step = measure.tuned(step, self.model, since)
+        self.steps.append(step)
+        return step
 
     def _plan(self) -> Plan:
         return Plan(tuple((Removal(unit.layer, unit.channels),) for unit in self.removed))

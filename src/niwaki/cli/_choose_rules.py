@@ -64,6 +64,7 @@ def choose_rules(
     `niwaki prune --criterion lrp:composite=FILE`, and all trials (trials.txt, choice.json).
     """
     from niwaki.data import in_memory, references
+    from niwaki.pruning import Run, Schedule
     from niwaki.pruning import choose_rules as choose
 
     span = _span(per_cost)
@@ -87,12 +88,10 @@ def choose_rules(
             trials=trials,
             keep=keep,
             of=of,
-            steps=steps,
+            schedule=Schedule(steps),
             per_cost=span,
             seed=common.seed,
-            folder=out,
-            batch_size=common.batch_size,
-            callback=lambda trial: shown.print(str(trial)),
+            run=Run(out, common.batch_size, callback=lambda trial: shown.print(str(trial))),
         )
     if common.as_json:
         best = {"folder": str(out), "criterion": _text(found, out), "best": found.best.number}

@@ -105,7 +105,7 @@ def compare_criteria(
     """
     from niwaki.data import in_memory
     from niwaki.files import together
-    from niwaki.pruning import compare
+    from niwaki.pruning import Run, Schedule, compare
 
     texts = criterion or _USUAL
     chosen = [_contender(text) for text in dict.fromkeys(texts)]
@@ -125,7 +125,6 @@ def compare_criteria(
     shown = o.console(common.as_json)
     sizes = sorted(set(per_class or [10]))
     shown.print(f"{len(chosen)} criteria, {sizes} reference images per class, {seeds} draws")
-    schedule = {"steps": steps, "per_step": per_step}
     with signed(out, _FILES):
         found = compare(
             loaded.model,
@@ -136,11 +135,9 @@ def compare_criteria(
             seeds=range(common.seed, common.seed + seeds),
             keep=keep,
             of=of,
-            folder=out / "runs",
+            run=Run(out / "runs", common.batch_size, lambda run: shown.print(_line(run, of, keep))),
+            schedule=Schedule(steps, per_step),
             repair=repair_of(repair),
-            batch_size=common.batch_size,
-            callback=lambda run: shown.print(_line(run, of, keep)),
-            **{name: value for name, value in schedule.items() if value is not None},
         )
         heading = f"{Path(model).name} on {Path(data).name}, without fine-tuning"
         with together(out) as folder:

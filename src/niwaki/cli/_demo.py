@@ -70,26 +70,25 @@ def demo(
         )
     )
     few = _pair(references(TensorDataset(*training), 10, seed))
+    schedule, run = pruning.Schedule(per_step=PER_STEP), pruning.Run(batch_size=batch_size)
     runs = {}
     for name in track(CRITERIA, "pruning by each criterion"):
         options: dict[str, Any] = {"seed": seed} if name == "random" else {}
         made = criteria.create(name, **options)
         runs[name] = pruning.prune(
-            model, few, made, keep=0.2, per_step=PER_STEP, test=test, batch_size=batch_size
+            model, few, made, keep=0.2, schedule=schedule, test=test, run=run
         )
     runs["lrp, not rebuilt"] = pruning.prune(
         model,
         few,
         "lrp",
         keep=0.2,
-        per_step=PER_STEP,
+        schedule=schedule,
         repair=None,
         test=test,
-        batch_size=batch_size,
+        run=run,
     )
-    smaller = pruning.prune(
-        model, few, keep=0.6, per_step=PER_STEP, test=test, batch_size=batch_size
-    )
+    smaller = pruning.prune(model, few, keep=0.6, schedule=schedule, test=test, run=run)
     show(
         headed(
             "pruned",

@@ -13,7 +13,7 @@ import typer
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._criterion import named_files, parse_criterion
-from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning
+from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning, repair_of
 from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
@@ -72,22 +72,23 @@ def prune(
 
     common.check_output(out, model, data, files=named_files(criterion or ""))
     work = common.workplace(out)
+    tuning.bundle(common.seed)  # refuses what does not go together, before anything is read
     seed, made = common.seed, None if criterion is None else _made(criterion, common.seed)
-    tune, limits = tuning.settings(seed), limiting.options()
+    limits, repair = limiting.bundle(), repair_of(limiting.repair)
     loaded = common.load(model)
     test = common.images(data, loaded)
     loaded = loaded.named_by(test)
-    pruning.Limits.of(loaded.model, **limiting.layers())  # before anything is measured
+    limits.of(loaded.model)  # before anything is measured
     training = o.load_images(
         data, loaded, split="train", outputs=common.outputs, batch_size=common.batch_size
     )
     if not test.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
-    decides = tune is not None or scheduling.floor is not None
+    decides = tuning.epochs > 0 or scheduling.floor is not None
     rest, held = hold_out(training, held_out, seed) if decides else (training, None)
     few = references(rest, per_class, seed)
     shown = o.console(common.as_json)
-    told = made or pruning.usual_criterion(limits["repair"])
+    told = made or pruning.usual_criterion(repair)
     shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {told}")
     example, _ = next(iter(batches(test, common.batch_size, models.home(loaded.model))))
     prices = _prices(loaded, example, work) if scheduling.of == "seconds" else None
@@ -97,17 +98,15 @@ def prune(
             loaded.model,
             in_memory(few),
             made,
+            keep=scheduling.keep,
+            of="macs" if scheduling.of == "seconds" else scheduling.of,
+            schedule=scheduling.bundle(prices),
+            limits=limits,
+            repair=repair,
+            tune=tuning.bundle(seed, rest),
             test=in_memory(test, description="reading test images"),
             validation=None if held is None else in_memory(held),
-            tune=tune,
-            tune_each=tuning.tune == "each",
-            training=None if tune is None else rest,
-            folder=work,
-            batch_size=common.batch_size,
-            callback=lambda step: shown.print(_row(step)),
-            prices=prices,
-            **scheduling.options(),
-            **limits,
+            run=pruning.Run(work, common.batch_size, callback=lambda step: shown.print(_row(step))),
         )
     except KeyboardInterrupt:
         if any(work.path.glob("*/*.safetensors")):

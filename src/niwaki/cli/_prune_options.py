@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -12,7 +12,8 @@ from niwaki.cli import _options as o
 from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
-    from niwaki.pruning import FineTune
+    from niwaki.data import Data
+    from niwaki.pruning import FineTune, Limits, Schedule
 
 __all__ = ["Common", "Limiting", "Repair", "Scheduling", "Tuning", "repair_of"]
 
@@ -26,7 +27,9 @@ Repair: TypeAlias = Annotated[
 ]
 
 
-def repair_of(name: str) -> str | None:
+def repair_of(
+    name: Literal["rebuild", "recalibrate", "compensate", "none"],
+) -> Literal["rebuild", "recalibrate", "compensate"] | None:
     """Return a repair as `pruning.prune` takes it."""
     return None if name == "none" else name
 
@@ -85,9 +88,19 @@ class Scheduling:
         ),
     ] = 0.6
 
-    def options(self) -> dict[str, Any]:
-        """Return them as `pruning.prune` takes them; of seconds, those are MACs with prices."""
-        return {**vars(self), "of": "macs" if self.of == "seconds" else self.of}
+    def bundle(self, prices: dict[str, float] | None) -> Schedule:
+        """Return what concerns the steps; where the share is of seconds, MACs have prices."""
+        from niwaki.pruning import Schedule
+
+        return Schedule(
+            self.steps,
+            self.per_step,
+            self.schedule,
+            self.floor,
+            self.recompute,
+            self.per_cost,
+            prices,
+        )
 
 
 @dataclass(frozen=True)
@@ -116,18 +129,12 @@ class Limiting:
     ] = None
     repair: Repair = "rebuild"
 
-    def options(self) -> dict[str, Any]:
-        """Return them as `pruning.prune` takes them."""
-        return {**self.layers(), "repair": repair_of(self.repair)}
+    def bundle(self) -> Limits:
+        """Return what may not go."""
+        from niwaki.pruning import Limits
 
-    def layers(self) -> dict[str, Any]:
-        """Return as `pruning.Limits.of` takes them those that say what may not go."""
-        return {
-            "ignore": self.ignore or [],
-            "min_units": self.min_units,
-            "round_to": self.round_to,
-            "ceilings": _ceilings(self.ceiling or []),
-        }
+        ceilings = _ceilings(self.ceiling or [])
+        return Limits(self.ignore or [], self.min_units, self.round_to, ceilings)
 
 
 def _ceilings(given: list[str]) -> dict[str, float]:
@@ -195,8 +202,8 @@ class Tuning:
         64
     )
 
-    def settings(self, seed: int) -> FineTune | None:
-        """Return the settings, or None where nothing is tuned."""
+    def bundle(self, seed: int, training: Data | None = None) -> FineTune | None:
+        """Return what concerns training, or None where nothing is tuned."""
         from niwaki.pruning import FineTune
 
         if self.epochs == 0:
@@ -215,4 +222,6 @@ class Tuning:
             self.patience,
             self.precision,
             seed,
+            training,
+            self.tune == "each",
         )

@@ -96,9 +96,7 @@ def prune_weights(
         ignore=ignore or [],
         min_weights=min_weights,
         repair=None if repair == "none" else repair,
-        folder=work,
-        batch_size=common.batch_size,
-        callback=lambda step: shown.print(_row(step)),
+        run=pruning.Run(work, common.batch_size, callback=lambda step: shown.print(_row(step))),
     )
     whole = replace(
         pruned,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -19,7 +19,7 @@ from niwaki import models
 from niwaki.data import Data, batches, check_labels
 from niwaki.errors import NearChanceWarning
 from niwaki.evaluation._explainers import Methods, factories, tolerant
-from niwaki.propagation import check_logit, trace
+from niwaki.propagation import Layer, check_logit, trace
 from niwaki.ranges import BATCH, ROUNDS, checked
 
 
@@ -178,6 +178,13 @@ class Cost:
     params: int
     macs: int
 
+    @classmethod
+    def of(cls, model: nn.Module, layers: Sequence[Layer]) -> Cost:
+        """Count what a network costs, given its layers from `niwaki.propagation.trace`."""
+        units = sum(layer.units for layer in layers if not layer.last)
+        params = sum(p.numel() for p in model.parameters())
+        return cls(units, params, sum(layer.macs for layer in layers))
+
     def __str__(self) -> str:
         return f"{self.units} units, {self.params:,} parameters, {self.macs:,} MACs"
 
@@ -192,10 +199,7 @@ def cost(model: nn.Module, inputs: Tensor) -> Cost:
     inputs : Tensor
         Batch of shape (N, ...); the first sample is used.
     """
-    layers = trace(model, inputs[:1])
-    units = sum(layer.units for layer in layers if not layer.last)
-    params = sum(p.numel() for p in model.parameters())
-    return Cost(units, params, sum(layer.macs for layer in layers))
+    return Cost.of(model, trace(model, inputs[:1]))
 
 
 @checked(repeats=ROUNDS, warm_up=ROUNDS.but(low=0))
@@ -242,8 +246,8 @@ def seconds_per_mac(
     Returns
     -------
     dict of str to float
-        Layer name to seconds per MAC; for `prices` of `niwaki.prune`. Layers whose module is not
-        called, such as functional ones, are left out.
+        Layer name to seconds per MAC; for the prices of a `niwaki.pruning.Schedule`. Layers whose
+        module is not called, such as functional ones, are left out.
     """
     macs = {layer.name: layer.macs for layer in trace(model, inputs[:1])}
     own = copy.deepcopy(model)

@@ -6,7 +6,9 @@ from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning._prune import prune, usual_criterion
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._resume import restore, tensors_of
+from niwaki.pruning._run import Run
 from niwaki.pruning._saved import Saved, load
+from niwaki.pruning._schedule import Schedule
 from niwaki.pruning._trajectory import Step, Trajectory
 from niwaki.pruning.comparison._agreement import Agreement
 from niwaki.pruning.comparison._choice import Choice, Trial
@@ -49,7 +51,9 @@ __all__ = [
     "Pruned",
     "PrunedWeights",
     "Removal",
+    "Run",
     "Saved",
+    "Schedule",
     "Step",
     "Summary",
     "Trajectory",

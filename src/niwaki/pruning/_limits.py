@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import ceil, gcd
 
@@ -12,60 +12,76 @@ from torch import nn
 from niwaki.pruning.units._coupling import Group
 from niwaki.ranges import FRACTION, UNITS, checked
 
-__all__ = ["Limits"]
+__all__ = ["LayerLimits", "Limits"]
 
 
+@checked(min_units=UNITS, round_to=UNITS, ceilings=FRACTION)
 @dataclass(frozen=True)
 class Limits:
     """What pruning may not do.
 
     Attributes
     ----------
-    ignore : tuple of str
-        Layers whose units stay.
+    ignore : str or sequence of str
+        Layers whose units stay; the name of a module stands for all layers in it, and patterns
+        such as ``"*.downsample.0"`` for all that fit.
     min_units : int
-        Units that every layer keeps.
-    multiple : int
-        Layers that lose anything are left with a multiple of so many units.
-    channels : dict of str to int
-        Channels that a layer keeps at the least, because of its ceiling.
+        Units that each layer keeps at the least.
+    round_to : int
+        Layers that lose units are left with a multiple of so many, such as 8.
+    ceilings : float or mapping of str to float, optional
+        Largest share of its original units that a layer may lose: one for all, or by name (as in
+        `ignore`; the last entry that fits counts).
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
     """
 
-    ignore: tuple[str, ...] = ()
+    ignore: str | Sequence[str] = ()
     min_units: int = 1
-    multiple: int = 1
-    channels: dict[str, int] = field(default_factory=dict)
+    round_to: int = 1
+    ceilings: float | Mapping[str, float] | None = None
 
-    @classmethod
-    @checked(min_units=UNITS, round_to=UNITS, ceilings=FRACTION)
-    def of(
-        cls,
-        model: nn.Module,
-        ignore: Sequence[str] = (),
-        min_units: int = 1,
-        round_to: int = 1,
-        ceilings: float | Mapping[str, float] | None = None,
-    ) -> Limits:
-        """Resolve names and shares for a network before it is pruned.
+    def of(self, model: nn.Module) -> LayerLimits:
+        """Say what they mean for the layers of a network that is not yet pruned.
 
         Raises
         ------
         ValueError
-            For numbers out of range, or names that fit no layer.
+            For names that fit no layer.
         """
-        names = [ignore] if isinstance(ignore, str) else ignore
+        names = [self.ignore] if isinstance(self.ignore, str) else self.ignore
         widths = _widths(model)
         ignored = [layer for name in names for layer in _matching(widths, name, "ignore", model)]
-        if ceilings is None:
-            ceilings = {}
-        elif not isinstance(ceilings, Mapping):
-            ceilings = {"*": ceilings}
+        shares = {} if self.ceilings is None else self.ceilings
         channels: dict[str, int] = {}
-        for name, share in ceilings.items():
+        for name, share in (shares if isinstance(shares, Mapping) else {"*": shares}).items():
             for layer in _matching(widths, name, "ceilings", model):
                 # The small subtraction only mends rounding: 0.1 * 30 > 3.
                 channels[layer] = ceil((1 - share) * widths[layer] - 1e-9)
-        return cls(tuple(ignored), min_units, round_to, channels)
+        return LayerLimits(tuple(ignored), self.min_units, self.round_to, channels)
+
+
+@dataclass(frozen=True)
+class LayerLimits:
+    """What pruning may not do in the layers of one network.
+
+    Attributes
+    ----------
+    ignore : tuple of str
+        Layers whose units stay.
+    min_units, multiple : int
+        Units that every layer keeps, and of which the width of a layer that loses is a multiple.
+    channels : dict of str to int
+        Channels that a layer keeps at the least, because of its ceiling.
+    """
+
+    ignore: tuple[str, ...]
+    min_units: int
+    multiple: int
+    channels: dict[str, int]
 
     def least(self, groups: Sequence[Group]) -> list[int]:
         """Return the units that each group keeps at the least."""

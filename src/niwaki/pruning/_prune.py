@@ -4,65 +4,43 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import FunctionType
-from typing import Any, get_args
+from typing import Any
 
 from torch import Tensor, nn
 
 from niwaki import models
-from niwaki.criteria import Criterion, create, hidden_layers
+from niwaki.criteria import Criterion, create
 from niwaki.data import Data, batches, check_same_classes
-from niwaki.errors import FallbackWarning, KeptWarning, NiwakiError, NothingToPruneError
-from niwaki.evaluation import cost, warn_near_chance
+from niwaki.errors import FallbackWarning, NiwakiError
+from niwaki.evaluation import warn_near_chance
 from niwaki.machine import check_alone
-from niwaki.propagation import trace
+from niwaki.pruning import _loop
 from niwaki.pruning._limits import Limits
-from niwaki.pruning._loop import REPAIR, ROUNDING, Job, Repair, State, Tune, begin, run
+from niwaki.pruning._loop import REPAIR, Job, Repair, State
+from niwaki.pruning._measure import Measure
 from niwaki.pruning._pruned import Pruned
+from niwaki.pruning._reach import check_reach
 from niwaki.pruning._resume import keep_state, latest_state
+from niwaki.pruning._run import Run
 from niwaki.pruning._saved import shapes
-from niwaki.pruning._schedule import Schedule, targets
-from niwaki.pruning._trajectory import Step, Trajectory
+from niwaki.pruning._schedule import Schedule
+from niwaki.pruning._trajectory import Trajectory
 from niwaki.pruning.repair._fine_tune import FineTune, check_precision
 from niwaki.pruning.repair._rebuild import unlisted
 from niwaki.pruning.repair._repair import has_batch_norms
-from niwaki.pruning.units._budget import Of
-from niwaki.pruning.units._coupling import Group, couple
+from niwaki.pruning.units._budget import ROUNDING, Of, relative_prices
 from niwaki.pruning.units._plain_copy import plain_copy
-from niwaki.pruning.units._prices import relative_prices
-from niwaki.ranges import (
-    BATCH,
-    EXPONENT,
-    FRACTION,
-    INSIDE,
-    PER_STEP,
-    PRICE,
-    SHARE,
-    STEPS,
-    UNITS,
-    checked,
-)
-from niwaki.runs import Folder, described, digest, open_run
+from niwaki.pruning.units._structure import Structure
+from niwaki.ranges import INSIDE, checked
+from niwaki.runs import described, digest, open_run
 
-__all__ = ["PER_COST", "prune", "usual_criterion"]
-
-PER_COST = 0.6
+__all__ = ["prune", "usual_criterion"]
 
 
-@checked(
-    keep=INSIDE,
-    prices=PRICE,
-    steps=STEPS,
-    per_step=PER_STEP,
-    floor=SHARE,
-    per_cost=EXPONENT,
-    min_units=UNITS,
-    round_to=UNITS,
-    ceilings=FRACTION,
-    batch_size=BATCH,
-)
+@checked(keep=INSIDE)
 def prune(
     model: nn.Module,
     data: Data,
@@ -70,27 +48,13 @@ def prune(
     *,
     keep: float = 0.5,
     of: Of = "macs",
-    prices: Mapping[str, float] | None = None,
-    steps: int | None = None,
-    per_step: float | None = None,
-    schedule: Schedule = "equal",
-    floor: float | None = None,
-    recompute: bool = True,
-    per_cost: float = PER_COST,
+    schedule: Schedule = Schedule(),
+    limits: Limits = Limits(),
+    repair: Repair | None = REPAIR,
+    tune: FineTune | Callable[[nn.Module, int], object] | None = None,
     test: Data | None = None,
     validation: Data | None = None,
-    ignore: Sequence[str] = (),
-    min_units: int = 1,
-    round_to: int = 1,
-    ceilings: float | Mapping[str, float] | None = None,
-    repair: Repair | None = REPAIR,
-    tune: Tune | None = None,
-    tune_each: bool = True,
-    training: Data | None = None,
-    folder: Folder = None,
-    batch_size: int = 32,
-    callback: Callable[[Step], None] | None = None,
-    **options: Any,
+    run: Run = Run(),
 ) -> Pruned:
     """Remove the units that matter least, until a share of the cost is left.
 
@@ -108,44 +72,18 @@ def prune(
     data : DataLoader, Dataset or pair of tensors
         The reference samples with their labels, that the criterion looks at.
     criterion : str or Criterion, optional
-        One of `niwaki.criteria.names`. Default: ``"lrp.rebuilt"``, which lets `lrp` decide how many
-        units each layer loses and takes those that the others can stand in for (see
+        One of `niwaki.criteria.names`, with options as in ``"random:seed=1"``, or what
+        `niwaki.criteria.create` has made. Default: ``"lrp.rebuilt"``, which lets `lrp` decide how
+        many units each layer loses and takes those that the others can stand in for (see
         `niwaki.criteria.RebuiltError`); ``"lrp"`` where `repair` is not ``"rebuild"``.
     keep : float
         Share to keep, between 0 and 1. The result is the first network at or below it.
     of : {"units", "params", "macs"}
         Of what.
-    prices : mapping of str to float, optional
-        What a MAC costs in each layer, beside others; the mean where a layer is not named. With
-        `niwaki.evaluation.seconds_per_mac`, the time is predicted and reduced in place of the MACs.
-    steps, per_step : int, float, optional
-        Number of steps, or share of the cost per step; default: 0.05 per step.
-    schedule : {"equal", "geometric"}
-        Whether each step removes the same share of the original cost or of what is left.
-    floor : float, optional
-        Accuracy on the validation data, from 0 to 1, below which a step is taken back: the network
-        before it is the result, and `keep` only the furthest it may go. The step stays in the
-        trajectory, `rejected`.
-    recompute : bool
-        Whether units are scored in each step; else once at the start.
-    per_cost : float
-        Exponent of the cost that a unit saves in the network as it then stands, by which its score
-        is divided: 0 ranks by the score alone, 1 by the score per MAC (parameter, unit). The
-        harm of a removal grows about as the square of its score, hence about the root of the cost.
-    test : DataLoader, Dataset or pair of tensors, optional
-        Measures the accuracy after each step. Nothing is decided by it.
-    validation : DataLoader, Dataset or pair of tensors, optional
-        What the floor and fine-tuning decide by.
-    ignore : sequence of str
-        Layers whose units stay; the name of a module stands for all layers in it, and patterns
-        such as ``"*.downsample.0"`` for all that fit.
-    min_units : int
-        Units that each layer keeps at the least.
-    round_to : int
-        Layers that lose units are left with a multiple of so many, such as 8.
-    ceilings : float or mapping of str to float, optional
-        Largest share of its original units that a layer may lose: one for all, or by name (as in
-        `ignore`; the last entry that fits counts).
+    schedule : Schedule
+        In which steps and in which order units go, and when to stop.
+    limits : Limits
+        Which layers keep their units, and how many.
     repair : {"rebuild", "recalibrate", "compensate"}, optional
         What is done for the network after each removal, without training and from the reference
         samples alone: `rebuild` fits the layers that are left to what the unpruned network
@@ -153,22 +91,13 @@ def prune(
         norms anew; `compensate` folds the mean of what goes into the biases behind it. A network
         that cannot be rebuilt is recalibrated, with a warning.
     tune : FineTune or callable, optional
-        Fine-tuning: its settings, or a loop of your own, called with the network (in evaluation
-        mode, to be trained in place) and the number of the step.
-    tune_each : bool
-        Whether that is done after each step, or once in the end.
-    training : DataLoader, Dataset or pair of tensors, optional
-        What fine-tuning learns from; default: the reference samples.
-    folder : str or Path, optional
-        Where each finished step is written. Called again with the same folder, model, data and
-        settings, after whatever interruption, the run goes on from there and ends as it would have
-        without.
-    batch_size : int
-        For data sets and tensors; a loader has its own.
-    callback : callable, optional
-        Told about each step, also about those that were found in the folder.
-    **options
-        The criterion's own.
+        Fine-tuning; a callable stands for ``FineTune(loop=callable)``.
+    test : DataLoader, Dataset or pair of tensors, optional
+        Measures the accuracy after each step. Nothing is decided by it.
+    validation : DataLoader, Dataset or pair of tensors, optional
+        What the floor and fine-tuning decide by.
+    run : Run
+        The folder that steps are kept in, the size of batches, and who is told about each `Step`.
 
     Returns
     -------
@@ -192,84 +121,68 @@ def prune(
     """
     if tune is not None:
         check_alone("fine-tuning")
-    shares = targets(keep, steps, per_step, schedule)
-    if of not in ("units", "params", "macs"):
-        raise ValueError(f"of = {of!r} is not one of 'units', 'params', 'macs'")
-    if repair not in (None, *get_args(Repair)):
-        raise ValueError(
-            f"repair = {repair!r} is not one of {', '.join(map(repr, get_args(Repair)))}"
-        )
-    if prices is not None and of != "macs":
+    training = _training(tune)
+    _check_tuning(schedule, validation, training, model)
+    schedule.targets(keep)
+    if schedule.prices is not None and of != "macs":
         raise ValueError(f"prices are those of MACs: they do not go with of = {of!r}")
-    _check_tuning(floor, validation, tune)
-    if isinstance(tune, FineTune):
-        check_precision(tune.precision, next((p.device for p in model.parameters()), None))
-    limits = Limits.of(model, ignore, min_units, round_to, ceilings)
-    made = create(usual_criterion(repair) if criterion is None else criterion, **options)
+    bounds = limits.of(model)
+    made = create(usual_criterion(repair) if criterion is None else criterion)
     models.check(model)
-    for other, what in ((test, "test"), (validation, "validation"), (training, "training")):
+    learned = None if training is None else training.training
+    for other, what in ((test, "test"), (validation, "validation"), (learned, "training")):
         check_same_classes(data, other, f"the reference and the {what} images")
-    example = _example(model, data)
-    working = plain_copy(model)
-    total = getattr(cost(working, example), of)
-    relative = {} if prices is None else relative_prices(prices, trace(working, example[:1]))
+    example = next(iter(batches(data, 2, models.home(model))))[0][:2]
+    whole = Structure(plain_copy(model), example)
     job = Job(
         original=model,
         data=data,
         example=example,
         criterion=made,
-        shares=shares,
+        keep=keep,
         of=of,
-        total=total,
-        limits=limits,
-        prices=relative,
-        per_cost=per_cost,
-        recompute=recompute,
+        total=getattr(whole.cost, of),
+        schedule=schedule,
+        limits=bounds,
+        prices={} if schedule.prices is None else relative_prices(schedule.prices, whole.layers),
         repair=repair,
-        tune=tune,
-        tune_each=tune_each,
-        training=training,
-        test=test,
-        validation=validation,
-        floor=floor,
-        batch_size=batch_size,
+        tune=training,
+        measure=Measure(test, validation, run.batch_size),
     )
-    kept_layers = _check_reach(job, working, keep)
+    kept_layers = check_reach(job, whole)
     stays = tuple(name for name, why in kept_layers.items() if why.startswith("all"))
     job = replace(job, stays=stays, repair=_possible(repair, model, example))
     if criterion is None:  # and the repair may have turned out to be another
-        job = replace(job, criterion=create(usual_criterion(job.repair), **options))
-    asked = {"keep": keep, "steps": steps, "per_step": per_step, "schedule": schedule}
-    settings = _settings(job, asked)
-    with open_run(folder, lambda: _identity(job, settings)) as kept:
+        job = replace(job, criterion=create(usual_criterion(job.repair)))
+    settings = _settings(job)
+    with open_run(run.folder, lambda: _identity(job, settings)) as kept:
 
         def record(state: State) -> None:
             keep_state(kept, state)
-            if callback is not None and not state.done:
-                callback(state.rows[-1])
+            if not state.done:
+                run.tell(state.rows[-1])
 
-        state = latest_state(kept, working, example)
+        state = latest_state(kept, whole.model, example)
         if state is None:
-            state = begin(job, working)
-            _check_start(job, state.rows[0])
-            _check_floor(state, floor)
+            state = _loop.begin(job, whole)
+            _check_start(job, state)
             record(state)
-        elif callback is not None:
+        else:
             for row in state.rows:
-                callback(row)
-        state = run(job, state, record)
-    left = job.budget(state.model).total()
-    if left > keep * total + ROUNDING and not state.rows[-1].rejected:
+                run.tell(row)
+        state = _loop.run(job, state, record)
+    left = job.budget(state.structure).total()
+    if left > keep * job.total + ROUNDING and not state.rows[-1].rejected:
         raise NiwakiError(
-            f"keep = {keep} of the {of} was not reached: {left / total:.3g} remain, as some layers "
-            "became too narrow to lose more. Keep more, or take fewer steps"
+            f"keep = {keep} of the {of} was not reached: {left / job.total:.3g} remain, as some "
+            "layers became too narrow to lose more. Keep more, or take fewer steps"
         )
     return Pruned(
         state.model,
         state.plan,
         Trajectory(state.rows),
         tuple(example.shape[1:]),
-        shapes(working),
+        shapes(whole.model),
         {**settings, "kept": kept_layers} if kept_layers else settings,
     )
 
@@ -280,6 +193,28 @@ def usual_criterion(repair: Repair | None) -> str:
     Which units others can stand in for is a question for networks whose layers are then fitted.
     """
     return "lrp.rebuilt" if repair == "rebuild" else "lrp"
+
+
+def _training(tune: Any) -> FineTune | None:
+    """Read what a user may write for fine-tuning."""
+    if tune is None or isinstance(tune, FineTune):
+        return tune
+    if not callable(tune):
+        raise ValueError(f"tune = {tune!r} is neither a FineTune nor a function")
+    return FineTune(loop=tune)
+
+
+def _check_tuning(
+    schedule: Schedule, validation: Data | None, tune: FineTune | None, model: nn.Module
+) -> None:
+    if schedule.floor is not None and validation is None:
+        raise ValueError(
+            f"floor = {schedule.floor} needs validation data to measure the accuracy on"
+        )
+    if tune is not None and tune.loop is None:
+        if tune.patience is not None and validation is None:
+            raise ValueError(f"patience = {tune.patience} needs validation data")
+        check_precision(tune.precision, next((p.device for p in model.parameters()), None))
 
 
 def _possible(repair: Repair | None, model: nn.Module, example: Tensor) -> Repair | None:
@@ -298,136 +233,56 @@ def _possible(repair: Repair | None, model: nn.Module, example: Tensor) -> Repai
     return repair
 
 
-def _settings(job: Job, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(job: Job) -> dict[str, Any]:
     """Return as plain data what the result depends on, beside the network and the data."""
+    schedule, limits, tune = job.schedule, job.limits, job.tune
     return {
         # Of an object without a text of its own, the address changes from run to run.
         "criterion": re.sub(" at 0x[0-9a-f]+", "", repr(job.criterion)),
         "of": job.of,
         **({"prices": dict(job.prices)} if job.prices else {}),
-        **asked,
-        "floor": job.floor,
-        "recompute": job.recompute,
-        "per_cost": job.per_cost,
-        "ignore": list(job.limits.ignore),
-        "min_units": job.limits.min_units,
-        "round_to": job.limits.multiple,
-        "ceilings": job.limits.channels,
+        "keep": job.keep,
+        "steps": schedule.steps,
+        "per_step": schedule.per_step,
+        "schedule": schedule.spacing,
+        "floor": schedule.floor,
+        "recompute": schedule.recompute,
+        "per_cost": schedule.per_cost,
+        "ignore": list(limits.ignore),
+        "min_units": limits.min_units,
+        "round_to": limits.multiple,
+        "ceilings": limits.channels,
         "repair": job.repair,
-        "tune": _named(job.tune),
-        "tune_each": job.tune_each,
-        "batch_size": job.batch_size,
+        "tune": None if tune is None else tune.settings(),
+        "tune_each": tune is None or tune.each,
+        "batch_size": job.measure.batch_size,
     }
-
-
-def _check_tuning(floor: float | None, validation: Data | None, tune: Tune | None) -> None:
-    if floor is not None and validation is None:
-        raise ValueError(f"floor = {floor} needs validation data to measure the accuracy on")
-    if isinstance(tune, FineTune):
-        if tune.patience is not None and validation is None:
-            raise ValueError(f"patience = {tune.patience} needs validation data")
-    elif tune is not None and not callable(tune):
-        raise ValueError(f"tune = {tune!r} is neither a FineTune nor a function")
-
-
-def _check_start(job: Job, first: Step) -> None:
-    """Warn of a network that does not know these classes: what it loses says nothing then."""
-    if first.accuracy is not None:
-        warn_near_chance(job.original, job.test, first.accuracy, "before pruning")
-    else:
-        warn_near_chance(job.original, job.validation, first.validation, "before pruning")
-
-
-def _check_floor(state: State, floor: float | None) -> None:
-    found = state.rows[0].validation
-    if floor is not None and found is not None and found < floor:
-        raise NiwakiError(
-            f"the accuracy on the validation data is {found:.2%} before anything is removed, below "
-            f"the floor of {floor:.2%}"
-        )
-
-
-def _named(tune: Tune | None) -> Any:
-    """Describe how is fine-tuned, as plain data."""
-    if isinstance(tune, FineTune):
-        return asdict(tune)
-    name = getattr(tune, "__qualname__", type(tune).__qualname__)
-    return None if tune is None else f"{getattr(tune, '__module__', '')}.{name}"
 
 
 def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Say what a run is recognised by."""
-    data = {"validation": job.validation, "training": job.training, "test": job.test}
+    loop = None if job.tune is None else job.tune.loop
+    training = None if job.tune is None else job.tune.training
+    data = {"validation": job.measure.validation, "training": training, "test": job.measure.test}
     return {
         "model": models.fingerprint(job.original),
         "data": digest(job.data),
         **{name: None if given is None else digest(given) for name, given in data.items()},
         **settings,
         "criterion": described(job.criterion),
-        "tune": described(job.tune) if isinstance(job.tune, FunctionType) else settings["tune"],
+        "tune": described(loop) if isinstance(loop, FunctionType) else settings["tune"],
     }
 
 
-def _example(model: nn.Module, data: Data) -> Tensor:
-    inputs, _ = next(iter(batches(data, 2, models.home(model))))
-    return inputs[:2]
-
-
-def _check_reach(job: Job, model: nn.Module, keep: float) -> dict[str, str]:
-    """Refuse a target that cannot be met, before any work is done; return which layers stay."""
-    layers = [layer.name for layer in hidden_layers(model, job.example[:1])]
-    coupling = couple(model, job.example, layers, job.limits.ignore)
-    if coupling.kept:
-        warnings.warn(_what_stays(coupling.kept), KeptWarning, stacklevel=4)
-    groups = coupling.groups
-    lowest = job.limits.lowest(groups)
-    least = job.limits.min_units
-    if all(len(group) <= left for group, left in zip(groups, lowest, strict=True)):
-        raise NothingToPruneError(
-            f"{type(model).__name__} has nothing to prune: no hidden layer has more than "
-            f"{least} unit(s) that may go{_more(job.limits)}. Convolutions and linear layers "
-            "must be modules (nn.Conv2d, nn.Linear) for channels to be removed"
-            + _because(coupling.kept)
-        )
-    remains = _cost_of(lowest, model, job, groups)
-    # A floor stops where it stops: then the target is only the furthest that is tried.
-    if remains > keep * job.total + ROUNDING and job.floor is None:
+def _check_start(job: Job, state: State) -> None:
+    """Warn of a network that does not know these classes, and refuse one below the floor."""
+    first, floor, measure = state.rows[0], job.schedule.floor, job.measure
+    if first.accuracy is not None:
+        warn_near_chance(job.original, measure.test, first.accuracy, "before pruning")
+    else:
+        warn_near_chance(job.original, measure.validation, first.validation, "before pruning")
+    if floor is not None and first.validation is not None and first.validation < floor:
         raise NiwakiError(
-            f"keep = {keep:.3g} of the {job.of} cannot be reached: with {least} unit(s) left "
-            f"everywhere{_more(job.limits)}, {remains / job.total:.3g} remain"
-            + _because(coupling.kept)
+            f"the accuracy on the validation data is {first.validation:.2%} before anything is "
+            f"removed, below the floor of {floor:.2%}"
         )
-    return coupling.kept
-
-
-def _what_stays(kept: Mapping[str, str]) -> str:
-    """Name the layers that keep units, those with the same reason together."""
-    reasons: dict[str, list[str]] = {}
-    for layer, reason in kept.items():
-        reasons.setdefault(reason, []).append(layer)
-    rows = []
-    for reason, layers in list(reasons.items())[:8]:
-        more = f" and {len(layers) - 4} more" if len(layers) > 4 else ""
-        rows.append(f"  {', '.join(layers[:4])}{more}: {reason}")
-    if len(reasons) > 8:
-        rows.append(f"  and {len(reasons) - 8} other reasons")
-    return f"{len(kept)} layers keep units, whatever their scores:\n" + "\n".join(rows)
-
-
-def _because(kept: Mapping[str, str]) -> str:
-    return f". {_what_stays(kept)}" if kept else ""
-
-
-def _cost_of(units: Sequence[int], model: nn.Module, job: Job, groups: Sequence[Group]) -> float:
-    """Count what the network costs when each group has so many units left."""
-    budget = job.budget(model, groups)
-    for index, (group, left) in enumerate(zip(groups, units, strict=True)):
-        for unit in range(len(group) - left):
-            budget.remove(index, unit)
-    return budget.total()
-
-
-def _more(limits: Limits) -> str:
-    parts = [f"multiples of {limits.multiple}"] if limits.multiple > 1 else []
-    parts += ["the ceilings"] if limits.channels else []
-    return f" and {' and '.join(parts)} respected" if parts else ""

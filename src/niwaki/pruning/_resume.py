@@ -13,11 +13,12 @@ from niwaki.errors import DataError, ModelError
 from niwaki.pruning._loop import State
 from niwaki.pruning._plan import Plan
 from niwaki.pruning._trajectory import Trajectory
+from niwaki.pruning.units._structure import Structure
 from niwaki.pruning.units._surgery import replay
 from niwaki.runs import Part, Run
 from niwaki.schema import Anything, Either, ListOf, Record, Text, Truth, Whole, check
 
-__all__ = ["fill", "keep_state", "latest_state", "restore", "tensors_of"]
+__all__ = ["keep_state", "latest_state", "restore", "tensors_of"]
 
 _KEPT = 2  # the last state, and the one before it should the last be damaged
 _MODEL, _SCORES = "model/", "scores/"
@@ -60,11 +61,6 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return dict(state)
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Fill a network with what `tensors_of` gave."""
-    model.load_state_dict(dict(tensors))
-
-
 def restore(model: nn.Module, example: Tensor, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
     """Do on a copy of the network what a plan says, and fill it with what was kept.
 
@@ -75,7 +71,7 @@ def restore(model: nn.Module, example: Tensor, plan: Plan, tensors: Mapping[str,
     """
     try:
         replay(model, example, plan)
-        fill(model, tensors)
+        model.load_state_dict(dict(tensors))
     # Of a plan that does not fit, torch and torch-pruning can raise anything.
     except Exception as error:
         raise DataError(
@@ -98,7 +94,7 @@ def _restore(part: Part, working: nn.Module, example: Tensor) -> State:
     if "scores" in part.about:
         scores = Scores(_within(part, _SCORES), *part.about["scores"])
     rows = Trajectory.from_json(part.about["trajectory"]).steps
-    return State(working, plan, rows, scores, bool(part.about["done"]))
+    return State(Structure(working, example), plan, rows, scores, bool(part.about["done"]))
 
 
 def _within(part: Part, prefix: str) -> dict[str, Tensor]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor, nn
-
 from niwaki.errors import DataError
-from niwaki.evaluation import cost
 from niwaki.pruning.repair._history import Epoch, Kept
 from niwaki.schema import rebuild
 
-__all__ = ["Step", "Trajectory", "measured_step"]
+__all__ = ["Step", "Trajectory"]
 
 
 @dataclass(frozen=True)
@@ -55,20 +51,6 @@ class Step:
     rejected: bool = False
     epochs: tuple[Epoch, ...] = ()
     kept: Kept | None = None
-
-
-def measured_step(
-    number: int,
-    model: nn.Module,
-    example: Tensor,
-    since: float,
-    accuracy: float | None,
-    validation: float | None = None,
-) -> Step:
-    """Count what a network costs after a step that began at `since`."""
-    now = cost(model, example)
-    seconds = time.perf_counter() - since
-    return Step(number, now.units, now.params, now.macs, accuracy, None, seconds, validation)
 
 
 @dataclass(frozen=True)

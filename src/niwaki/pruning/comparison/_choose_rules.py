@@ -5,29 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from niwaki import models
+from niwaki import models, runs
 from niwaki.criteria import Criterion
 from niwaki.data import Data, batches
 from niwaki.errors import NiwakiError, UnknownOptionError
 from niwaki.propagation import trace
 from niwaki.pruning._area import area
-from niwaki.pruning._prune import PER_COST, prune
+from niwaki.pruning._prune import prune
+from niwaki.pruning._run import Run
+from niwaki.pruning._schedule import PER_COST, Schedule
 from niwaki.pruning.comparison._choice import Choice, Trial, depth_groups, same_settings
 from niwaki.pruning.comparison._rule_search import RuleSearch, Span, check_optuna
 from niwaki.pruning.units._budget import Of
-from niwaki.ranges import BATCH, EXPONENT, INSIDE, SEED, STEPS, checked
-from niwaki.runs import Run, described, digest, open_run
+from niwaki.ranges import EXPONENT, INSIDE, SEED, STEPS, checked
+from niwaki.runs import Workplace, described, digest, open_run, within
 from niwaki.schema import rebuild
 
 __all__ = ["choose_rules"]
 
 
-@checked(trials=STEPS, keep=INSIDE, steps=STEPS, per_cost=EXPONENT, seed=SEED, batch_size=BATCH)
+@checked(trials=STEPS, keep=INSIDE, per_cost=EXPONENT, seed=SEED)
 def choose_rules(
     model: nn.Module,
     data: Data,
@@ -36,12 +37,10 @@ def choose_rules(
     trials: int = 20,
     keep: float = 0.3,
     of: Of = "macs",
-    steps: int = 7,
-    per_cost: float | Span = PER_COST,
+    schedule: Schedule = Schedule(steps=7),
+    per_cost: float | Span | None = None,
     seed: int = 0,
-    folder: str | Path | None = None,
-    batch_size: int = 32,
-    callback: Callable[[Trial], None] | None = None,
+    run: Run = Run(),
     **prune_options: Any,
 ) -> Choice:
     """Choose the rules by which `lrp` prunes this network best (Hatefi et al. 2024).
@@ -64,20 +63,16 @@ def choose_rules(
         What is decided by: neither the reference samples nor those that the result is tested on.
     trials : int
         The budget: how many settings are tried, each by a whole run of pruning.
-    keep, of, steps
-        See `prune`: the share at which the curves end, of what, and the number of steps.
-    per_cost : float or pair of float
-        See `prune`: one for all trials, or the smallest and largest to choose from.
+    keep, of, schedule
+        See `prune`: the share at which the curves end, of what, and the steps.
+    per_cost : float or pair of float, optional
+        In place of the schedule's: one for all trials, or the smallest and largest to choose from.
     seed : int
         Of the search; the same seed gives the same trials.
-    folder : str or Path, optional
-        The trials so far are written there after each one (see `Choice.save`). Called again, the
-        search goes on from there and ends as it would have without the interruption; `trials` may
-        grow.
-    batch_size : int
-        For data sets and tensors; a loader has its own.
-    callback : callable, optional
-        Told about each trial, also about those that were found in the folder.
+    run : Run
+        The size of batches, who is told about each `Trial`, and the folder in which the trials so
+        far are written after each one (see `Choice.save`). Called again, the search goes on from
+        there and ends as it would have without the interruption; `trials` may grow.
     **prune_options
         Further options of `prune`, for all trials.
 
@@ -99,7 +94,7 @@ def choose_rules(
     >>> found = niwaki.pruning.choose_rules(model, few, validation=held_out, trials=30)
     >>> print(found)
     >>> best = niwaki.criteria.RebuiltError(found.criterion)
-    >>> niwaki.prune(model, few, best, per_cost=found.per_cost, keep=0.4)
+    >>> niwaki.prune(model, few, best, schedule=Schedule(per_cost=found.per_cost), keep=0.4)
     """
     if trials < 1:
         raise ValueError(f"trials = {trials}: at least one is needed")
@@ -107,12 +102,12 @@ def choose_rules(
     models.check(model)
     example = next(iter(batches(data, 1, models.home(model))))[0][:1]
     groups = depth_groups(trace(model, example))
-    options = {"keep": keep, "of": of, "steps": steps, **prune_options}
-    span = _span(per_cost)
+    options = {"keep": keep, "of": of, **prune_options}
+    span = _span(schedule.per_cost if per_cost is None else per_cost)
     settings = {
         "seed": seed,
-        "per_cost": list(span),
-        "batch_size": batch_size,
+        "batch_size": run.batch_size,
+        **described({**vars(schedule), "per_cost": list(span)}),
         **{name: described(value) for name, value in options.items()},
     }
 
@@ -126,15 +121,16 @@ def choose_rules(
             data,
             criterion,
             test=validation,
-            per_cost=exponent,
-            batch_size=batch_size,
+            schedule=replace(schedule, per_cost=exponent),
+            run=Run(batch_size=run.batch_size),
             **options,
         )
         return area(pruned.trajectory, of, (keep, 1.0))
 
+    folder = run.folder.path if isinstance(run.folder, Workplace) else run.folder
     search = RuleSearch(groups, span, PER_COST, seed)
     done: list[Trial] = []
-    with open_run(None if folder is None else Path(folder) / "trials", identity) as kept:
+    with open_run(within(run.folder, "trials"), identity) as kept:
         known = _known(kept)
         for number in range(trials):
             tried = search.ask()
@@ -149,12 +145,11 @@ def choose_rules(
             kept.write(f"{number:04}", trial=asdict(done[-1]))
             if folder is not None:
                 Choice(groups, tuple(done), settings).save(folder)
-            if callback is not None:
-                callback(done[-1])
+            run.tell(done[-1])
     return Choice(groups, tuple(done), settings)
 
 
-def _known(kept: Run) -> dict[str, Trial]:
+def _known(kept: runs.Run) -> dict[str, Trial]:
     """Return the trials that a folder holds already, by what they tried."""
     parts = [part for name in kept.parts if (part := kept.read(name)) is not None]
     trials = [rebuild(Trial, part.about.get("trial"), "a trial") for part in parts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,25 +13,30 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from niwaki import models
+from niwaki import runs as run_folders
 from niwaki.criteria import Criterion, Scores, hidden_layers, score
 from niwaki.data import Data, batches, check_same_classes, in_memory
 from niwaki.data import references as draw
 from niwaki.errors import NiwakiError, UnknownOptionError
-from niwaki.evaluation import accuracy
+from niwaki.pruning._limits import Limits
+from niwaki.pruning._measure import Measure
 from niwaki.pruning._prune import prune
 from niwaki.pruning._pruned import Pruned
-from niwaki.pruning._trajectory import Step, Trajectory, measured_step
+from niwaki.pruning._run import Run
+from niwaki.pruning._schedule import Schedule
+from niwaki.pruning._trajectory import Step, Trajectory
 from niwaki.pruning.comparison._comparison import Comparison
 from niwaki.pruning.comparison._contenders import Contender, Contenders, contenders_of
 from niwaki.pruning.comparison._outcome import Outcome
 from niwaki.pruning.units._budget import Of
-from niwaki.ranges import BATCH, INSIDE, SEED, SOME, checked
-from niwaki.runs import Folder, Run, described, digest, open_run
+from niwaki.pruning.units._structure import Structure
+from niwaki.ranges import INSIDE, SEED, SOME, checked
+from niwaki.runs import described, digest, open_run
 
 __all__ = ["compare"]
 
 
-@checked(references=SOME, seeds=SEED, keep=INSIDE, batch_size=BATCH)
+@checked(references=SOME, seeds=SEED, keep=INSIDE)
 def compare(
     model: nn.Module,
     data: Dataset[Any] | tuple[Tensor, Tensor],
@@ -42,9 +47,7 @@ def compare(
     seeds: Sequence[int] | int = 5,
     keep: float = 0.3,
     of: Of = "macs",
-    folder: Folder = None,
-    batch_size: int = 32,
-    callback: Callable[[Outcome], None] | None = None,
+    run: Run = Run(),
     **prune_options: Any,
 ) -> Comparison:
     """Prune a network by several criteria on the same draws of reference samples.
@@ -70,15 +73,12 @@ def compare(
         Of the draws; a number stands for 0, 1, ...
     keep, of
         See `prune`: the share at which the curves end, and of what.
-    folder : str or Path, optional
-        Each finished run is kept there at once, and is not run again when the same comparison
-        is started anew; contenders, numbers of references and seeds may be added.
-    batch_size : int
-        For data sets and tensors; a loader has its own.
-    callback : callable, optional
-        Told about each finished run, also about one that was read from the folder.
+    run : Run
+        The size of batches, who is told about each `Outcome`, and the folder in which finished runs
+        are kept: they are not run again when the same comparison is started anew; contenders,
+        numbers of references and seeds may be added.
     **prune_options
-        Further options of `prune`, for all contenders.
+        Further options of `prune`, such as its schedule, for all contenders.
 
     Returns
     -------
@@ -105,32 +105,31 @@ def compare(
     check_same_classes(data, test, "the reference and the test images")
     test = test if isinstance(test, (DataLoader, tuple)) else in_memory(test)
     options = {"keep": keep, "of": of, **prune_options}
-    settings = {"batch_size": batch_size, **{n: _written(n, v) for n, v in options.items()}}
-    match = _Match(model, test, options, batch_size)
+    settings = {"batch_size": run.batch_size, **_written(options)}
+    match = _Match(model, Measure(test, None, run.batch_size), options)
     done: dict[str, list[Outcome]] = {entry.label: [] for entry in entries}
 
     def identity() -> dict[str, Any]:
         known = {"model": models.fingerprint(model), "data": digest(data, ordered=True)}
         return {**known, "test": digest(test), **settings}
 
-    with open_run(folder, identity) as kept:
+    with open_run(run.folder, identity) as kept:
         for size, seed, due in _jobs(entries, sizes, draws, options):
             few: Data | None = None
-            for entry, run in due:
-                found = _finished(kept, run)
+            for entry, planned in due:
+                found = _finished(kept, planned)
                 if found is None:
                     few = in_memory(draw(data, size, seed)) if few is None else few
-                    found = _named_errors(match, entry, run, few, seed)
+                    found = _named_errors(match, entry, planned, few, seed)
                     kept.write(_name(found), outcome=found.to_json())
                 done[entry.label].append(found)
-                if callback is not None:
-                    callback(found)
-    runs = tuple(run for found in done.values() for run in found)
+                run.tell(found)
+    runs = tuple(one for found in done.values() for one in found)
     named = {"model": type(model).__name__, "weights": models.fingerprint(model)}
     return Comparison(runs, {**named, **settings, "references": sizes, "seeds": draws})
 
 
-def _finished(kept: Run, run: Outcome) -> Outcome | None:
+def _finished(kept: run_folders.Run, run: Outcome) -> Outcome | None:
     """Return a run that is finished, by the same contender."""
     part = kept.read(_name(run))
     if part is None:
@@ -180,9 +179,8 @@ class _Match:
     """What is the same for all runs, and how one is made."""
 
     model: nn.Module
-    test: Data
+    measure: Measure
     options: Mapping[str, Any]
-    batch_size: int
 
     def play(self, entry: Contender, run: Outcome, few: Data, seed: int) -> Outcome:
         """Fill a run."""
@@ -191,10 +189,11 @@ class _Match:
         result: Iterable[nn.Module] | Trajectory | Pruned
         if isinstance(entry.criterion, (str, Criterion)):
             made = entry.create(seed)
-            scores = score(self.model, few, made, batch_size=self.batch_size)
+            scores = score(self.model, few, made, batch_size=self.measure.batch_size)
             ranks = Scores(_split(scores), entry.label)
-            chosen = {"batch_size": self.batch_size, **self.options, **entry.prune_options}
-            result = prune(self.model, few, made, test=self.test, **chosen)
+            chosen = {**self.options, **entry.prune_options}
+            run_ = Run(batch_size=self.measure.batch_size)
+            result = prune(self.model, few, made, test=self.measure.test, **{"run": run_, **chosen})
         else:
             result = entry.criterion(copy.deepcopy(self.model), few, seed)
         trajectory, last = self._watch(result, example)
@@ -208,8 +207,7 @@ class _Match:
             return result.trajectory, result.model
         if isinstance(result, Trajectory):
             return result, None
-        started = time.perf_counter()
-        rows, last = [self._look(0, self.model, example, started)], None
+        rows, last = [self._look(0, self.model, example, time.perf_counter())], None
         started = time.perf_counter()
         for number, last in enumerate(result, 1):
             rows.append(self._look(number, last, example, started))
@@ -217,8 +215,7 @@ class _Match:
         return Trajectory(tuple(rows)), last
 
     def _look(self, step: int, network: nn.Module, example: Tensor, since: float) -> Step:
-        right = accuracy(network, self.test, batch_size=self.batch_size)
-        return measured_step(step, network, example, since, right)
+        return self.measure.step(step, Structure(network, example), since)
 
 
 def _named_errors(match: _Match, entry: Contender, run: Outcome, few: Data, seed: int) -> Outcome:
@@ -246,10 +243,16 @@ def _removed(before: nn.Module, after: nn.Module, example: Tensor) -> dict[str, 
     }
 
 
-def _written(option: str, value: Any) -> Any:
-    """Write an option of `prune` down, to tell whether a folder was made with the same."""
-    data = value is not None and option in ("validation", "training")
-    return digest(value) if data else described(value)
+def _written(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Write options of `prune` down, to tell whether a folder was made with the same."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, (Limits, Schedule)):
+            found |= {field: described(setting) for field, setting in vars(value).items()}
+        else:
+            data = name == "validation" and value is not None
+            found[name] = digest(value) if data else described(value)
+    return found
 
 
 def _sizes(references: Sequence[int] | int) -> list[int]:

@@ -23,22 +23,7 @@ Runner: TypeAlias = Callable[[nn.Module, Data, int], Iterable[nn.Module] | Traje
 
 # Options of `prune` that leave a criterion without data as blind as it is; anything else, such as
 # repairs and fine-tuning, may look at the reference samples.
-_BLIND = {
-    "keep",
-    "of",
-    "steps",
-    "per_step",
-    "schedule",
-    "floor",
-    "validation",
-    "recompute",
-    "per_cost",
-    "ignore",
-    "min_units",
-    "round_to",
-    "ceilings",
-    "batch_size",
-}
+_BLIND = {"keep", "of", "schedule", "limits", "validation", "run"}
 
 
 @dataclass(frozen=True)

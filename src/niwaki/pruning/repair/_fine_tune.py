@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -34,7 +34,7 @@ from niwaki.ranges import (
     checked,
 )
 
-__all__ = ["FineTune", "check_precision", "fine_tune"]
+__all__ = ["FineTune", "check_precision", "fine_tune", "run_loop"]
 
 
 @checked(
@@ -79,6 +79,14 @@ class FineTune:
         Of the forward pass; "auto" takes bf16 or fp16 on a GPU that has it, and "no" on a CPU.
     seed : int
         Of shuffling and dropout; the same seed gives the same weights on the same machine.
+    training : DataLoader, Dataset or pair of tensors, optional
+        What `niwaki.prune` lets a network learn from; default: the reference samples.
+    each : bool
+        Whether `niwaki.prune` fine-tunes after each step, or once in the end.
+    loop : callable, optional
+        A training loop of your own in place of all that is set above, called with the network (in
+        evaluation mode, to be trained in place) and the number of the step. Its chance comes from
+        torch's generators, which are seeded by that number.
     """
 
     epochs: int = 10
@@ -94,18 +102,16 @@ class FineTune:
     patience: int | None = None
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     seed: int = 0
+    training: Data | None = field(default=None, repr=False, compare=False)
+    each: bool = True
+    loop: Callable[[nn.Module, int], object] | None = None
 
-    def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {known}")
-
-
-_CHOICES = {
-    "optimizer": ("sgd", "adamw"),
-    "schedule": ("cosine", "step", "constant"),
-    "precision": ("auto", "no", "bf16", "fp16"),
-}
+    def settings(self) -> Any:
+        """Return as plain data how is trained: the loop's name, or all numbers."""
+        if self.loop is not None:
+            name = getattr(self.loop, "__qualname__", type(self.loop).__qualname__)
+            return f"{getattr(self.loop, '__module__', '')}.{name}"
+        return {n: v for n, v in vars(self).items() if n not in ("training", "each", "loop")}
 
 
 def fine_tune(
@@ -161,6 +167,21 @@ def fine_tune(
     with torch.random.fork_rng(gpus), torch.enable_grad():
         torch.manual_seed(settings.seed)
         return _train(model, _loader(data, settings), settings, teacher, validation, device)
+
+
+def run_loop(loop: Callable[[nn.Module, int], object], model: nn.Module, step: int) -> None:
+    """Call a training loop of the user's, with torch's generators seeded by the step."""
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    device = next(model.parameters()).device
+    gpus = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), torch.enable_grad():
+        torch.manual_seed(step)
+        loop(model, step)
+    model.eval()
+    for parameter, wanted in flags:
+        parameter.requires_grad_(wanted)
+        parameter.grad = None
+    models.check(model)
 
 
 def _train(

@@ -174,6 +174,7 @@ def compensate(
     data: Data,
     *,
     batch_size: int = 32,
+    followed: Followed | None = None,
 ) -> list[str]:
     """Fold what doomed units contribute on average into the layers that read them.
 
@@ -196,13 +197,15 @@ def compensate(
         The reference samples; labels are not used.
     batch_size : int
         For a data set or tensors; a loader has its own.
+    followed : Followed, optional
+        The channels, where they are known already: `Coupling.followed`.
 
     Returns
     -------
     list of str
         Readers that cannot take over anything: neither a bias nor a batch norm behind them.
     """
-    followed = follow(model, example)
+    followed = followed or follow(model, example)
     units = doomed(model, followed, removals)
     names: dict[Any, str] = {}
     lost: dict[Any, list[int]] = {}

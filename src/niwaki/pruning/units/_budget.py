@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from torch import nn
@@ -12,9 +13,12 @@ from niwaki.propagation import Layer
 from niwaki.pruning.units._coupling import Group
 from niwaki.pruning.units._kernels import loses_groups
 
-__all__ = ["Budget", "Of"]
+__all__ = ["ROUNDING", "Budget", "Of", "relative_prices"]
 
 Of = Literal["units", "params", "macs"]
+
+#: Costs are whole numbers, so a small addition to a target only mends rounding: 0.29 * 100 < 29.
+ROUNDING = 1e-3
 
 
 @dataclass
@@ -170,3 +174,34 @@ def _constant(layer: Layer | None, of: Of) -> int:
         return 0 if layer.last else layer.units
     assert layer.operation.weight is not None
     return layer.positions * layer.operation.weight.numel()
+
+
+def relative_prices(prices: Mapping[str, float], layers: Sequence[Layer]) -> dict[str, float]:
+    """Scale prices so that the layers that are named cost as many MACs as they have.
+
+    Then a network costs about its number of MACs, and a layer without a price has the mean one.
+
+    Parameters
+    ----------
+    prices : mapping of str to float
+        Layer name to the price of a MAC, in any unit.
+    layers : sequence of Layer
+        Those of the network as it is before anything goes.
+
+    Raises
+    ------
+    ValueError
+        For layers that do not exist, and for prices that are not positive.
+    """
+    macs = {layer.name: layer.macs for layer in layers}
+    strangers = [name for name in prices if name not in macs]
+    if strangers:
+        raise ValueError(
+            f"prices: there is no layer {strangers[0]!r}; layers: {', '.join(list(macs)[:20])}"
+        )
+    wrong = [name for name, price in prices.items() if not (isfinite(price) and price > 0)]
+    if wrong:
+        raise ValueError(f"prices: that of {wrong[0]!r} is {prices[wrong[0]]}, not positive")
+    plain = sum(macs[name] for name in prices)
+    priced = sum(macs[name] * price for name, price in prices.items())
+    return {name: price * plain / priced for name, price in prices.items()}

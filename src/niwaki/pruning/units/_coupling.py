@@ -95,10 +95,13 @@ class Coupling(Sequence[Group]):
     kept : dict of str to str
         The layers of which some units or all must stay, and why; those that are the network's
         outputs, or are to be ignored, are not listed.
+    followed : Followed or None
+        The channels that the groups are made of, for surgery on the network or a copy of it.
     """
 
     groups: tuple[Group, ...]
     kept: dict[str, str] = field(default_factory=dict)
+    followed: Followed | None = field(default=None, repr=False, compare=False)
 
     @overload
     def __getitem__(self, index: int) -> Group: ...
@@ -132,13 +135,13 @@ def couple(
     layers = {n: m for n, m in model.named_modules() if isinstance(m, _LAYERS)}
     for name, module in layers.items():
         outputs, _ = followed.sides(name, module)
-        known = {name, followed.name_of(name, module, "weight").rpartition(".")[0]}  # tied weights
+        known = {name, followed.name_of(name, "weight").rpartition(".")[0]}  # tied weights
         if outputs is not None and (not known & set(scored) or name in ignore):
             followed.units.fix(outputs, OUTPUTS)
     try_out(model, example, followed, _kinds(_channels(model, followed, scored)))
     table = _channels(model, followed, scored)
     groups = _groups(model, followed, table, scored, layers)
-    return Coupling(groups, _kept(layers, followed, scored, ignore))
+    return Coupling(groups, _kept(layers, followed, scored, ignore), followed)
 
 
 Table = dict[int, dict[tuple[str, bool], list[int]]]
@@ -212,7 +215,7 @@ def _loose(model: nn.Module, followed: Followed) -> dict[int, int]:
         if isinstance(module, (*_LAYERS, *NORM_MODULES)):
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            for variables in followed.tensors.get(followed.name_of(prefix, module, name), ()):
+            for variables in followed.tensors.get(followed.name_of(prefix, name), ()):
                 if variables is not None:
                     each = parameter.numel() // len(variables)
                     for unit in followed.units.find(variables).tolist():

@@ -39,7 +39,7 @@ def cut(model: nn.Module, followed: Followed, doomed: Tensor) -> None:
         for name, tensor in own.items():
             if tensor is None:
                 continue
-            keep = kept[followed.name_of(prefix, module, name)]
+            keep = kept[followed.name_of(prefix, name)]
             if isinstance(module, ShortcutA) or all(k is None for k in keep):
                 continue
             if id(tensor) not in smaller:

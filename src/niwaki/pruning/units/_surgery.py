@@ -21,7 +21,12 @@ TOLERANCE = 1e-3
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
-def operate(model: nn.Module, example: Tensor, removals: Sequence[Removal]) -> None:
+def operate(
+    model: nn.Module,
+    example: Tensor,
+    removals: Sequence[Removal],
+    followed: Followed | None = None,
+) -> None:
     """Remove units of a network that is ours, with their norms and the inputs behind them.
 
     Parameters
@@ -32,6 +37,8 @@ def operate(model: nn.Module, example: Tensor, removals: Sequence[Removal]) -> N
         Inputs to trace and to check with, at least two.
     removals : sequence of Removal
         What goes, and with it all that is coupled to it.
+    followed : Followed, optional
+        The channels, where they are known already: `Coupling.followed`.
 
     Raises
     ------
@@ -41,7 +48,7 @@ def operate(model: nn.Module, example: Tensor, removals: Sequence[Removal]) -> N
     LookupError
         For removals that make no sense: no such layer, no such channels, all of them.
     """
-    followed = follow(model, example)
+    followed = followed or follow(model, example)
     units = doomed(model, followed, removals)
     wrong = agrees(model, example, followed, units)
     if wrong is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -45,8 +46,8 @@ class Followed:
         Variables of the inputs of option A shortcuts.
     bare : dict of str to Tensor
         Variables of the channels of norms without parameters.
-    names : dict of int to str
-        Which tensor of the network, by `id`, has which name.
+    names : dict of str to str
+        The first name of each tensor that has several.
     """
 
     units: Units
@@ -55,13 +56,13 @@ class Followed:
     doubtful: tuple[Tensor, ...]
     shortcuts: Mapping[str, Tensor]
     bare: Mapping[str, Tensor]
-    names: Mapping[int, str]
+    names: Mapping[str, str]
 
     def sides(self, name: str, module: nn.Module) -> Sides:
         """Return the variables of a module's output and input channels; None where it has none."""
         if isinstance(module, ShortcutA):
             return self.tensors[_in(name, "source")][0], self.shortcuts.get(name)
-        weight = self._dims(name, module, "weight")
+        weight = self._dims(name, "weight")
         if isinstance(module, nn.modules.conv._ConvNd):
             transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
             shape = (module.weight.shape[0], module.weight.shape[1])
@@ -70,16 +71,17 @@ class Followed:
         if isinstance(module, nn.Linear):
             return weight[0], weight[1]
         if isinstance(module, NORM_MODULES):
-            found = weight or self._dims(name, module, "running_mean")
+            found = weight or self._dims(name, "running_mean")
             return (found[0] if found else self.bare.get(name)), None
         return None, None
 
-    def name_of(self, prefix: str, module: nn.Module, tensor: str) -> str:
+    def name_of(self, prefix: str, tensor: str) -> str:
         """Return the name by which a module's tensor is known: the first of those that it has."""
-        return self.names.get(id(getattr(module, tensor, None)), _in(prefix, tensor))
+        name = _in(prefix, tensor)
+        return self.names.get(name, name)
 
-    def _dims(self, name: str, module: nn.Module, tensor: str) -> tuple[Tensor | None, ...]:
-        return self.tensors.get(self.name_of(name, module, tensor), ())
+    def _dims(self, name: str, tensor: str) -> tuple[Tensor | None, ...]:
+        return self.tensors.get(self.name_of(name, tensor), ())
 
 
 #: Modules with a value for each channel.
@@ -123,7 +125,10 @@ def follow(model: nn.Module, example: Tensor) -> Followed:
     for tensor in _tensors(output):
         for slot in watch.slots(tensor):
             units.fix(slot.variables, OUTPUTS)
-    names = {id(tensor): name for name, tensor in named}
+    first = {id(tensor): name for name, tensor in named}
+    every = (model.named_parameters(remove_duplicate=False),
+             model.named_buffers(remove_duplicate=False))  # fmt: skip
+    names = {name: first[id(t)] for name, t in chain(*every) if first[id(t)] != name}
     return Followed(
         units, tensors, watch.norms(), tuple(watch.doubtful), shortcuts, watch.bare, names
     )

@@ -55,7 +55,6 @@ def select_weights(
     ValueError
         For options out of range.
     """
-    check_over(over)
     ranked: dict[str, Tensor] = {}
     for layer, values in scores.items():
         flat = values.flatten().clone()
@@ -146,9 +145,3 @@ def place(model: nn.Module, layer: str) -> tuple[str, str]:
         "values can be set to zero. Make masks (torch.nn.utils.prune) and parametrizations "
         "permanent first, or keep the layer: ignore=[...]"
     )
-
-
-def check_over(over: str) -> None:
-    """Refuse what weights cannot be ranked over."""
-    if over not in ("network", "layer"):
-        raise ValueError(f"over = {over!r} is neither 'network' nor 'layer'")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -14,14 +14,16 @@ from niwaki import models
 from niwaki.criteria import Criterion, Scores, create, score_weights
 from niwaki.data import Data, batches, check_same_classes
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
-from niwaki.evaluation import accuracy, warn_near_chance
+from niwaki.evaluation import warn_near_chance
 from niwaki.propagation import trace
+from niwaki.pruning._measure import Measure
+from niwaki.pruning._run import Run
 from niwaki.pruning._saved import shapes
 from niwaki.pruning.repair._rebuild import rebuild, unlisted
-from niwaki.pruning.weights._masks import Over, check_over, mask_weights, place, select_weights
+from niwaki.pruning.weights._masks import Over, mask_weights, place, select_weights
 from niwaki.pruning.weights._pruned_weights import PrunedWeights, WeightStep, WeightTrajectory
-from niwaki.ranges import BATCH, INSIDE, UNITS, WEIGHT_STEPS, checked
-from niwaki.runs import Folder, described, digest, open_run
+from niwaki.ranges import INSIDE, UNITS, WEIGHT_STEPS, checked
+from niwaki.runs import described, digest, open_run
 
 __all__ = ["prune_weights"]
 
@@ -30,7 +32,7 @@ _GONE, _STATE = "gone:", "state:"  # before the names of what is kept
 MOST_STEPS = 255  # the step in which a weight went is kept in a byte
 
 
-@checked(keep=INSIDE, steps=WEIGHT_STEPS, min_weights=UNITS.but(low=0), batch_size=BATCH)
+@checked(keep=INSIDE, steps=WEIGHT_STEPS, min_weights=UNITS.but(low=0))
 def prune_weights(
     model: nn.Module,
     data: Data,
@@ -43,10 +45,7 @@ def prune_weights(
     ignore: Sequence[str] = (),
     min_weights: int = 1,
     repair: Literal["rebuild"] | None = None,
-    folder: Folder = None,
-    batch_size: int = 32,
-    callback: Callable[[WeightStep], None] | None = None,
-    **options: Any,
+    run: Run = Run(),
 ) -> PrunedWeights:
     """Set the weights that matter least to zero, until a share of them is left.
 
@@ -61,7 +60,8 @@ def prune_weights(
     data : DataLoader, Dataset or pair of tensors
         The reference samples with their labels, that the criterion looks at.
     criterion : str or Criterion
-        One of ``niwaki.criteria.names("weight")``.
+        One of ``niwaki.criteria.names("weight")``, with options as in ``"lrp:max_loss=None"``, or
+        what `niwaki.criteria.create` has made.
     keep : float
         Share of the weights to keep, between 0 and 1; the sparsity is 1 less this.
     over : {"network", "layer"}
@@ -78,14 +78,9 @@ def prune_weights(
     repair : {"rebuild"}, optional
         Whether the weights that are left are fitted, after each step, to what the unpruned network
         computes on the reference samples, see `rebuild`.
-    folder : str or Path, optional
-        Keeps each finished step; the same call goes on from there.
-    batch_size : int
-        For data sets and tensors; a loader has its own.
-    callback : callable, optional
-        Told about each step, also about those that were found in the folder.
-    **options
-        The criterion's own.
+    run : Run
+        The folder that steps are kept in, the size of batches, and who is told about each
+        `WeightStep`.
 
     Returns
     -------
@@ -105,10 +100,7 @@ def prune_weights(
     >>> print(pruned.trajectory)
     >>> pruned.save("sparse")
     """
-    check_over(over)
-    if repair not in (None, "rebuild"):
-        raise ValueError(f"repair = {repair!r} is neither 'rebuild' nor None")
-    made = create(criterion, "weight", **options)
+    made, batch_size = create(criterion, "weight"), run.batch_size
     models.check(model)
     check_same_classes(data, test, "the reference and the test images")
     example = next(iter(batches(data, 1, models.home(model))))[0][:1]
@@ -134,16 +126,15 @@ def prune_weights(
             "batch_size": batch_size,
         }
 
-    with open_run(folder, identity) as kept:
+    with open_run(run.folder, identity) as kept:
 
         def look(step: int, since: float) -> None:
-            right = None if test is None else accuracy(working, test, batch_size=batch_size)
+            right = Measure(test, None, batch_size).accuracy(working, test)
             weights = {layer: at.numel() for layer, at in gone.items()}
             left = {layer: int((at == 0).sum()) for layer, at in gone.items()}
             rows.append(WeightStep(step, weights, left, right, time.perf_counter() - since))
             kept.write(_LAST, _stored(gone, working), rows=[asdict(row) for row in rows])
-            if callback is not None:
-                callback(rows[-1])
+            run.tell(rows[-1])
 
         since = time.perf_counter()
         part = kept.read(_LAST)
@@ -156,9 +147,9 @@ def prune_weights(
         if part is None:
             look(0, since)
             warn_near_chance(model, test, rows[0].accuracy, "before pruning")
-        elif callback is not None:
+        else:
             for row in rows:
-                callback(row)
+                run.tell(row)
         for step in range(len(rows), steps + 1):
             since = time.perf_counter()
             scores = score_weights(working, data, made, batch_size=batch_size)
