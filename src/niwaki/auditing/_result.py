@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from niwaki.auditing._finding import ALPHA, Finding
 from niwaki.auditing._material import Material
 from niwaki.auditing._spray import Strategies
+from niwaki.display import html_table
 from niwaki.evaluation import near_chance
 from niwaki.files import write_json
 
@@ -94,6 +95,18 @@ class Audit:
         )
         doubt = [f"CAUTION: {self.caution}."] if self.caution else []
         return "\n".join([*doubt, head, *(f"* {f.sentence} (p = {f.p:.2g})" for f in self.flagged)])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "question": finding.question,
+                "answer": "yes" if finding.flagged else "no",
+                "effect": finding.effect,
+                "p": finding.p,
+            }
+            for finding in self.findings
+        ]
+        return html_table(rows, str(self).partition("\n")[0])
 
     def __repr__(self) -> str:
         return f"Audit({len(self.flagged)} of {len(self.findings)} questions flagged)"

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from niwaki.display import html_table
 from niwaki.files import read_layers, write_layers
 from niwaki.schema import Form, Text, Whole
 
@@ -131,6 +132,19 @@ class Scores(Mapping[str, Tensor]):
                 f"the scores are of different networks: {different!r} has "
                 f"{mine.get(different, 'no')} and {theirs.get(different, 'no')} units"
             )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "layer": layer,
+                "scores": values.numel(),
+                "lowest": float(values.min()),
+                "median": float(values.median()),
+                "highest": float(values.max()),
+            }
+            for layer, values in self.by_layer.items()
+        ]
+        return html_table(rows, repr(self))
 
     def __repr__(self) -> str:
         count = sum(value.numel() for value in self.by_layer.values())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from niwaki.display import html_table
 from niwaki.schema import ListOf, Record, Text, Whole
 
 __all__ = ["Plan", "Removal"]
@@ -74,6 +75,10 @@ class Plan:
             for removal in step:
                 counts[removal.layer] = counts.get(removal.layer, 0) + len(removal.channels)
         return counts
+
+    def _repr_html_(self) -> str:
+        rows = [{"layer": layer, "removed": count} for layer, count in self.removed().items()]
+        return html_table(rows, repr(self))
 
     def __str__(self) -> str:
         rows = [f"{layer:40} -{count}" for layer, count in self.removed().items()]

@@ -11,6 +11,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from niwaki import models
+from niwaki.display import html_table
 from niwaki.files import new_folder, write_json
 from niwaki.pruning._plan import Plan
 from niwaki.pruning._saved import FORMAT, probe
@@ -107,3 +108,18 @@ class Pruned:
             ONNX needs the extra ``onnx``.
         """
         models.export(self.model, path, self.input_shape, format=format)
+
+    def __repr__(self) -> str:
+        first, last = self.trajectory[0], self.trajectory.final
+        by = self.settings.get("criterion", "hand")
+        rows = [f"Pruned({type(self.model).__name__} by {by}, {len(self.plan.steps)} steps:"]
+        for what, name in (("units", "units"), ("params", "parameters"), ("macs", "MACs")):
+            before, now = getattr(first, what), getattr(last, what)
+            rows.append(f"  {now:,} of {before:,} {name} ({now / before:.1%})")
+        if last.accuracy is not None and first.accuracy is not None:
+            now = last.accuracy if last.accuracy_tuned is None else last.accuracy_tuned
+            rows.append(f"  accuracy {now:.2%}, before {first.accuracy:.2%}")
+        return "\n".join(rows) + ")"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.trajectory.rows(), repr(self).partition("\n")[0].rstrip(":") + ")")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from niwaki.display import html_table
 from niwaki.errors import DataError
 from niwaki.pruning.repair._history import Epoch, Kept
 from niwaki.schema import rebuild
@@ -88,6 +89,25 @@ class Trajectory(Sequence[Step]):
         if found and min(found[0].units, found[0].params, found[0].macs) < 1:
             raise DataError("a network without units, parameters or MACs has no trajectory")
         return cls(found)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table for people: a row per step."""
+        return [
+            {
+                "step": step.step,
+                "units": step.units,
+                "parameters": step.params,
+                "MACs": step.macs,
+                "kept": f"{kept:.1%}",
+                "accuracy": None if step.accuracy is None else f"{step.accuracy:.2%}",
+                "tuned": None if step.accuracy_tuned is None else f"{step.accuracy_tuned:.2%}",
+                "": "rejected" if step.rejected else None,
+            }
+            for step, kept in zip(self.steps, self.kept("macs"), strict=True)
+        ]
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows(), f"{len(self)} steps of pruning")
 
     def __str__(self) -> str:
         tuned = any(step.accuracy_tuned is not None for step in self.steps)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from niwaki.display import html_table
 from niwaki.pruning._area import accuracy_at, area
 from niwaki.pruning.comparison._agreement import Agreement, agreement
 from niwaki.pruning.comparison._outcome import Outcome
@@ -181,6 +182,9 @@ class Comparison:
             rows.append({**row, "_size": found.references})
         rows.sort(key=lambda row: (row["_size"], -(row["area"] or 0.0)))
         return [{k: v for k, v in row.items() if k != "_size"} for row in _once(rows)]
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows(), f"{len(self.labels)} contenders, {len(self.runs)} runs")
 
     def __str__(self) -> str:
         rows = self.rows()

@@ -1,0 +1,37 @@
+"""Tables for notebooks: rows as HTML, whatever the names in them are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+__all__ = ["html_table"]
+
+
+def html_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
+    """Return rows as a table; numbers stand to the right, and all text is escaped.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        The same keys in each, which are the columns' titles. None is an empty cell.
+    caption : str
+        What stands above the table.
+    """
+    titles = list(rows[0]) if rows else []
+    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    body = "".join(f"<tr>{''.join(_cell(row[title]) for title in titles)}</tr>" for row in rows)
+    return (
+        f"<table><caption>{escape(caption)}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "<td></td>"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        return f'<td style="text-align: right">{text}</td>'
+    return f"<td>{escape(str(value))}</td>"
