@@ -8,7 +8,7 @@ from torch import nn
 
 from niwaki.attribution import fit_patterns
 from niwaki.criteria import create, names, score, score_weights
-from niwaki.errors import ModelError, NoEvidenceWarning, PropagationError
+from niwaki.errors import FallbackWarning, ModelError, NoEvidenceWarning, PropagationError
 from niwaki.propagation import (
     PRESETS,
     AlphaBeta,
@@ -16,6 +16,7 @@ from niwaki.propagation import (
     Epsilon,
     Gamma,
     Maps,
+    Ratio,
     ZPlus,
     epsilon,
     epsilon_plus,
@@ -88,6 +89,7 @@ def test_an_unknown_composite_shows_what_there_is():
         ("lrp.predicted", {"target": "predicted"}),
         ("lrp.epsilon_plus", {"composite": "epsilon_plus", "reduce": "absolute"}),
         ("lrp.epsilon_sums", {"composite": epsilon_plus(sums=Epsilon()), "reduce": "absolute"}),
+        ("lrp.ratio_sums", {"composite": epsilon(sums=Ratio())}),
         ("lrp.alpha_2_beta_1", {"composite": "epsilon_alpha2_beta1"}),
         ("lrp.gamma", {"composite": "epsilon_gamma_box"}),
         ("lrp.z_plus", {"composite": "excitation_backprop"}),
@@ -114,6 +116,41 @@ def test_the_variants_are_named_after_their_rules():
     assert rule["lrp.z_plus"] == ZPlus()
     gamma = create("lrp.gamma").composite
     assert Gamma(0.25) in [row.rule for row in gamma.rows]
+
+
+class Branches(nn.Module):
+    """Two branches of one channel each are added, and no activation follows."""
+
+    def __init__(self, one, two):
+        super().__init__()
+        self.one, self.two = (nn.Conv2d(1, 1, 1, bias=False) for _ in range(2))
+        self.head = nn.Linear(1, 2, bias=False)
+        with torch.no_grad():
+            self.one.weight.fill_(one)
+            self.two.weight.fill_(two)
+            self.head.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+
+    def forward(self, x):
+        return self.head((self.one(x) + self.two(x)).flatten(1))
+
+
+@pytest.mark.parametrize(("one", "two"), [(-1.0, -3.0), (2.0, -3.0)])
+def test_ratios_at_sums_are_those_of_the_sizes(one, two):
+    data = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1).double(), torch.tensor([0, 1])
+    model = Branches(one, two).double().eval()
+    found = score(model, data, "lrp.ratio_sums")
+    for name, weight in (("one", one), ("two", two)):  # of each sample's 1, its share
+        expected = 2 * abs(weight) / (abs(one) + abs(two))
+        assert float(found[name]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_where_nothing_is_above_zero_at_sums_ratios_take_the_place_of_z_plus():
+    data = torch.ones(1, 1, 1, 1).double(), torch.tensor([0])
+    model = Branches(-1.0, -3.0).double().eval()
+    with pytest.warns(FallbackWarning, match=r"'lrp\.ratio_sums' is tried"):
+        found = score(model, data)
+    assert found.criterion == "lrp.ratio_sums"
+    close(found, score(model, data, "lrp.ratio_sums"))
 
 
 def test_the_first_layers_rule_does_not_matter():

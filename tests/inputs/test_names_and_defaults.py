@@ -67,9 +67,9 @@ def test_the_default_criterion_falls_back_and_says_so():
     torch.manual_seed(0)
     model = mobilenet_v3_small(num_classes=4).eval()
     data = torch.randn(4, 3, 32, 32), torch.arange(4)
-    with pytest.warns(FallbackWarning, match=r"lrp\.epsilon_plus"):
+    with pytest.warns(FallbackWarning, match="is tried in its place"):
         found = niwaki.score(model, data)
-    assert found.criterion in ("lrp.epsilon_plus", "taylor")
+    assert found.criterion in ("lrp.ratio_sums", "lrp.epsilon_plus", "taylor")
     expected = niwaki.score(model, data, found.criterion)
     assert all(torch.equal(found[layer], expected[layer]) for layer in expected)
     with pytest.raises(NiwakiError, match="max_loss=None"):

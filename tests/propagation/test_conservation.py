@@ -14,6 +14,7 @@ from niwaki.propagation import (
     Flat,
     Gamma,
     Propagated,
+    Ratio,
     ZPlus,
     epsilon_plus,
     propagate,
@@ -86,7 +87,7 @@ def test_functions_and_modules_give_the_same() -> None:
     modules, x = build("modular", True)
     functions, _ = build("functional", False)
     functions.load_state_dict(modules.state_dict())
-    for composite in (epsilon_plus(), epsilon_plus(sums=ZPlus())):
+    for composite in (epsilon_plus(), epsilon_plus(sums=ZPlus()), epsilon_plus(sums=Ratio())):
         one, other = (
             propagate(model, x, composite, lambda output: output) for model in (modules, functions)
         )

@@ -20,6 +20,7 @@ from niwaki.propagation import (
     Guided,
     Norm,
     Pass,
+    Ratio,
     Rule,
     WSquare,
     ZBox,
@@ -55,6 +56,15 @@ def alpha_beta(alpha: float, beta: float, bias: bool = True) -> Formula:
 
         plus = share(contributions.clamp(min=0), b.clamp(min=0))
         return alpha * plus - beta * share(contributions.clamp(max=0), b.clamp(max=0))
+
+    return formula
+
+
+def ratio(bias: bool) -> Formula:
+    def formula(x: Tensor, W: Tensor, b: Tensor, R: Tensor, _: bool) -> Tensor:
+        sizes = (x[:, None, :] * W).abs()  # sample, output, input
+        whole = sizes.sum(2) + b.abs() * bias
+        return torch.einsum("noi,no->ni", sizes, R / stabilized(whole))
 
     return formula
 
@@ -123,6 +133,8 @@ RULES: dict[str, tuple[Rule, Formula]] = {
     "alpha1-beta0": (AlphaBeta(1, 0), alpha_beta(1, 0)),
     "alpha2-beta1": (AlphaBeta(2, 1), alpha_beta(2, 1)),
     "alpha3-beta2-unbiased": (AlphaBeta(3, 2, bias=False), alpha_beta(3, 2, bias=False)),
+    "ratio": (Ratio(), ratio(True)),
+    "ratio-unbiased": (Ratio(bias=False), ratio(False)),
     "z-box": (ZBox(LOW, HIGH), z_box(LOW, HIGH)),
     "flat": (Flat(), flat),
     "alpha2-beta1-both": (AlphaBeta(2, 1, bias="both"), both_biases(2, 1)),

@@ -11,7 +11,8 @@ from bundles import bundled
 from niwaki import pruning
 from niwaki.attribution import explain
 from niwaki.criteria import create
-from niwaki.data import batches, open_data, references
+from niwaki.data import Preprocessing, batches, open_data, references
+from niwaki.errors import FallbackWarning
 from niwaki.evaluation import accuracy, cost
 from niwaki.models import build, load_weights, preprocessing, zoo
 
@@ -113,3 +114,27 @@ def test_squeezenet_is_pruned_and_still_sees(squeezenet):
     whole, rest = (float(right.float().mean()) for right in among)
     assert whole > 0.85
     assert rest > whole - 0.15
+
+
+@pytest.mark.slow
+def test_linear_bottlenecks_keep_their_first_layers(shared):
+    """Where sums lose relevance, early layers would count for nothing and go first."""
+    timm = pytest.importorskip("timm")
+    safetensors = pytest.importorskip("safetensors.torch")
+    state = safetensors.load_file(shared / "data/weights/efficientnet_lite0_imagenet.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        state[name] = state[name][list(IMAGENETTE)]
+    model = timm.create_model("efficientnet_lite0", num_classes=10).eval()
+    model.load_state_dict(state)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = 1e-3
+    known = Preprocessing(112, 128, mean=(0.498,) * 3, std=(0.502,) * 3)
+    train, test = (
+        open_data(shared / "data/imagenette", known, split=split) for split in ("train", "val")
+    )
+    seen = tensors(references(test, 10, seed=0))
+    with pytest.warns(FallbackWarning, match=r"lrp\.ratio_sums"):
+        pruned = pruning.prune(model, tensors(references(train, 5, seed=0)), keep=0.67, steps=2)
+    assert pruned.model.conv_stem.out_channels >= 16
+    assert accuracy(pruned.model, seen) > accuracy(model, seen) - 0.15

@@ -24,6 +24,7 @@ from niwaki.propagation import (
     Epsilon,
     Layer,
     Operation,
+    Ratio,
     ZPlus,
     epsilon,
     epsilon_plus,
@@ -132,13 +133,15 @@ class Relevance(Criterion):
     def fallbacks(self) -> list[Criterion]:
         """List them for the default alone, which was not chosen for this network.
 
+        Where branches of both signs are added and no activation follows, as behind the linear
+        bottlenecks of MobileNets, z-plus finds nothing above zero, or too little, at many places.
         Behind activations that let values below zero pass (hard swish), and between branches that
         nearly cancel, relevance by epsilon grows without bound; that by z-plus cannot. Where all
         contributions are tiny, only derivatives are left.
         """
         usual = type(self)()
         if self.name == "lrp" and repr(self) == repr(usual) and self.max_loss == usual.max_loss:
-            return [make("lrp.epsilon_plus"), make("taylor")]
+            return [make("lrp.ratio_sums"), make("lrp.epsilon_plus"), make("taylor")]
         return []
 
     def scores(
@@ -170,6 +173,11 @@ _variant(
     "As `lrp.epsilon_plus`, with epsilon at residual sums (released code of Yeom et al. 2021).",
     composite=epsilon_plus(sums=Epsilon()),
     reduce="absolute",
+)
+_variant(
+    "ratio_sums",
+    "As `lrp`; residual sums share by the sizes of their summands (for linear bottlenecks).",
+    composite=replace(epsilon(sums=Ratio()), name="Epsilon with ratios at sums"),
 )
 _variant(
     "signed",

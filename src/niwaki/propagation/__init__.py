@@ -31,6 +31,7 @@ from niwaki.propagation.rules import (
     Gradient,
     Guided,
     Pass,
+    Ratio,
     ZBox,
     ZPlus,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "Observer",
     "Operation",
     "Pass",
+    "Ratio",
     "Pattern",
     "Propagated",
     "Rule",

@@ -29,6 +29,7 @@ __all__ = [
     "Gradient",
     "Guided",
     "Pass",
+    "Ratio",
     "ZBox",
     "ZPlus",
 ]
@@ -222,6 +223,35 @@ class Flat(Rule):
         weight = None if operation.weight is None else torch.ones_like(operation.weight)
         term = Term(ones, weight, None)
         return transport(operation, [term], relevance, self.stabilizer, positive=True, weigh=False)
+
+
+@checked(stabilizer=SMALL)
+@dataclass(frozen=True)
+class Ratio(Rule):
+    """Shares in proportion to the sizes of the contributions (Otsuki et al. 2024, for shortcuts).
+
+    Nothing cancels, so that relevance neither grows, as by `Epsilon`, nor gets lost where no
+    contribution is above zero, as by `ZPlus`: made for sums of branches of both signs.
+
+    Parameters
+    ----------
+    stabilizer : float
+        Added to the denominator.
+    bias : bool
+        Whether the bias takes its share (which is then lost).
+    """
+
+    stabilizer: float = STABILIZER
+    bias: bool = True
+
+    def relevance(
+        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """See `Rule.relevance`."""
+        weight, bias = (None if p is None else p.abs() for p in operation.parameters())
+        sizes = inputs if operation.nonnegative else tuple(x.abs() for x in inputs)
+        term = Term(sizes, weight, bias if self.bias else None)
+        return transport(operation, [term], relevance, self.stabilizer, positive=True)
 
 
 @dataclass(frozen=True)

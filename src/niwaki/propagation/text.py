@@ -25,6 +25,7 @@ from niwaki.propagation.rules import (
     Gradient,
     Guided,
     Pass,
+    Ratio,
     ZBox,
     ZPlus,
 )
@@ -46,6 +47,7 @@ _RULES: dict[str, type[Rule]] = {
         Guided,
         Norm,
         Pass,
+        Ratio,
         Rescale,
         WSquare,
         ZBox,
