@@ -10,7 +10,7 @@ from bundles import bundled
 
 from niwaki import pruning
 from niwaki.attribution import explain
-from niwaki.criteria import create
+from niwaki.criteria import create, score
 from niwaki.data import Preprocessing, batches, open_data, references
 from niwaki.errors import FallbackWarning
 from niwaki.evaluation import accuracy, cost
@@ -116,7 +116,6 @@ def test_squeezenet_is_pruned_and_still_sees(squeezenet):
     assert rest > whole - 0.15
 
 
-@pytest.mark.slow
 def test_linear_bottlenecks_keep_their_first_layers(shared):
     """Where sums lose relevance, early layers would count for nothing and go first."""
     timm = pytest.importorskip("timm")
@@ -130,11 +129,11 @@ def test_linear_bottlenecks_keep_their_first_layers(shared):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eps = 1e-3
     known = Preprocessing(112, 128, mean=(0.498,) * 3, std=(0.502,) * 3)
-    train, test = (
-        open_data(shared / "data/imagenette", known, split=split) for split in ("train", "val")
-    )
-    seen = tensors(references(test, 10, seed=0))
+    train = open_data(shared / "data/imagenette", known, split="train")
+    data = tensors(references(train, 3, seed=0))
     with pytest.warns(FallbackWarning, match=r"lrp\.ratio_sums"):
-        pruned = pruning.prune(model, tensors(references(train, 5, seed=0)), keep=0.67, steps=2)
+        found = score(model, data)
+    totals = [float(values.sum()) for values in found.values()]
+    assert max(totals) < 100 * min(totals)  # it neither grows nor fades from layer to layer
+    pruned = prune(model, data, "lrp.ratio_sums", keep=0.67, schedule=pruning.Schedule(steps=2))
     assert pruned.model.conv_stem.out_channels >= 16
-    assert accuracy(pruned.model, seen) > accuracy(model, seen) - 0.15
