@@ -6,6 +6,7 @@ The floors are read from the table of that page, so that the page cannot go stal
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import os
 import re
@@ -48,6 +49,7 @@ def imported(path: Path) -> Iterator[str]:
                     yield node.module
 
 
+@functools.cache
 def edges() -> dict[str, set[str]]:
     """Return what each file imports; the package itself hands on everything, and is left out."""
     return {
@@ -55,6 +57,7 @@ def edges() -> dict[str, set[str]]:
     }
 
 
+@functools.cache
 def floors() -> dict[str, int]:
     """Read the table of floors: the name of a package or file to its floor, from the ground up."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

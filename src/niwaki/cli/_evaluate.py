@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import ceil, isnan
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from niwaki.attribution import ClassChoice
-    from niwaki.evaluation import Estimate, PerturbationCurves, Randomisation
+    from niwaki.evaluation import Estimate, Order, PerturbationCurves, Randomisation
     from niwaki.runs import Run
 
 __all__ = ["evaluate"]
@@ -103,13 +103,18 @@ def evaluate(
     regions, asked = ceil(picked.data.preprocessing.size / side) ** 2, steps
     per_step, steps = _schedule(regions, share, asked)
     o.console(common.as_json).print(_told(regions, per_step, steps, asked))
-    perturb = partial(
-        perturbation_curves,
-        loaded.model,
-        picked.subset,
-        perturbation=Perturbation((side, side), steps, per_step, replacement=replacement),
-        **options,
-    )
+    how = Perturbation((side, side), steps, per_step, replacement=replacement)
+
+    def perturb(name: str, orders: Sequence[Order]) -> PerturbationCurves:
+        return perturbation_curves(
+            loaded.model,
+            picked.subset,
+            [name],
+            replace(how, orders=orders),
+            description=f"perturbing {name}",
+            **options,
+        )[name]
+
     randomise = partial(
         randomisation_test,
         loaded.model,
@@ -149,7 +154,7 @@ def evaluate(
 
 
 def _perturbed(
-    kept: Run, name: str, random: Tensor | None, perturb: Callable[..., Any]
+    kept: Run, name: str, random: Tensor | None, perturb: Callable[..., PerturbationCurves]
 ) -> PerturbationCurves:
     """Measure a method's curves, or read them where that is done."""
     from niwaki.evaluation import PerturbationCurves
@@ -158,10 +163,7 @@ def _perturbed(
     if part is not None:
         share = part.tensors.pop("share")
         return PerturbationCurves(name, share, part.tensors, part.about["settings"])
-    orders = ("most", "least", *(("random",) if random is None else ()))
-    found: PerturbationCurves = perturb([name], orders=orders, description=f"perturbing {name}")[
-        name
-    ]
+    found = perturb(name, ["most", "least", *(["random"] if random is None else [])])
     if random is not None:
         found = replace(found, scores={**found.scores, "random": random})
     tensors = {**found.scores, "share": found.share}

@@ -17,13 +17,14 @@ from niwaki.evaluation._networks import (
     seconds_per_mac,
     warn_near_chance,
 )
-from niwaki.evaluation._perturbation import Perturbation, perturbation_curves
+from niwaki.evaluation._perturbation import Order, Perturbation, perturbation_curves
 from niwaki.evaluation._quantus import quantus_explain
 from niwaki.evaluation._randomisation import Randomisation, randomisation_test
 
 __all__ = [
     "Cost",
     "Estimate",
+    "Order",
     "Perturbation",
     "PerturbationCurves",
     "Randomisation",
