@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -38,6 +38,7 @@ def score(
     *,
     batch_size: int = 32,
     normalise: str | None = None,
+    layers: Sequence[Layer] | None = None,
     **options: Any,
 ) -> Scores:
     """Score every filter and every neuron of hidden linear layers.
@@ -55,6 +56,8 @@ def score(
         For a data set or tensors; a loader has its own.
     normalise : str, optional
         How layers are made comparable, see `Scores.normalised`; default: the criterion's own.
+    layers : sequence of Layer, optional
+        The network's hidden layers, where they have been traced already.
     **options
         The criterion's own.
 
@@ -70,7 +73,8 @@ def score(
         For a network or data that cannot be scored.
     """
     made = create(criterion, **options).prepared(model, data, batch_size)
-    scores, _ = scored(model, data, made, hidden_layers, batch_size)
+    known = None if layers is None else list(layers)
+    scores, _ = scored(model, data, made, lambda *seen: known or hidden_layers(*seen), batch_size)
     taken = made if scores.criterion == made.name else create(scores.criterion)
     return scores.normalised(taken.normalise if normalise is None else normalise)
 
@@ -131,15 +135,17 @@ def _scored(
     return Scores(numbers, criterion.name, totals.samples, fingerprint(model)), layers
 
 
-def hidden_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
-    """List the layers whose units are not the network's outputs.
+def hidden_layers(
+    model: nn.Module, inputs: Tensor, layers: Sequence[Layer] | None = None
+) -> list[Layer]:
+    """List the layers whose units are not the network's outputs; `layers` are all, if known.
 
     Raises
     ------
     NothingToPruneError
         If there is none.
     """
-    layers = [layer for layer in trace(model, inputs) if not layer.last]
+    layers = [layer for layer in layers or trace(model, inputs) if not layer.last]
     if not layers:
         raise NothingToPruneError(
             f"{type(model).__name__} has no hidden convolution or linear layer: there is nothing "

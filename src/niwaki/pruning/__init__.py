@@ -19,8 +19,8 @@ from niwaki.pruning.comparison._contenders import Contender
 from niwaki.pruning.comparison._outcome import Outcome
 from niwaki.pruning.repair._fine_tune import FineTune, fine_tune
 from niwaki.pruning.repair._history import Epoch, Kept, Tuned
+from niwaki.pruning.repair._norms_and_biases import compensate, recalibrate
 from niwaki.pruning.repair._rebuild import Rebuilt, rebuild
-from niwaki.pruning.repair._repair import compensate, recalibrate
 from niwaki.pruning.units._coupling import Coupling, Group, Member, couple
 from niwaki.pruning.units._surgery import operate, replay
 from niwaki.pruning.units._torch_pruning import CUSTOMIZED_PRUNERS

@@ -20,8 +20,8 @@ from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning._schedule import Schedule
 from niwaki.pruning._trajectory import Step
 from niwaki.pruning.repair._fine_tune import FineTune, fine_tune, run_loop
+from niwaki.pruning.repair._norms_and_biases import compensate, recalibrate
 from niwaki.pruning.repair._rebuild import rebuild
-from niwaki.pruning.repair._repair import compensate, recalibrate
 from niwaki.pruning.units._budget import ROUNDING, Budget, Of
 from niwaki.pruning.units._coupling import Group
 from niwaki.pruning.units._selection import Within, select
@@ -129,16 +129,16 @@ def run(job: Job, state: State, record: Callable[[State], None]) -> State:
 def _advance(job: Job, state: State, share: float) -> State:
     """Take one step, on a copy: whatever happens, the state before stays good."""
     started, number = time.perf_counter(), len(state.rows)
-    working = copy.deepcopy(state.model)
-    scores = state.scores
+    seen, scores, working = state.structure, state.scores, copy.deepcopy(state.model)
+    size = job.measure.batch_size
     if scores is None:
-        scores = score(working, job.data, job.criterion, batch_size=job.measure.batch_size)
-    coupling = state.structure.coupling(list(scores), (*job.limits.ignore, *job.stays))
+        scores = score(state.model, job.data, job.criterion, layers=seen.hidden, batch_size=size)
+    coupling = seen.coupling(list(scores), (*job.limits.ignore, *job.stays))
     groups = coupling.groups
     removals = select(
         groups,
         scores,
-        job.budget(state.structure, groups),
+        job.budget(seen, groups),
         share * job.total + ROUNDING,
         least=job.limits.least(groups),
         multiple=job.limits.multiple,
@@ -147,15 +147,19 @@ def _advance(job: Job, state: State, share: float) -> State:
     )
     plan = state.plan
     if removals:
-        batch = {"batch_size": job.measure.batch_size}
         if job.repair == "compensate":
             compensate(
-                working, job.example, removals, job.data, followed=coupling.followed, **batch
+                working,
+                job.example,
+                removals,
+                job.data,
+                followed=coupling.followed,
+                batch_size=size,
             )
         operate(working, job.example, removals, coupling.followed)
         plan = plan.with_step(removals)
         if job.repair == "recalibrate":
-            recalibrate(working, job.data, **batch)
+            recalibrate(working, job.data, batch_size=size)
         elif job.repair == "rebuild":
             _rebuild(job, state, working, plan)
     structure = Structure(working, job.example)

@@ -29,8 +29,8 @@ from niwaki.pruning._saved import shapes
 from niwaki.pruning._schedule import Schedule
 from niwaki.pruning._trajectory import Trajectory
 from niwaki.pruning.repair._fine_tune import FineTune, check_precision
+from niwaki.pruning.repair._norms_and_biases import has_batch_norms
 from niwaki.pruning.repair._rebuild import unlisted
-from niwaki.pruning.repair._repair import has_batch_norms
 from niwaki.pruning.units._budget import ROUNDING, Of, relative_prices
 from niwaki.pruning.units._plain_copy import plain_copy
 from niwaki.pruning.units._structure import Structure

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 
-from niwaki.criteria import hidden_layers
 from niwaki.errors import KeptWarning, NiwakiError, NothingToPruneError
 from niwaki.pruning._limits import LayerLimits
 from niwaki.pruning._loop import Job
@@ -18,7 +17,7 @@ __all__ = ["check_reach"]
 
 def check_reach(job: Job, whole: Structure) -> dict[str, str]:
     """Refuse a target that cannot be met, before any work is done; return which layers stay."""
-    layers = [layer.name for layer in hidden_layers(whole.model, job.example[:1])]
+    layers = [layer.name for layer in whole.hidden]
     coupling = whole.coupling(layers, job.limits.ignore)
     if coupling.kept:
         warnings.warn(_what_stays(coupling.kept), KeptWarning, stacklevel=4)

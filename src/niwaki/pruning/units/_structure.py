@@ -7,6 +7,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from niwaki.criteria import hidden_layers
 from niwaki.evaluation import Cost
 from niwaki.propagation import Layer, trace
 from niwaki.pruning.units._budget import Budget, Of
@@ -34,6 +35,11 @@ class Structure:
     def layers(self) -> list[Layer]:
         """The layers that count."""
         return trace(self.model, self.example[:1])
+
+    @cached_property
+    def hidden(self) -> list[Layer]:
+        """Those whose units are not the network's outputs."""
+        return hidden_layers(self.model, self.example[:1], self.layers)
 
     @cached_property
     def cost(self) -> Cost:
