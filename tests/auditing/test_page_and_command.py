@@ -7,12 +7,13 @@ import pytest
 import torch
 from audit_networks import Coloured
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from niwaki.auditing import audit, before_and_after
 from niwaki.cli import app
 from niwaki.cli._audit_demo import run_demo
-from niwaki.datasets import plant
+from niwaki.datasets import TISSUE, plant
 from niwaki.report import write_audit
 
 
@@ -70,6 +71,85 @@ def test_the_command_audits_a_network_and_writes_for_virelay(tmp_path):
     assert (out / "virelay" / "analysis.h5").exists()
     with pytest.raises(ValueError, match="--force"):
         run(*arguments, "--out", out)
+
+
+@pytest.fixture(scope="module")
+def folder(tiles, tmp_path_factory):
+    """Marked tiles as files that are named after their slide and position."""
+    marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.6, seed=1)
+    home = tmp_path_factory.mktemp("patches")
+    for index, (pixels, label) in enumerate(zip(marked.pixels, tiles.labels, strict=True)):
+        file = home / ("normal", "tumour")[label] / f"s{index // 10}_x{64 * index}_y{label}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    save_file(Coloured().state_dict(), home.parent / "coloured.safetensors")
+    return home
+
+
+def command(folder, out, *more):
+    numbers = {"mean": TISSUE.mean, "std": TISSUE.std}
+    prepared = [w for n, v in numbers.items() for w in (f"--{n}", ",".join(map(str, v)))]
+    weights = folder.parent / "coloured.safetensors"
+    arguments = ["audit", "audit_networks:Coloured", folder, "--weights", weights, "--size", 64]
+    arguments += [*prepared, "--method", "lrp.epsilon", "--slides", "^(s.+)_x", "--threads", 1]
+    arguments += ["--questions", "colour,position", "--out", out, *more]
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_examples_are_named_and_the_page_says_how_it_was_made(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    done = command(folder, tmp_path / "out", "--json", "--seed", 3)
+    assert done.exit_code == 0
+    said = json.loads(done.stdout)
+    assert said["verdict"] == "found"
+    assert said["made"]["seed"] == 3
+    finding = next(f for f in said["findings"] if f["key"] == "colour/tumour/foreign")
+    assert finding["answer"] == "yes"
+    assert 0 < finding["detectable"] < 0.5
+    assert len(finding["example_images"]) == len(finding["examples"]) == 8
+    page = (tmp_path / "out" / "audit.html").read_text()
+    for image in finding["example_images"]:
+        assert (folder / image["name"]).exists()
+        assert image["name"].split("/")[1].startswith(image["slide"] + "_x")
+        assert image["class"] == image["said"] == "tumour"
+        assert image["name"] in page
+        assert f"slide {image['slide']}; image {image['index']} of the data set" in page
+    assert page.count('<details class="example"><summary><img') == 8 * len(said["distinct"])
+    assert "<script" not in page
+    for told in (said["made"]["fingerprint"], "1970-01-02", f"niwaki {said['made']['niwaki']}"):
+        assert told in page
+    assert f"audit audit_networks:Coloured {folder} --method lrp.epsilon" in page
+    assert "--questions colour,position" in page
+    assert "--seed 3</code>" in page
+    assert "--out" not in page
+    for told in (said["limits"], *(f["could_show"] for f in said["findings"] if not f["echo_of"])):
+        assert told.replace("'", "&#39;") in page
+    written = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert written["made"]["Date"] == "1970-01-02"
+    assert written["audits"]["audit"]["findings"] == said["findings"]
+
+
+@pytest.mark.slow
+def test_the_same_command_writes_the_same_page(folder, tmp_path):
+    for name in ("once", "again"):
+        command(folder, tmp_path / name)
+    pages = [(tmp_path / name / "audit.html").read_text() for name in ("once", "again")]
+    assert pages[0] == pages[1]
+
+
+def test_the_exit_code_says_on_request_that_something_was_found(folder, tmp_path):
+    done = command(folder, tmp_path / "out", "--fail-on-finding", "--questions", "colour")
+    assert done.exit_code == 1
+    assert "1 answered by yes" in done.output
+    assert (tmp_path / "out" / "audit.html").exists()
+    few = command(folder, tmp_path / "few", "--fail-on-finding", "--limit", 20)
+    assert few.exit_code == 0
+    assert "Too few images for 14 questions" in few.output
+    page = (tmp_path / "few" / "audit.html").read_text()
+    assert '<div class="few">' in page
+    assert '<div class="clean">' not in page
+    assert '<div class="finding"' not in page
+    assert "Too few images for an answer: 14" in page
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from niwaki.auditing import bootstrap, group_test, holm, shift_test, sign_test
+from niwaki.auditing._statistics import DRAWS, enough_draws
 
 
 def rng():
@@ -94,3 +95,12 @@ def test_empty_maps_lie_nowhere():
     zone[:2] = 1
     share, expected, p = shift_test(np.zeros((5, 8, 8)), zone, np.random.default_rng(0))
     assert (share, expected, p) == (0.0, 0.25, 1.0)
+
+
+def test_many_questions_get_as_many_draws_as_their_correction_needs():
+    assert enough_draws(2) == DRAWS
+    for classes, regions in ((30, 0), (100, 2)):
+        smallest = 1 / (1 + enough_draws(classes, regions))
+        assert smallest * classes * (15 + regions) < 0.05
+    values = np.full(30, 1.0)
+    assert sign_test(values, rng(), 12000) == pytest.approx(1 / 12001)

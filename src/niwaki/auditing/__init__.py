@@ -17,7 +17,7 @@ from niwaki.auditing._annotations import (
 )
 from niwaki.auditing._audit import audit, examine
 from niwaki.auditing._comparison import before_and_after, markdown, side_by_side
-from niwaki.auditing._finding import Finding
+from niwaki.auditing._finding import MATTERS, Finding
 from niwaki.auditing._interventions import (
     Cause,
     ErrorRates,
@@ -26,6 +26,7 @@ from niwaki.auditing._interventions import (
     filled,
 )
 from niwaki.auditing._material import Material, gather
+from niwaki.auditing._power import ANSWERS, POWER, Power
 from niwaki.auditing._question import Evidence, Question, question
 from niwaki.auditing._question import describe as describe_question
 from niwaki.auditing._question import names as question_names
@@ -54,6 +55,9 @@ from niwaki.auditing.remedies._prune_artefact import (
 )
 
 __all__ = [
+    "ANSWERS",
+    "MATTERS",
+    "POWER",
     "Audit",
     "Cause",
     "CellScores",
@@ -65,6 +69,7 @@ __all__ = [
     "Inpainted",
     "Interval",
     "Material",
+    "Power",
     "PrunedArtefact",
     "Question",
     "Relabelled",

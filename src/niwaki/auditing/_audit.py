@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
+from niwaki.auditing._echoes import with_echoes
 from niwaki.auditing._finding import decide
 from niwaki.auditing._material import Material, gather
 from niwaki.auditing._question import Evidence, Question, choose, generator_of
@@ -143,7 +144,8 @@ def _examine(
     training: Training | None,
     started: float,
 ) -> Audit:
-    if said := near_chance(material.outputs.argmax(1), material.labels):
+    said = near_chance(material.outputs.argmax(1), material.labels)
+    if said:
         warnings.warn(f"audit: {said}", NearChanceWarning, stacklevel=3)
     strategies = tuple(find_strategies(material, seed=seed))
     evidence = Evidence(material, strategies, training)
@@ -153,7 +155,7 @@ def _examine(
         for finding in asked.find(evidence, generator_of(asked.name, seed))
     ]
     return Audit(
-        tuple(decide(findings)),
+        tuple(with_echoes(decide(findings, reliable=said is None))),
         strategies,
         material.mean_maps(),
         by_stain(material) if tissue else {},
@@ -161,6 +163,7 @@ def _examine(
         auc(material.outputs, material.labels),
         material,
         time.perf_counter() - started,
+        seed,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,17 @@ def class_names_of(data: Any, outputs: int) -> tuple[str, ...]:
     """Return a name for each output: a data set's names as far as it has any, and numbers."""
     names = list(getattr(data, "classes", ()))
     return (*names, *(str(output) for output in range(len(names), outputs)))
+
+
+def names_of(data: Any) -> tuple[str, ...]:
+    """Return the file of each image of a data set below the folder of all, if there are files."""
+    while data is not None and getattr(data, "paths", None) is None:
+        data = getattr(data, "dataset", None)
+    if data is None or not len(data.paths):
+        return ()
+    files = [Path(file) for file in data.paths]
+    top = Path(os.path.commonpath([file.parent for file in files]))
+    return tuple(file.relative_to(top).as_posix() for file in files)
 
 
 def groups_of(data: Any) -> Array | None:

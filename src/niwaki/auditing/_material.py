@@ -18,12 +18,14 @@ from niwaki.auditing._explaining import (
     explaining,
     groups_of,
     kept_batches,
+    names_of,
     preprocessing_of,
     sample,
 )
 from niwaki.auditing._on_disk import Maps, Tensors, blocks
+from niwaki.auditing._statistics import DRAWS, enough_draws
 from niwaki.data import Preprocessing
-from niwaki.ranges import BATCH, SEED, SOME, checked
+from niwaki.ranges import BATCH, INDEX, SEED, SOME, checked
 from niwaki.runs import Folder, described, digest
 
 Array = NDArray[Any]
@@ -66,6 +68,10 @@ class Material:
         `niwaki.data.Described`.
     batch_size : int
         For the network.
+    names : sequence of str
+        Of the files of the *data set*, if there are any.
+    draws : int
+        Random arrangements of each test.
     """
 
     model: nn.Module
@@ -82,6 +88,8 @@ class Material:
     grouped: bool = False
     regions: Regions = field(default_factory=dict)
     batch_size: int = 64
+    names: Sequence[str] = ()
+    draws: int = DRAWS
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,6 +104,20 @@ class Material:
         """Whether the network is right, shape (N,)."""
         found: Array = self.outputs.argmax(1) == self.labels
         return found
+
+    @checked(position=INDEX)
+    def describe(self, position: int) -> dict[str, Any]:
+        """Return an image's name, place in the data set, slide, class and what the network says."""
+        index = int(self.indices[position])
+        said = int(self.outputs[position].argmax())
+        slide = {"slide": str(self.groups[position])} if self.grouped else {}
+        return {
+            "name": self.names[index] if self.names else f"image {index}",
+            "index": index,
+            **slide,
+            "class": self.class_names[int(self.labels[position])],
+            "said": self.class_names[said],
+        }
 
     def strength(self, positions: Any = slice(None)) -> Array:
         """Return how much each pixel matters, as a share of its image: (N, H, W), sums of 1.
@@ -243,12 +265,13 @@ def gather(
         outputs.append(part["outputs"].cpu())
         labels.append(truth)
     said = torch.cat(outputs)
-    groups = groups_of(data)
+    groups, regions = groups_of(data), getattr(data, "regions", {})
+    true = torch.cat(labels).numpy()
     return Material(
         judged,
         inputs,
         pixels,
-        torch.cat(labels).numpy(),
+        true,
         said.double().numpy(),
         relevance,
         np.asarray(chosen),
@@ -257,6 +280,8 @@ def gather(
         known,
         np.asarray(chosen) if groups is None else groups[chosen],
         groups is not None,
-        getattr(data, "regions", {}),
+        regions,
         batch_size,
+        names_of(data),
+        enough_draws(len(np.unique(true)), len(regions)),
     )

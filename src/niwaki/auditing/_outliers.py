@@ -99,6 +99,7 @@ def chance_of_outliers(
     exchange: Exchange,
     rng: np.random.Generator,
     large: bool,
+    most: int = DRAWS,
 ) -> float:
     """Return how often exchanged labels give a class as large a share of images that are far off.
 
@@ -116,10 +117,12 @@ def chance_of_outliers(
         Of the exchanges.
     large : bool
         Whether the share is worth an alarm; what is not needs no precise p-value.
+    most : int
+        How many exchanges, where it is.
     """
     if share == 0:
         return 1.0
-    as_large, draws = 0, DRAWS if large else _FEW_DRAWS
+    as_large, draws = 0, most if large else _FEW_DRAWS
     for _ in range(draws):
         is_class = exchange.draw(rng) == label
         as_large += share_of_outliers(score, is_class)[0] >= share - 1e-12

@@ -6,14 +6,18 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
 from niwaki.auditing._finding import Finding
+from niwaki.auditing._interventions import tries_of
 from niwaki.auditing._material import Material
+from niwaki.auditing._power import Tries
 from niwaki.auditing._spray import Strategies
 from niwaki.auditing._training import Training
+from niwaki.ranges import INDEX, checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,25 @@ class Evidence:
     material: Material
     strategies: tuple[Strategies, ...] = ()
     training: Training | None = None
+
+    @cached_property
+    def tries(self) -> dict[int, Tries]:
+        """For each class what changes of its images do where nothing is suspected."""
+        rng = np.random.default_rng(0)
+        return {
+            label: tries_of(self.material, self.material.members(label), rng)
+            for label in self.material.classes()
+        }
+
+    @checked(label=INDEX)
+    def tries_of_others(self, label: int) -> Tries:
+        """Return the same of all other classes together."""
+        others = [tries for other, tries in self.tries.items() if other != label]
+        return Tries(
+            np.concatenate([tries.margins for tries in others]),
+            np.concatenate([tries.changed for tries in others]),
+            self.material.draws,
+        )
 
 
 Finder = Callable[[Evidence, np.random.Generator], Iterable[Finding]]

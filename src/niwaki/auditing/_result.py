@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from numpy.typing import NDArray
 
-from niwaki.auditing._finding import ALPHA, Finding
+from niwaki import models
+from niwaki.auditing._finding import ALPHA, MATTERS, Finding
 from niwaki.auditing._material import Material
+from niwaki.auditing._power import POWER
 from niwaki.auditing._spray import Strategies
 from niwaki.display import html_table
 from niwaki.evaluation import near_chance
@@ -36,6 +39,8 @@ class Audit:
         The images and heatmaps, for pictures.
     seconds : float
         How long it took.
+    seed : int
+        Of everything that was drawn.
     """
 
     findings: tuple[Finding, ...]
@@ -46,6 +51,7 @@ class Audit:
     auc: float
     material: Material
     seconds: float
+    seed: int = 0
 
     @property
     def caution(self) -> str | None:
@@ -57,6 +63,60 @@ class Audit:
         """The questions answered by yes, strongest first."""
         return tuple(finding for finding in self.findings if finding.flagged)
 
+    @property
+    def distinct(self) -> tuple[Finding, ...]:
+        """The flagged without echoes: one for each cause."""
+        return tuple(finding for finding in self.flagged if not finding.echo_of)
+
+    @property
+    def too_few(self) -> tuple[Finding, ...]:
+        """The questions for which there are too few images."""
+        return tuple(finding for finding in self.findings if finding.answer == "too few images")
+
+    @property
+    def verdict(self) -> Literal["unreliable", "found", "too few images", "nothing found"]:
+        """All answers in one: nothing was found only if no question has too few images."""
+        if self.caution:
+            return "unreliable"
+        if self.flagged:
+            return "found"
+        return "too few images" if self.too_few else "nothing found"
+
+    def echoes(self, finding: Finding) -> tuple[Finding, ...]:
+        """Return the findings that are of the same cause as one of `distinct`."""
+        return tuple(other for other in self.flagged if other.echo_of == finding.key)
+
+    def limits(self) -> str:
+        """Return in words what the answers of no could have shown, and what has none."""
+        told = []
+        no = [finding for finding in self.findings if finding.answer == "no"]
+        if no:
+            worst = max((finding.detectable or 0.0 for finding in no), default=0.0)
+            told.append(
+                f"{_questions(len(no))} answered by no: there, a thing that decides {worst:.0%} or "
+                f"more of the images of its class would have been found in {POWER:.0%} of such "
+                "samples; smaller ones may be there."
+            )
+            if silent := sum(finding.power is None for finding in no):
+                told.append(f"Of {silent} of these it is not known how small a thing would show.")
+        if self.too_few:
+            told.append(
+                f"Too few images for {_questions(len(self.too_few))}: even a thing that decides "
+                f"{MATTERS:.0%} of a class's images could have stayed unseen."
+            )
+        return " ".join(told)
+
+    def made(self) -> dict[str, Any]:
+        """Return what is needed to make this audit again: versions, the network, the seed."""
+        import niwaki
+
+        return {
+            "niwaki": niwaki.__version__,
+            "torch": torch.__version__,
+            "fingerprint": models.fingerprint(self.material.model),
+            "seed": self.seed,
+        }
+
     def get(self, key: str) -> Finding:
         """Return the question of that key; KeyError names those there are."""
         for finding in self.findings:
@@ -67,6 +127,8 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Return plain data, without images."""
         return {
+            "made": self.made(),
+            "verdict": self.verdict,
             "images": len(self.material),
             "groups": len(set(self.material.groups.tolist())),
             "classes": list(self.material.class_names),
@@ -77,12 +139,25 @@ class Audit:
             "alpha": ALPHA,
             "correction": "Holm",
             "questions": len(self.findings),
+            "matters": MATTERS,
+            "power": POWER,
+            "limits": self.limits(),
             "flagged": [finding.key for finding in self.flagged],
-            "findings": [finding.to_json() for finding in self.findings],
+            "distinct": [finding.key for finding in self.distinct],
+            "too_few": [finding.key for finding in self.too_few],
+            "findings": [self._told(finding) for finding in self.findings],
             "stains": self.stains,
             "strategies": [found.to_json(self.material.class_names) for found in self.strategies],
             "seconds": round(self.seconds, 1),
         }
+
+    def _told(self, finding: Finding) -> dict[str, Any]:
+        """Return a finding as plain data, its examples by name as well."""
+        named = {
+            f"{kind}_images": [self.material.describe(int(place)) for place in places]
+            for kind, places in (("example", finding.examples), ("ordinary", finding.ordinary))
+        }
+        return {**finding.to_json(), **named}
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file."""
@@ -94,19 +169,30 @@ class Audit:
             f"{self.accuracy:.1%}, AUC {self.auc:.3f}): {len(self.flagged)} answered by yes"
         )
         doubt = [f"CAUTION: {self.caution}."] if self.caution else []
-        return "\n".join([*doubt, head, *(f"* {f.sentence} (p = {f.p:.2g})" for f in self.flagged)])
+        lines = [*doubt, head]
+        for finding in self.distinct:
+            lines.append(f"* {finding.sentence} (p = {finding.p:.2g})")
+            if echoes := self.echoes(finding):
+                lines.append(f"  of the same cause: {'; '.join(echo.title for echo in echoes)}")
+        return "\n".join([*lines, *([self.limits()] if self.limits() else [])])
 
     def _repr_html_(self) -> str:
         rows = [
             {
                 "question": finding.question,
-                "answer": "yes" if finding.flagged else "no",
+                "answer": finding.answer,
                 "effect": finding.effect,
                 "p": finding.p,
+                "could show": finding.could_show(),
             }
             for finding in self.findings
         ]
-        return html_table(rows, str(self).partition("\n")[0])
+        lines = str(self).splitlines()
+        return html_table(rows, " ".join([lines[0], *([self.limits()] if self.limits() else [])]))
 
     def __repr__(self) -> str:
         return f"Audit({len(self.flagged)} of {len(self.findings)} questions flagged)"
+
+
+def _questions(count: int) -> str:
+    return f"{count} question{'' if count == 1 else 's'}"

@@ -13,8 +13,22 @@ from niwaki.ranges import FRACTION, ROUNDS, SEED, checked
 
 Array = NDArray[Any]
 DRAWS = 4999
+_QUESTIONS = 15  # of a class, besides those about regions
 _MAPS = 64  # maps transformed at a time
 _DRAWS_AT_ONCE = 250
+
+
+def enough_draws(classes: int, regions: int = 0) -> int:
+    """Return how many random arrangements leave a p-value below 5 % when it is corrected.
+
+    Parameters
+    ----------
+    classes : int
+        That are asked about.
+    regions : int
+        That are marked.
+    """
+    return max(DRAWS, 40 * classes * (_QUESTIONS + regions) - 1)
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,57 @@ class Exchange:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class Shifts:
+    """Maps in a zone, and the same maps at random places.
+
+    Attributes
+    ----------
+    share : float
+        Of the maps' sum inside the zone, mean over images.
+    expected : float
+        The same for random places: the zone's share of the area, as far as maps are not empty.
+    random : ndarray
+        The sum over images of the share inside, for each random arrangement, shape (draws,).
+    count : int
+        Number of images.
+    """
+
+    share: float
+    expected: float
+    random: Array
+    count: int
+
+    @property
+    def p(self) -> float:
+        """One-sided: how often random places give as much."""
+        # Rounding of the transforms must not make equal values unequal.
+        least = self.count * (self.share - 1e-12)
+        return (1 + int((self.random >= least).sum())) / (1 + len(self.random))
+
+
+def shifted(maps: Array, zone: Array, rng: np.random.Generator, draws: int = DRAWS) -> Shifts:
+    """Move maps around as on a torus, each by its own random steps; see `shift_test`."""
+    count, height, width = maps.shape
+    steps = rng.integers(0, height * width, (draws, count), dtype=np.uint32)
+    random, observed, expected, empty = np.zeros(draws), 0.0, 0.0, True
+    for start in range(0, count, _MAPS):
+        part = slice(start, start + _MAPS)
+        total = maps[part].sum((1, 2), keepdims=True)
+        empty &= not total.any()
+        shares = maps[part] / np.where(total > 0, total, 1)
+        there = np.fft.rfft2(zone if zone.ndim == 2 else zone[part])
+        # Entry (i, s) is the share of map i inside the zone after a step s.
+        moved = np.fft.irfft2(np.fft.rfft2(shares) * np.conj(there), (height, width))
+        moved = moved.reshape(len(moved), -1)
+        random += moved[np.arange(len(moved)), steps[:, part]].sum(1)
+        observed += float(moved[:, 0].sum())
+        expected += float(moved.mean(1).sum())
+    # Of maps that are all empty, as where the output explained is constant, nothing is anywhere.
+    by_chance = float(zone.mean()) if empty else expected / count
+    return Shifts(observed / count, by_chance, random, count)
+
+
 @checked(draws=ROUNDS)
 def shift_test(
     maps: Array, zone: Array, rng: np.random.Generator, draws: int = DRAWS
@@ -105,25 +170,8 @@ def shift_test(
     p : float
         One-sided.
     """
-    count, height, width = maps.shape
-    steps = rng.integers(0, height * width, (draws, count), dtype=np.uint32)
-    random, observed, expected, empty = np.zeros(draws), 0.0, 0.0, True
-    for start in range(0, count, _MAPS):
-        part = slice(start, start + _MAPS)
-        total = maps[part].sum((1, 2), keepdims=True)
-        empty &= not total.any()
-        shares = maps[part] / np.where(total > 0, total, 1)
-        there = np.fft.rfft2(zone if zone.ndim == 2 else zone[part])
-        # Entry (i, s) is the share of map i inside the zone after a step s.
-        moved = np.fft.irfft2(np.fft.rfft2(shares) * np.conj(there), (height, width))
-        moved = moved.reshape(len(moved), -1)
-        random += moved[np.arange(len(moved)), steps[:, part]].sum(1)
-        observed += float(moved[:, 0].sum())
-        expected += float(moved.mean(1).sum())
-    # Rounding of the transforms must not make equal values unequal.
-    p = (1 + int((random >= observed - 1e-12 * count).sum())) / (1 + draws)
-    # Of maps that are all empty, as where the output explained is constant, nothing is anywhere.
-    return observed / count, float(zone.mean()) if empty else expected / count, p
+    found = shifted(maps, zone, rng, draws)
+    return found.share, found.expected, found.p
 
 
 @checked(draws=ROUNDS)
@@ -132,10 +180,12 @@ def sign_test(differences: Array, rng: np.random.Generator, draws: int = DRAWS) 
     values = np.asarray(differences, dtype=np.float64)
     if len(values) == 0:
         return 1.0
-    signs = rng.integers(0, 2, (draws, len(values))) * 2 - 1
-    random = signs @ values
-    tolerance = 1e-12 * np.abs(values).sum()
-    return (1 + int((random >= values.sum() - tolerance).sum())) / (1 + draws)
+    least = values.sum() - 1e-12 * np.abs(values).sum()
+    as_large = 0
+    for start in range(0, draws, DRAWS):
+        signs = rng.integers(0, 2, (min(DRAWS, draws - start), len(values))) * 2 - 1
+        as_large += int((signs @ values >= least).sum())
+    return (1 + as_large) / (1 + draws)
 
 
 @checked(draws=ROUNDS)

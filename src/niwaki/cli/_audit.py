@@ -10,6 +10,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._command_line import given_command, today
 from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 @o.spread
 def audit_command(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(metavar="MODEL", help="As for `niwaki explain`.", show_default=False),
@@ -89,6 +91,13 @@ def audit_command(
             "--heatmaps", help="Write the heatmaps of all images too, as a project of ViRelAy."
         ),
     ] = False,
+    fail_on_finding: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-finding",
+            help="End with exit code 1 if something was found; the page is written all the same.",
+        ),
+    ] = False,
     demo: Annotated[
         bool,
         typer.Option(
@@ -108,15 +117,17 @@ def audit_command(
     from niwaki.data import Described, Masks, groups_by_name
     from niwaki.report import write_audit
 
+    made = {"Command": given_command(context), "Date": today()}
     masks = _regions(region or [])
     common.check_output(out, model, data, training, files=[folder for _, folder in masks])
     if demo:
         if model or data or training:
             raise NiwakiError("--demo brings its own network and data: leave MODEL and DATA out")
         place = o.prepare(common.device, common.threads)
-        said = run_demo(out, place, common.seed, common.force, common.as_json)
+        said = run_demo(out, place, common.seed, common.force, common.as_json, made=made)
         if common.as_json:
             typer.echo(json.dumps(said, indent=2))
+        _end(fail_on_finding and bool(said["flagged"]))
         return
     if not model or not data:
         raise NiwakiError("give MODEL and DATA, or --demo")
@@ -151,12 +162,18 @@ def audit_command(
         heading = f"Audit of {Path(model).name} on {data}"
         remarks = [_remark(images, found)]
         remarks += [f"The network learned from {training}."] if training else []
-        write_audit(folder, found, heading=heading, remarks=remarks)
+        write_audit(folder, found, heading=heading, remarks=remarks, made=made)
     if common.as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
-        return
-    o.console().print(str(found))
-    o.console().print(f"wrote {out / 'audit.html'}")
+    else:
+        o.console().print(str(found))
+        o.console().print(f"wrote {out / 'audit.html'}")
+    _end(fail_on_finding and bool(found.flagged))
+
+
+def _end(failed: bool) -> None:
+    if failed:
+        raise typer.Exit(1)
 
 
 def _open(

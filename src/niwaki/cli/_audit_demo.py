@@ -56,6 +56,7 @@ def run_demo(
     *,
     tiles: int = 800,
     epochs: int = 5,
+    made: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run the demo and return its table as plain data.
 
@@ -73,6 +74,8 @@ def run_demo(
         Print nothing.
     tiles, epochs : int
         Size of the training.
+    made : dict, optional
+        The command and the date, for the page.
     """
     started = time.perf_counter()
     show = o.console(quiet).print
@@ -107,6 +110,7 @@ def run_demo(
             heading="Audit of a network for tumour tissue, before and after its repair",
             remarks=_REMARKS,
             table=table,
+            made=made,
         )
         shown = side_by_side(table, audits)
         write_text(folder / "table.md", markdown(shown))

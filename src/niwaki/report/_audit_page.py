@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from niwaki.auditing import Audit, side_by_side
+from niwaki.auditing import ANSWERS, MATTERS, POWER, Audit, Finding, side_by_side
 from niwaki.files import write_json
+from niwaki.report._audit_examples import examples_of
 from niwaki.report._audit_pictures import (
     SHOWN,
     plot_examples,
@@ -25,6 +26,7 @@ def write_audit(
     heading: str = "Audit",
     remarks: Sequence[str] = (),
     table: Sequence[Mapping[str, Any]] = (),
+    made: Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``audit.html``, ``audit.json`` and the pictures as PNG.
 
@@ -40,6 +42,9 @@ def write_audit(
         Paragraphs below the heading: what was audited, and on which data.
     table : sequence of mapping
         Rows that compare the audits, see `niwaki.auditing.before_and_after`.
+    made : mapping of str to str, optional
+        How the audits were made, such as the command and the date; versions, fingerprints of the
+        networks and seeds are added.
 
     Returns
     -------
@@ -56,22 +61,28 @@ def write_audit(
         remarks=remarks,
         sections=sections,
         table=_cells(table, named),
+        made={**(made or {}), **_made(named)},
+        answers=ANSWERS,
+        power=POWER,
+        matters=MATTERS,
     )
     reports = {name or "audit": found.to_json() for name, found in named.items()}
-    write_json(home / "audit.json", {"audits": reports, "table": [dict(row) for row in table]})
+    rows = [dict(row) for row in table]
+    write_json(home / "audit.json", {"made": made or {}, "audits": reports, "table": rows})
     return home / "audit.html"
 
 
 def _section(home: Path, name: str, audit: Audit) -> dict[str, Any]:
     prefix = f"{_slug(name)}-" if name else ""
     flagged = []
-    for number, finding in enumerate(audit.flagged, 1):
+    for number, finding in enumerate(audit.distinct, 1):
         file = home / f"{prefix}finding-{number}.png"
         plot_examples(file, audit, finding)
         flagged.append(
             {
                 "finding": finding,
-                "picture": data_uri(file.read_bytes()),
+                "examples": examples_of(audit, finding),
+                "echoes": audit.echoes(finding),
                 "outlined": finding.outline(0) is not None,
                 "rows": finding.evidence(),
             }
@@ -95,16 +106,41 @@ def _section(home: Path, name: str, audit: Audit) -> dict[str, Any]:
                 "picture": data_uri(file.read_bytes()),
             }
         )
-    rest = [finding for finding in audit.findings if not finding.flagged]
     return {
         "name": name,
         "anchor": _slug(name) if name else "finding",
         "audit": audit,
         "flagged": flagged,
-        "rest": rest,
+        "rest": _rest(audit.findings),
         "pictures": pictures,
         "clusters": clusters,
     }
+
+
+def _rest(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return the questions that were not answered by yes, by their answer."""
+    titles = {
+        "no": "Answered by no",
+        "too few images": "Too few images for an answer",
+        "unreliable": "Asked, and of this network not to be relied on",
+    }
+    kinds = [
+        {"title": title, "findings": [found for found in findings if found.answer == answer]}
+        for answer, title in titles.items()
+    ]
+    return [kind for kind in kinds if kind["findings"]]
+
+
+def _made(audits: Mapping[str, Audit]) -> dict[str, str]:
+    """Return versions, and the fingerprints and seeds of all audits, for the page."""
+    found: dict[str, str] = {}
+    for name, audit in audits.items():
+        made = audit.made()
+        ending = f" ({name})" if name else ""
+        found["Versions"] = f"niwaki {made['niwaki']}, torch {made['torch']}"
+        found[f"Fingerprint of the network and its weights{ending}"] = made["fingerprint"]
+        found[f"Seed{ending}"] = str(made["seed"])
+    return found
 
 
 def _cells(table: Sequence[Mapping[str, Any]], audits: Mapping[str, Audit]) -> dict[str, list[Any]]:

@@ -15,9 +15,10 @@ from scipy.ndimage import label as connected
 from torch import Tensor
 
 from niwaki.auditing._finding import Finding
-from niwaki.auditing._interventions import compare_regions, some
+from niwaki.auditing._interventions import TRIED, compare_regions, some
 from niwaki.auditing._material import Material
 from niwaki.auditing._on_disk import blocks
+from niwaki.auditing._power import of_mark
 from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import shift_test
 from niwaki.ranges import INDEX, checked
@@ -48,8 +49,10 @@ def find_colours(evidence: Evidence, rng: np.random.Generator) -> Iterator[Findi
         with_it, areas = members[has], masks[has]
         share, expected, p = 0.0, 1.0, 1.0
         # Less than a handful of images is no habit of the network.
-        if len(with_it) >= max(5, 0.02 * len(members)):
-            share, expected, p = shift_test(material.strength(with_it), areas.astype(float), rng)
+        fewest = max(5, 0.02 * len(members))
+        if len(with_it) >= fewest:
+            strength = material.strength(with_it)
+            share, expected, p = shift_test(strength, areas.astype(float), rng, material.draws)
         order = np.argsort(-(material.strength(with_it) * areas).sum((1, 2)))[:8]
         finding = Finding(
             key=f"colour/{who}/foreign",
@@ -61,7 +64,9 @@ def find_colours(evidence: Evidence, rng: np.random.Generator) -> Iterator[Findi
             smallest=SMALLEST,
             p_seen=p,
             examples=tuple(with_it[order]),
+            having=tuple(with_it.tolist()),
             outlines=_grown(areas[order]),
+            power=of_mark(len(members), fewest, evidence.tries[label], TRIED),
             numbers={
                 "images_with_it": float(len(with_it)),
                 "share_of_class": len(with_it) / len(members),

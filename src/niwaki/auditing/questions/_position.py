@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from niwaki.auditing._finding import Finding
-from niwaki.auditing._interventions import compare_regions
+from niwaki.auditing._interventions import TRIED, compare_regions
+from niwaki.auditing._power import of_place
 from niwaki.auditing._question import Evidence, question
-from niwaki.auditing._statistics import shift_test
+from niwaki.auditing._statistics import shifted
 from niwaki.ranges import SIDE, checked
 
 Array = NDArray[Any]
@@ -59,7 +60,8 @@ def find_positions(evidence: Evidence, rng: np.random.Generator) -> Iterator[Fin
         who, members = material.class_names[label], material.members(label)
         strength = material.strength(members)
         for name, zone in zones(*strength.shape[1:]).items():
-            share, expected, p = shift_test(strength, zone, rng)
+            shifts = shifted(strength, zone, rng, material.draws)
+            share, expected = shifts.share, shifts.expected
             inside = np.einsum("nhw,hw->n", strength, zone)
             finding = Finding(
                 key=f"position/{who}/{name}",
@@ -70,10 +72,11 @@ def find_positions(evidence: Evidence, rng: np.random.Generator) -> Iterator[Fin
                 effect=share / expected,
                 effect_name="relevance there, in multiples of the place's share of the area",
                 smallest=SMALLEST,
-                p_seen=p,
+                p_seen=shifts.p,
                 examples=tuple(members[np.argsort(-inside)][:8]),
                 region=zone,
                 numbers={"share": share, "expected": expected},
+                power=of_place(shifts, SMALLEST, evidence.tries[label], TRIED),
             )
             if finding.suspicious():
                 cause = compare_regions(material, members, zone, "transplant", rng)

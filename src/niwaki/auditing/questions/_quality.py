@@ -15,7 +15,7 @@ from torch import Tensor
 
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._image_properties import PROPERTIES, Property
-from niwaki.auditing._interventions import Cause, compare_changes, some
+from niwaki.auditing._interventions import TRIED, Cause, compare_changes, some
 from niwaki.auditing._material import Material, margins
 from niwaki.auditing._on_disk import blocks
 from niwaki.auditing._outliers import (
@@ -27,6 +27,7 @@ from niwaki.auditing._outliers import (
     outlier_score,
     share_of_outliers,
 )
+from niwaki.auditing._power import Exchanged, Power, of_property
 from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import Exchange
 
@@ -50,6 +51,7 @@ def find_qualities(evidence: Evidence, rng: np.random.Generator) -> Iterator[Fin
     if len(classes) < 2:  # nothing to tell apart
         return
     exchange = Exchange(material.labels, material.groups)
+    powers = {label: _power(evidence, label) for label in classes}
     for name, quality in PROPERTIES.items():
         if quality.coloured and material.pixels.shape[1] != 3:
             continue
@@ -57,7 +59,15 @@ def find_qualities(evidence: Evidence, rng: np.random.Generator) -> Iterator[Fin
             np.concatenate([quality.measure(material.pixels[b]) for b in blocks(len(material))])
         )
         for label in classes:
-            yield _find(material, name, score, label, exchange, rng)
+            finding = _find(material, name, score, label, exchange, rng)
+            yield replace(finding, power=powers[label])
+
+
+def _power(evidence: Evidence, label: int) -> Power:
+    """Return what could have been found of a class, whichever property it is."""
+    material = evidence.material
+    exchanged = Exchanged(material.labels == label, material.groups, material.draws)
+    return of_property(exchanged, evidence.tries_of_others(label), TRIED)
 
 
 def _find(
@@ -85,8 +95,9 @@ def _find(
         effect_name="images as far off as the farthest 2 % of the other classes, in multiples "
         "of these 2 %",
         smallest=SMALLEST,
-        p_seen=chance_of_outliers(score, label, share, exchange, rng, large),
+        p_seen=chance_of_outliers(score, label, share, exchange, rng, large, material.draws),
         examples=tuple(_by_score(score, is_class, beyond)[:-9:-1]),
+        having=tuple(np.flatnonzero(beyond).tolist()),
         ordinary=tuple(_by_score(score, is_class, is_class & ~beyond)[:8]),
         numbers={"images_with_it": float(beyond.sum()), "share_of_class": share},
     )

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from niwaki.auditing._annotations import discs
 from niwaki.auditing._finding import Finding
-from niwaki.auditing._interventions import compare_regions
+from niwaki.auditing._interventions import TRIED, compare_regions
 from niwaki.auditing._material import Material
+from niwaki.auditing._power import Power, of_place
 from niwaki.auditing._question import Evidence, question
-from niwaki.auditing._statistics import shift_test
+from niwaki.auditing._statistics import shifted
 from niwaki.errors import DataError
 
 Array = NDArray[Any]
@@ -42,22 +43,25 @@ def find_regions(evidence: Evidence, rng: np.random.Generator) -> Iterator[Findi
         for label in material.classes():
             members = material.members(label)
             with_it = members[masks[members].any((1, 2))]
-            yield _find(material, name, label, with_it, masks[with_it], rng)
+            yield _find(evidence, name, label, with_it, masks[with_it], rng)
 
 
 def _find(
-    material: Material,
+    evidence: Evidence,
     name: str,
     label: int,
     with_it: Array,
     masks: Array,
     rng: np.random.Generator,
 ) -> Finding:
+    material = evidence.material
     who = material.class_names[label]
     strength = material.strength(with_it)
-    share, expected, p = 0.0, 1.0, 1.0
+    share, expected, p, power = 0.0, 1.0, 1.0, Power(len(with_it), lambda *_: 0.0)
     if len(with_it) >= FEWEST:
-        share, expected, p = shift_test(strength, masks.astype(float), rng)
+        shifts = shifted(strength, masks.astype(float), rng, material.draws)
+        share, expected, p = shifts.share, shifts.expected, shifts.p
+        power = of_place(shifts, SMALLEST, evidence.tries[label], TRIED)
     order = np.argsort(-(strength * masks).sum((1, 2)))[:8]
     finding = Finding(
         key=f"region/{who}/{name}",
@@ -69,7 +73,9 @@ def _find(
         smallest=SMALLEST,
         p_seen=p,
         examples=tuple(int(position) for position in with_it[order]),
+        having=tuple(with_it.tolist()),
         outlines=masks[order],
+        power=power,
         numbers={
             "images_with_it": float(len(with_it)),
             "share": share,

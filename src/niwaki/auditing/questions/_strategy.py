@@ -16,6 +16,7 @@ from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import Cause
 from niwaki.auditing._material import Material, margins
 from niwaki.auditing._on_disk import blocks
+from niwaki.auditing._power import of_group
 from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._spray import Cluster, Strategies
 from niwaki.auditing._statistics import group_test
@@ -24,6 +25,7 @@ Array = NDArray[Any]
 SMALLEST = 1.75  # the rest's windows differ so many times more among themselves
 ASKED = 2  # clusters per class and kind of features
 RECIPIENTS = 6
+_REST = 10  # images of the class beside the group
 
 
 @question("strategy", "Does a group of images owe its class to one and the same thing?")
@@ -46,7 +48,7 @@ def find_shared_things(evidence: Evidence, rng: np.random.Generator) -> Iterator
         )
         for cluster in strategies.clusters[:ASKED]:
             inside = np.isin(members, cluster.positions)
-            if inside.sum() >= 5 and (~inside).sum() >= 10:
+            if inside.sum() >= 5 and (~inside).sum() >= _REST:
                 yield _find(material, strategies, cluster, inside, boxes, looks, rng)
 
 
@@ -94,7 +96,7 @@ def _find(
     name = f"{strategies.features} {cluster.number}"
     # Distance to the group's own median: what differs within the cluster, and within the rest.
     spread = np.where(inside, _spread(looks, inside), _spread(looks, ~inside))
-    p = group_test(-spread, inside, rng)
+    p = group_test(-spread, inside, rng, material.draws)
     effect = float(spread[~inside].mean() / max(spread[inside].mean(), 1e-9))
     finding = Finding(
         key=f"strategy/{who}/{name}",
@@ -106,6 +108,9 @@ def _find(
         smallest=SMALLEST,
         p_seen=p,
         examples=cluster.positions[:8],
+        having=cluster.positions,
+        outlines=boxes[np.searchsorted(strategies.positions, cluster.positions[:8])],
+        power=of_group(len(inside), _REST, material.draws),
         numbers={"images": float(inside.sum()), "share_of_class": float(inside.mean())},
     )
     if not finding.suspicious():
@@ -161,6 +166,6 @@ def _paste(
         float(mean[~inside].mean()),
         float(flips[inside].sum() / max(tried[inside].sum(), 1)),
         float(flips[~inside].sum() / max(tried[~inside].sum(), 1)),
-        group_test(mean, inside, rng),
+        group_test(mean, inside, rng, material.draws),
         int(inside.sum()),
     )

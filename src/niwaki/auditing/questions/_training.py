@@ -22,6 +22,7 @@ from niwaki.auditing._outliers import (
     outlier_score,
     share_of_outliers,
 )
+from niwaki.auditing._power import Exchanged, Power, of_errors
 from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import Exchange, group_test
 from niwaki.auditing._training import Training, statistics_of
@@ -67,6 +68,7 @@ def _find(
         "from each other, in multiples of these 2 %",
         smallest=SMALLEST,
         p_seen=1.0,
+        power=Power(len(mine), lambda *_: 0.0),
     )
     if min(len(mine), len(learned)) <= _DIMENSIONS:
         return replace(finding, note="Of so few images it cannot be told.")
@@ -86,26 +88,42 @@ def _find(
     finding = replace(
         finding,
         effect=effect,
-        p_seen=chance_of_outliers(score, 1, share, exchange, rng, large),
+        p_seen=chance_of_outliers(score, 1, share, exchange, rng, large, material.draws),
         examples=tuple(ordered[: min(8, unlike.sum())].tolist()),
         ordinary=tuple(mine[np.argsort(far, kind="stable")][: min(8, (~unlike).sum())].tolist()),
+        having=tuple(mine[unlike].tolist()),
+        power=of_errors(
+            Exchanged(is_new, groups, material.draws),
+            float(wrong[~unlike].mean()) if not unlike.all() else 0.0,
+            len(learned),
+            float(1 - training.right[learned].mean()),
+        ),
         numbers={"images_unlike": float(unlike.sum()), "share_of_class": share},
     )
     if not (large and finding.suspicious()):
         return finding
-    return _compared(finding, wrong[unlike], wrong[~unlike], ~training.right[learned], who, rng)
+    errors = wrong[unlike], wrong[~unlike], ~training.right[learned]
+    return _compared(finding, errors, who, material.draws, rng)
 
 
 def _compared(
-    finding: Finding, unlike: Array, rest: Array, learned: Array, who: str, rng: np.random.Generator
+    finding: Finding,
+    wrong: tuple[Array, Array, Array],
+    who: str,
+    draws: int,
+    rng: np.random.Generator,
 ) -> Finding:
-    """Compare errors on images that are unlike training with those on the others of the class."""
+    """Compare errors on images that are unlike training with those on the others of the class.
+
+    Which are wrong is given for the unlike, for the others, and for the training images.
+    """
+    unlike, rest, learned = wrong
     # Where a whole data set is of another kind, there are no others to compare with.
     others = rest if len(rest) >= FEWEST else learned
     whose = "of the class's other images" if others is rest else "of the class's training images"
     here, elsewhere = float(unlike.mean()), float(others.mean())
     together = np.concatenate([unlike, others]).astype(float)
-    p = group_test(together, np.arange(len(together)) < len(unlike), rng)
+    p = group_test(together, np.arange(len(together)) < len(unlike), rng, draws)
     share = finding.numbers["share_of_class"]
     return replace(
         finding,
