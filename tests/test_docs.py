@@ -1,7 +1,9 @@
 """The documents run as they stand: their Python, and their commands against the real options."""
 
+import doctest
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,9 @@ def given(place: Path) -> dict[str, object]:
     names |= {"niwaki": niwaki, "model": model, "images": images, "labels": labels}
     names |= {"network": model, "any_model": model, "my_loop": lambda network: None}
     names |= {"loader": DataLoader(data, 40, shuffle=True), "tp": torch_pruning}
+    pixels = niwaki.data.Preprocessing(16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    names["test_set"] = names["test"] = niwaki.data.Described(data, preprocessing=pixels)
+    names |= {"references": (images, labels), "slide_of_each_image": [n // 4 for n in range(120)]}
     return names
 
 
@@ -82,9 +87,7 @@ def test_the_python_of_a_page_runs(
     monkeypatch.chdir(tmp_path)
     names = given(tmp_path)
     monkeypatch.setattr(niwaki.models, "build", lambda *_, **__: names["model"])  # no downloads
-    seen = niwaki.data.Preprocessing(16, mean=(0.5,) * 3, std=(0.25,) * 3)
-    described = niwaki.data.Described(names["data"], preprocessing=seen)
-    monkeypatch.setattr(niwaki.data, "open_data", lambda *_, **__: described)
+    monkeypatch.setattr(niwaki.data, "open_data", lambda *_, **__: names["test_set"])
     run = [one for one in blocks(page, "python") if not one.startswith(tuple(SKIPPED))]
     assert run, f"{page} has no Python that runs"
     for block in run:
@@ -95,6 +98,68 @@ def test_every_block_that_is_skipped_is_there() -> None:
     every = [block for page in PAGES for block in blocks(page, "python")]
     for beginning in SKIPPED:
         assert any(block.startswith(beginning) for block in every), beginning
+
+
+# The examples of docstrings.
+
+ROOMS = (
+    "attribution auditing car criteria data evaluation filters models propagation pruning report"
+)
+# Examples that do not run here, and why.
+TOLD = {
+    "niwaki.auditing.question": "it would stay in the catalogue",
+    "niwaki.data.groups_by_name": "it needs images with such names",
+    "niwaki.evaluation.quantus_explain": "Quantus is no dependency of niwaki's own",
+    "niwaki.models.Part": "it builds a large network",
+    "niwaki.models.export": "it takes long, and is tested with the exports",
+}
+SEARCHES = ("niwaki.pruning.choose_rules", "niwaki.pruning.compare")  # take long all the same
+SHORTER = {"trials=30": "trials=2", "seeds=5": "seeds=1"}
+
+
+def examples() -> dict[str, doctest.DocTest]:
+    """Return the examples of everything public, by name."""
+    found: dict[str, doctest.DocTest] = {}
+    for room in ROOMS.split():
+        package = import_module(f"niwaki.{room}")
+        for name in package.__all__:
+            whole = f"niwaki.{room}.{name}"
+            tests = doctest.DocTestFinder().find(getattr(package, name), whole, globs={})
+            found |= {test.name: test for test in tests if test.examples}
+    return found
+
+
+EXAMPLES = examples()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SEARCHES else [])
+        for name in sorted(set(EXAMPLES) - set(TOLD))
+    ],
+)
+def test_an_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = given(tmp_path)
+    for example in EXAMPLES[name].examples:
+        source = example.source
+        for long, short in SHORTER.items():
+            source = source.replace(long, short)
+        try:
+            code = compile(source, name, "eval")
+        except SyntaxError:
+            exec(compile(source, name, "exec"), names)
+            continue
+        value = eval(code, names)
+        if example.want:
+            assert f"{value!r}\n" == example.want
+
+
+def test_every_example_that_does_not_run_is_there() -> None:
+    assert set(TOLD) <= set(EXAMPLES)
+    assert len(EXAMPLES) > 15
 
 
 # The commands.

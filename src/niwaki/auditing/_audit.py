@@ -94,7 +94,7 @@ def audit(
 
     Examples
     --------
-    >>> found = niwaki.audit(model, images)
+    >>> found = niwaki.audit(model, test_set)
     """
     started = time.perf_counter()
     chosen = choose(questions)

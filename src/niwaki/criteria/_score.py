@@ -202,7 +202,7 @@ def score_weights(
     Examples
     --------
     >>> scores = niwaki.criteria.score_weights(model, (images, labels), "lrp")
-    >>> scores["features.0"].shape == model.features[0].weight.shape
+    >>> scores["conv1"].shape == model.conv1.weight.shape
     True
     """
     made = create(criterion, "weight", **options)

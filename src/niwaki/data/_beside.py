@@ -38,7 +38,7 @@ def groups_by_name(images: Images, pattern: str) -> list[str]:
 
     Examples
     --------
-    >>> groups_by_name(images, r"^(.+)_x")  # slide7_x1024_y2048.png is of slide7
+    >>> niwaki.data.groups_by_name(images, r"^(.+)_x")  # slide7_x1024_y2048.png is of slide7
     """
     try:
         search = re.compile(pattern).search
@@ -206,7 +206,8 @@ class Described(Subset[Any]):
 
     Examples
     --------
-    >>> niwaki.audit(model, Described(images, groups=slide_of_each_image))
+    >>> slides = niwaki.data.Described(test_set, groups=slide_of_each_image)
+    >>> found = niwaki.audit(model, slides)
     """
 
     def __init__(

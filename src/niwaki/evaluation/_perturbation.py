@@ -153,7 +153,8 @@ def perturbation_curves(
 
     Examples
     --------
-    >>> curves = perturbation_curves(model, images, ["gradient", "lrp.epsilon_plus"])
+    >>> methods = ["gradient", "lrp.epsilon_plus"]
+    >>> curves = niwaki.evaluation.perturbation_curves(model, test_set, methods)
     >>> curves["lrp.epsilon_plus"].gap().mean > curves["gradient"].gap().mean
     """
     if score not in get_args(Score):

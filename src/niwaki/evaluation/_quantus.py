@@ -59,7 +59,7 @@ def quantus_explain(method: str, **options: Any) -> ExplainFunction:
     Examples
     --------
     >>> metric = quantus.PixelFlipping(features_in_step=28)
-    >>> explain_func = quantus_explain("lrp.epsilon_plus")
+    >>> explain_func = niwaki.evaluation.quantus_explain("lrp.epsilon_plus")
     >>> metric(model=model, x_batch=x, y_batch=y, explain_func=explain_func)
     """
     if find_spec("quantus") is None:

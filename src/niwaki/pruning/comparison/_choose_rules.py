@@ -94,7 +94,8 @@ def choose_rules(
     >>> found = niwaki.pruning.choose_rules(model, few, validation=held_out, trials=30)
     >>> print(found)
     >>> best = niwaki.criteria.RebuiltError(found.criterion)
-    >>> niwaki.prune(model, few, best, schedule=Schedule(per_cost=found.per_cost), keep=0.4)
+    >>> schedule = niwaki.pruning.Schedule(per_cost=found.per_cost)
+    >>> pruned = niwaki.prune(model, few, best, schedule=schedule, keep=0.4)
     """
     if trials < 1:
         raise ValueError(f"trials = {trials}: at least one is needed")
