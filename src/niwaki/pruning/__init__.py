@@ -1,6 +1,5 @@
 """What is removed, in which steps, and what is left?"""
 
-from niwaki.pruning._area import accuracy_at, area
 from niwaki.pruning._limits import Limits
 from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning._prune import prune, usual_criterion
@@ -9,7 +8,7 @@ from niwaki.pruning._resume import restore, tensors_of
 from niwaki.pruning._run import Run
 from niwaki.pruning._saved import Saved, load
 from niwaki.pruning._schedule import Schedule
-from niwaki.pruning._trajectory import Step, Trajectory
+from niwaki.pruning._trajectory import Step, Trajectory, accuracy_at, area
 from niwaki.pruning.comparison._agreement import Agreement
 from niwaki.pruning.comparison._choice import Choice, Trial
 from niwaki.pruning.comparison._choose_rules import choose_rules

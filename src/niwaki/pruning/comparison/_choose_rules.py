@@ -14,10 +14,10 @@ from niwaki.criteria import Criterion
 from niwaki.data import Data, batches
 from niwaki.errors import NiwakiError, UnknownOptionError
 from niwaki.propagation import trace
-from niwaki.pruning._area import area
 from niwaki.pruning._prune import prune
 from niwaki.pruning._run import Run
 from niwaki.pruning._schedule import PER_COST, Schedule
+from niwaki.pruning._trajectory import area
 from niwaki.pruning.comparison._choice import Choice, Trial, depth_groups, same_settings
 from niwaki.pruning.comparison._rule_search import RuleSearch, Span, check_optuna
 from niwaki.pruning.units._budget import Of

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from niwaki.display import html_table
-from niwaki.pruning._area import accuracy_at, area
+from niwaki.pruning._trajectory import accuracy_at, area
 from niwaki.pruning.comparison._agreement import Agreement, agreement
 from niwaki.pruning.comparison._outcome import Outcome
 from niwaki.pruning.units._budget import Of
