@@ -186,6 +186,7 @@ def test_a_planted_mark_is_found_or_the_images_are_said_to_be_too_few(count):
         assert finding.detectable is None or finding.detectable > 0.6
         assert found.verdict == "too few images"
         assert "Too few images for 20 questions" in str(found)
+        assert "Suspicious, and worth more images: " in str(found)
     else:
         assert finding.answer == "yes"
         assert finding.detectable < 0.6

@@ -104,6 +104,8 @@ class Audit:
                 f"Too few images for {_questions(len(self.too_few))}: even a thing that decides "
                 f"{MATTERS:.0%} of a class's images could have stayed unseen."
             )
+            if seen := [finding.title for finding in self.too_few if finding.suspicious()]:
+                told.append(f"Suspicious, and worth more images: {'; '.join(seen)}.")
         return " ".join(told)
 
     def made(self) -> dict[str, Any]:
