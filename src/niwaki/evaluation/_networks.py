@@ -65,6 +65,7 @@ def accuracy(
     return right / seen
 
 
+@checked(batch_size=BATCH)
 def confusion(
     model: nn.Module, data: Data, *, batch_size: int = 128, description: str | None = None
 ) -> Tensor:
