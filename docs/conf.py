@@ -53,7 +53,7 @@ toc_object_entries_show_parents = "hide"
 # A notebook runs when it has changed, or when it has not run yet.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE / "_build" / "notebooks")
-nb_execution_timeout = 120
+nb_execution_timeout = 600  # seconds; for slow machines
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # progress bars and warnings
