@@ -33,6 +33,7 @@ VARIANTS = [
     "lrp.epsilon_sums",
     "lrp.gamma",
     "lrp.predicted",
+    "lrp.ratio_sums",
     "lrp.rebuilt",
     "lrp.signed",
     "lrp.z_plus",
