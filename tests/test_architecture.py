@@ -104,6 +104,16 @@ def test_no_import_from_above(name: str) -> None:
     assert not same, "neighbours on a floor know nothing of each other"
 
 
+def test_private_files_are_not_imported_across_packages() -> None:
+    across = {
+        f"{one} imports {other}"
+        for one, others in edges().items()
+        for other in others
+        if part(one) != part(other) and any(word.startswith("_") for word in other.split("."))
+    }
+    assert not across
+
+
 def test_no_file_is_long() -> None:
     long = {module(p): n for p in files() if (n := len(p.read_text().splitlines())) > MOST_LINES}
     assert not long

@@ -17,7 +17,7 @@ from niwaki.car._units import checked_copy
 from niwaki.data import Data, check_labels, check_same_classes
 from niwaki.machine import parse_bytes
 from niwaki.pruning import Pruned, Step
-from niwaki.pruning.units._budget import ROUNDING
+from niwaki.pruning.steps import ROUNDING
 from niwaki.ranges import BATCH, FRACTION, INSIDE, SOME, UNITS, checked
 from niwaki.runs import Folder, described, digest, open_run
 

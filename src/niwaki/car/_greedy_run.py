@@ -25,10 +25,7 @@ from niwaki.car._units import (
 from niwaki.data import Data, count
 from niwaki.errors import NothingToPruneError
 from niwaki.pruning import Plan, Pruned, Removal, Step, Trajectory
-from niwaki.pruning._measure import Measure
-from niwaki.pruning._saved import shapes
-from niwaki.pruning.repair._fine_tune import run_loop
-from niwaki.pruning.units._structure import Structure
+from niwaki.pruning.steps import Measure, Structure, run_loop, shapes
 from niwaki.runs import Run
 from niwaki.schema import Anything, ListOf, Record, check, rebuild
 

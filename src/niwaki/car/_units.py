@@ -13,7 +13,7 @@ from niwaki.criteria import hidden_layers
 from niwaki.errors import ModelError, NothingToPruneError
 from niwaki.propagation import check_logit
 from niwaki.pruning import Group, Member, couple
-from niwaki.pruning.units._plain_copy import deep_copy
+from niwaki.pruning.steps import deep_copy
 
 Kind: TypeAlias = tuple[tuple[str, bool], ...]
 
