@@ -146,3 +146,30 @@ def test_weights_made_anew_in_each_pass_become_plain_ones(how, ran, tmp_path):
     pruned.save(tmp_path / "small")
     fresh = normed(how)
     assert torch.equal(load(tmp_path / "small", fresh)(data[0]), pruned.model(data[0]))
+
+
+ACTIVATIONS = {
+    name: made
+    for name in nn.modules.activation.__all__
+    if name not in ("GLU", "MultiheadAttention", "Threshold", "Softmax", "Softmin", "LogSoftmax")
+    and not name.startswith("Softmax")
+    for made in [getattr(nn, name)]
+} | {"Threshold": partial(nn.Threshold, 0.1, 0.0), "PReLU per unit": partial(nn.PReLU, 12)}
+
+
+@pytest.mark.parametrize("inplace", [False, True], ids=["", "in place"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_channels_are_followed_through_every_activation(name, inplace):
+    """Whether or not this version of torch says that an operation acts on each value alone."""
+    torch.manual_seed(0)
+    try:
+        activation = ACTIVATIONS[name](**({"inplace": True} if inplace else {}))
+    except TypeError:
+        pytest.skip("it has no form in place")
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), activation, nn.Conv2d(12, 6, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+    ).eval()  # fmt: skip
+    coupling = couple(copy.deepcopy(model), torch.randn(2, 3, 8, 8), ["0", "3"])
+    assert coupling.kept == {}
+    assert {group.root: len(group) for group in coupling} == {"0": 12, "3": 6}

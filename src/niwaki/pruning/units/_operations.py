@@ -179,7 +179,10 @@ def _same(call: Call) -> list[Slots]:
     return unknown(call) if call.name != "_reshape_alias" else _view(call)
 
 
-@rule("_prelu_kernel", "prelu")
+@rule(  # those that torch does not tag as such, in one version or another
+    "_prelu_kernel", "prelu", "hardswish", "mish", "rrelu_with_noise", "log_sigmoid_forward",
+    "threshold", "fmod", "remainder", "floor_divide", "true_divide", "rsub", "special_erf",
+)  # fmt: skip
 def _pointwise(call: Call) -> list[Slots]:
     tensors = _tensors([*call.args, *call.kwargs.values()])
     parts = [(call.slots(t), _widths(t), call.signal(t)) for t in tensors]
