@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import niwaki
 from niwaki import evaluation
 from niwaki.cli import _doctor, app
-from niwaki.errors import DataError
+from niwaki.errors import DataError, NiwakiError
 from niwaki.models import zoo
 from niwaki.report import network_info
 
@@ -40,10 +40,28 @@ def test_layers_add_up_to_the_whole():
     for layer in stage:
         for name in layer.together:
             assert layer.name in by_name[name].together
-    assert found.operations["add"].startswith("Epsilon")
+    assert [rule.partition("(")[0] for rule in found.operations["add"]] == ["Epsilon"]
     assert found.remarks == ()
     assert json.loads(json.dumps(found.to_json()))["cost"]["macs"] == cost.macs
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+class Norms(nn.Module):
+    """A batch norm that is absorbed, and one that stands alone: the same operation, two rules."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.behind, self.alone = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.alone(self.behind(self.conv(x)).relu()).mean((2, 3)))
+
+
+def test_an_operation_with_two_rules_shows_both():
+    found = network_info(Norms().eval(), torch.randn(1, 1, 6, 6))
+    assert [rule.partition("(")[0] for rule in found.operations["batch_norm"]] == ["Pass", "ZPlus"]
 
 
 class Attention(nn.Module):
@@ -112,3 +130,12 @@ def test_doctor_tells_what_is_there_and_what_is_missing(monkeypatch):
     assert done.exit_code == 1
     assert "rich is missing: pip install rich" in done.stdout
     assert "niwaki[timm]" in done.stdout
+
+
+def test_doctor_of_a_source_tree_says_that_it_is_not_installed(monkeypatch):
+    def nothing(name):
+        raise _doctor.PackageNotFoundError(name)
+
+    monkeypatch.setattr(_doctor, "metadata", nothing)
+    with pytest.raises(NiwakiError, match="not installed"):
+        run("doctor")

@@ -59,3 +59,9 @@ def test_comparisons_and_audits_are_tables():
     table = cells(found._repr_html_())
     assert {row[0] for row in table[1:]} == {"weight", "random"}
     assert table[0] == list(found.rows()[0])
+
+
+def test_a_pruned_network_without_rows_prints():
+    pruned = niwaki.pruning.Pruned(network(), Plan(), niwaki.pruning.Trajectory(), (1, 6, 6), {})
+    assert repr(pruned) == "Pruned(Sequential by hand, 0 steps: not measured)"
+    assert cells(pruned._repr_html_()) == [[]]

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from niwaki import __version__
 from niwaki.cli._options import AsJson, console, spread
+from niwaki.errors import NiwakiError
 from niwaki.machine import physical, shown
 
 __all__ = ["doctor"]
@@ -48,7 +49,14 @@ def doctor(as_json: AsJson = False) -> None:
 def _packages() -> dict[str, tuple[str | None, str]]:
     """Return the version of each package that niwaki names, and the extra that it belongs to."""
     found: dict[str, tuple[str | None, str]] = {}
-    for requirement in metadata("niwaki").get_all("Requires-Dist") or []:
+    try:
+        needed = metadata("niwaki").get_all("Requires-Dist") or []
+    except PackageNotFoundError:
+        raise NiwakiError(
+            "niwaki runs from its source and is not installed, so that nobody knows what it needs: "
+            "pip install ."
+        ) from None
+    for requirement in needed:
         text, _, marker = requirement.partition(";")
         name = "".join(c if c.isalnum() or c in "-_." else " " for c in text).split()[0]
         extra = marker.partition("extra ==")[2].strip(" '\"")

@@ -111,8 +111,8 @@ def _show(found: NetworkInfo, shape: tuple[int, ...]) -> None:
             layer.rule.partition("(")[0],
         )
     console.print(table)
-    for name, rule in found.operations.items():
-        console.print(f"{name}: {rule.removesuffix('()')}")
+    for name, rules in found.operations.items():
+        console.print(f"{name}: {', '.join(rule.removesuffix('()') for rule in rules)}")
     console.print(
         f"{found.cost}; {found.size / 2**20:.1f} MiB; {found.milliseconds:.1f} ms for one input of "
         f"{' x '.join(map(str, shape))}"

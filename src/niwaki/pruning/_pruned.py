@@ -110,9 +110,11 @@ class Pruned:
         models.export(self.model, path, self.input_shape, format=format)
 
     def __repr__(self) -> str:
-        first, last = self.trajectory[0], self.trajectory.final
         by = self.settings.get("criterion", "hand")
         rows = [f"Pruned({type(self.model).__name__} by {by}, {len(self.plan.steps)} steps:"]
+        if not self.trajectory.steps:  # a folder may hold none
+            return f"{rows[0]} not measured)"
+        first, last = self.trajectory[0], self.trajectory.final
         for what, name in (("units", "units"), ("params", "parameters"), ("macs", "MACs")):
             before, now = getattr(first, what), getattr(last, what)
             rows.append(f"  {now:,} of {before:,} {name} ({now / before:.1%})")
@@ -122,4 +124,4 @@ class Pruned:
         return "\n".join(rows) + ")"
 
     def _repr_html_(self) -> str:
-        return html_table(self.trajectory.rows(), repr(self).partition("\n")[0].rstrip(":") + ")")
+        return html_table(self.trajectory.rows(), repr(self).partition(":")[0] + ")")

@@ -70,8 +70,9 @@ class NetworkInfo:
         Bytes of its parameters and buffers.
     composite : str
         Of the rules.
-    operations : dict of str to str
-        The other operations that carry the signal, with their rules.
+    operations : dict of str to tuple of str
+        The other operations that carry the signal, each with the rules that it gets; they may be
+        several, as a rule can depend on the place.
     remarks : tuple of str
         What does not work with this network, in words.
     """
@@ -81,7 +82,7 @@ class NetworkInfo:
     milliseconds: float
     size: int
     composite: str
-    operations: dict[str, str] = field(default_factory=dict)
+    operations: dict[str, tuple[str, ...]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def network_info(
 
 def _rules(
     model: nn.Module, inputs: Tensor, composite: Composite, remarks: list[str]
-) -> tuple[dict[str, str], dict[str, str]]:
+) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     """Return the rules of layers and of other operations; a refusal becomes a remark."""
     try:
         found = resolve_operations(model, inputs, composite)
@@ -143,7 +144,10 @@ def _rules(
         return {}, {}
     weighted = ("convolution", "linear")
     rules = {op.layer: str(op.rule) for op in found if op.kind in weighted}
-    others = {op.name: str(op.rule) for op in found if op.kind not in weighted}
+    others: dict[str, tuple[str, ...]] = {}
+    for op in found:
+        if op.kind not in weighted:
+            others[op.name] = tuple(dict.fromkeys((*others.get(op.name, ()), str(op.rule))))
     return rules, others
 
 
