@@ -103,7 +103,8 @@ def test_every_block_that_is_skipped_is_there() -> None:
 # The examples of docstrings.
 
 ROOMS = (
-    "attribution auditing car criteria data evaluation filters models propagation pruning report"
+    "attribution auditing car criteria data evaluation filters models propagation pruning report "
+    "slides"
 )
 # Examples that do not run here, and why.
 TOLD = {
@@ -112,6 +113,7 @@ TOLD = {
     "niwaki.evaluation.quantus_explain": "Quantus is no dependency of niwaki's own",
     "niwaki.models.Part": "it builds a large network",
     "niwaki.models.export": "it takes long, and is tested with the exports",
+    "niwaki.slides.open_slide": "it needs a slide",
 }
 SEARCHES = ("niwaki.pruning.choose_rules", "niwaki.pruning.compare")  # take long all the same
 SHORTER = {"trials=30": "trials=2", "seeds=5": "seeds=1"}

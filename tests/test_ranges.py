@@ -42,15 +42,27 @@ ELSEWHERE = {
     ("Strongest", "of"),
     ("Strongest", "first"),
     ("Propagating", "attribute"),
+    ("Slide", "scale"),
+    ("Slide", "canvas"),
+    ("Slide", "check"),
+    ("Slide", "read"),
+    ("Slide", "overview"),
+    ("Tissue", "shares"),
+    ("Store", "block"),
+    ("Store", "read"),
+    ("Store", "put"),
+    ("Store", "add"),
+    ("Store", "put_block"),
 }
 UNCHECKED = {
     "check_labels", "open_data", "served", "removal_order", "save_filters", "filter_gallery",
     "before_and_after", "load_masks", "per_class", "Images", "Estimate", "Origin.of", "Part",
     "number_classes", "warn_near_chance", "Relabelled", "Importance", "Combination", "Car",
+    "Slide", "Store",
 }  # fmt: skip
 # Parameters whose numbers are many, names beside numbers, or another thing altogether.
 OTHER = {"labels", "groups", "target", "order", "marked", "conditions", "parts", "references",
-         "max_memory", "started", "outputs", "names", "units"}  # fmt: skip
+         "max_memory", "started", "outputs", "names", "units", "classes"}  # fmt: skip
 
 
 def functions():

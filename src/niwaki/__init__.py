@@ -4,8 +4,8 @@ The main jobs are one call each: `explain` computes heatmaps, `score` says how m
 matters, `prune` removes those that matter least, `load` rebuilds what was saved, `audit` looks for
 what a network should not be looking at. The rooms behind them are `niwaki.propagation`,
 `attribution`, `criteria`, `pruning`, `car`, `filters`, `auditing`, `evaluation`, `models`, `data`,
-`datasets` and `report`. A room is imported when it is first used, because PyTorch alone takes
-seconds.
+`datasets`, `slides` and `report`. A room is imported when it is first used, because PyTorch alone
+takes seconds.
 """
 
 from importlib import import_module
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         propagation,
         pruning,
         report,
+        slides,
     )
     from niwaki.attribution import explain
     from niwaki.auditing import Audit, audit
@@ -61,6 +62,7 @@ __all__ = [
     "report",
     "score",
     "score_weights",
+    "slides",
 ]
 
 # The room in which each name of the package itself lives; the other names are rooms.

@@ -15,6 +15,7 @@ from niwaki.data._images import Images
 from niwaki.data._open import names, open_data, register
 from niwaki.data._patches import Patches, cut_patches, read_points
 from niwaki.data._preprocessing import Preprocessing
+from niwaki.data._read import in_mode, is_slide, read_image
 from niwaki.data._references import labels_of, references
 
 __all__ = [
@@ -36,11 +37,14 @@ __all__ = [
     "imagenet_ids",
     "imagenet_names",
     "in_memory",
+    "in_mode",
+    "is_slide",
     "labels_of",
     "match_classes",
     "names",
     "number_classes",
     "open_data",
+    "read_image",
     "read_points",
     "references",
     "register",

@@ -11,7 +11,7 @@ from PIL import Image, TiffImagePlugin
 
 from niwaki.errors import DataError
 
-__all__ = ["SLIDES", "in_mode", "orientation", "read_image", "refuse_slide", "upright"]
+__all__ = ["SLIDES", "in_mode", "is_slide", "orientation", "read_image", "refuse_slide", "upright"]
 
 SLIDES = (
     ".bif",
@@ -93,22 +93,26 @@ def upright(image: Image.Image, way: int) -> Image.Image:
     return image.transpose(_TURNS[way]) if way in _TURNS else image
 
 
+def is_slide(path: Path) -> bool:
+    """Return whether a slide scanner or a medical device writes such a file, by name or mark."""
+    if path.suffix.lower() in SLIDES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:  # said where it is read
+        return False
+
+
 def refuse_slide(path: Path) -> None:
-    """Refuse a file that a slide scanner or a medical device writes, by its name or its mark.
+    """Refuse a file that a slide scanner or a medical device writes.
 
     Raises
     ------
     DataError
         With the way out.
     """
-    slide = path.suffix.lower() in SLIDES
-    if not slide:
-        try:
-            with path.open("rb") as file:
-                slide = file.read(132)[128:] == b"DICM"
-        except OSError:  # said where it is read
-            return
-    if slide:
+    if is_slide(path):
         raise _slide(path, "is a whole-slide or medical image")
 
 
@@ -175,9 +179,9 @@ def _refuse_pages(file: Any, path: Path) -> None:
 
 def _slide(path: Path, why: str) -> DataError:
     return DataError(
-        f"{path} {why}, and would be squeezed into one input; slides are not read yet: cut it into "
-        "tiles at the resolution the network was trained on, for example with OpenSlide, and give "
-        "the folder of tiles"
+        f"{path} {why}, and would be squeezed into one input: explain it as a slide (niwaki "
+        "slide), or cut it into tiles at the resolution that the network was trained at (niwaki "
+        "tiles) and give the folder of tiles"
     )
 
 

@@ -1,0 +1,316 @@
+"""A slide explained: tile by tile, in parts that survive a kill, joined to maps on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from niwaki import models
+from niwaki.data import Preprocessing
+from niwaki.errors import DataError
+from niwaki.progress import bar
+from niwaki.ranges import BATCH, FRACTION, SIDE, THREADS, checked
+from niwaki.runs import Folder, Run, open_run
+from niwaki.slides._grid import Grid, Tile, centre_grid, overlapping_grid
+from niwaki.slides._layers import Layer
+from niwaki.slides._network import Network, upsampled
+from niwaki.slides._reading import TileReader
+from niwaki.slides._slide import MPP, Slide
+from niwaki.slides._stitch import Stitched, stitching
+from niwaki.slides._store import Store
+from niwaki.slides._tissue import Tissue, everywhere, find_tissue
+
+__all__ = ["SlideMaps", "explain_slide"]
+
+Array = NDArray[Any]
+
+_PARTS = 500  # of a run at about the most: its record is written with each
+
+
+@dataclass(frozen=True, eq=False)
+class SlideMaps:
+    """What networks say of a slide, and which of its pixels made them say so.
+
+    Attributes
+    ----------
+    slide : Slide
+        What was looked at.
+    tissue : Tissue
+        Where its tissue is.
+    grid : Grid
+        The tiles.
+    class_names : tuple of str
+        Of all outputs.
+    maps : dict of Layer to Store
+        Probability and relevance of each pixel at the grid's resolution; NaN where no tile lies.
+        They are gone when the block ends that made them.
+    rows : list of dict
+        For each tile where it lies, what the network says and how much relevance it holds.
+    """
+
+    slide: Slide
+    tissue: Tissue
+    grid: Grid
+    class_names: tuple[str, ...]
+    maps: dict[Layer, Store] = field(repr=False)
+    rows: list[dict[str, Any]] = field(repr=False)
+
+
+@contextmanager
+@checked(mpp=MPP, tile=SIDE, overlap=FRACTION, least_tissue=FRACTION, batch_size=BATCH,
+         workers=THREADS.but(low=0))  # fmt: skip
+def explain_slide(
+    model: nn.Module,
+    slide: Slide,
+    preprocessing: Preprocessing,
+    *,
+    classes: Mapping[int, str],
+    methods: Sequence[str] = ("lrp.epsilon_plus",),
+    mpp: float | None = None,
+    tile: int | None = None,
+    overlap: float = 0.25,
+    least_tissue: float = 0.1,
+    whole: bool = False,
+    beside: Mapping[str, nn.Module] | None = None,
+    class_names: Sequence[str] | None = None,
+    batch_size: int = 8,
+    workers: int = 0,
+    folder: Folder = None,
+    scratch: str | Path | None = None,
+) -> Iterator[SlideMaps]:
+    """Ask a network about all tissue of a slide, and explain what it says.
+
+    A network that returns a map, (N, classes, height, width), is explained as on one large image:
+    its tiles are made so large that their centres see all that they depend on, and the centres
+    fit together. The tiles of one that returns (N, classes) overlap, and are averaged with a
+    squared sine as window.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode.
+    slide : Slide
+        See `open_slide`.
+    preprocessing : Preprocessing
+        Its size is that of a tile; tiles are read at the resolution `mpp` and not resized.
+    classes : mapping of int to str
+        The outputs that are mapped, with their names.
+    methods : sequence of str
+        Each one of `niwaki.attribution.names`.
+    mpp : float, optional
+        Micrometres per pixel that the network was trained at; default: the slide's own.
+    tile : int, optional
+        Side of a tile in pixels, if not the preprocessing's.
+    overlap : float
+        Of neighbouring tiles that are blended, as a share of their side.
+    least_tissue : float
+        Share of a tile that must be tissue.
+    whole : bool
+        Look at all of the slide, not only at tissue.
+    beside : mapping of str to nn.Module, optional
+        Another network by its name, such as a pruned one: its maps, and the differences.
+    class_names : sequence of str, optional
+        Of all outputs.
+    batch_size, workers : int
+        Tiles in a batch, and processes that read them.
+    folder : str, Path or Workplace, optional
+        Keeps what is finished, so that a run that was killed goes on.
+    scratch : str or Path, optional
+        A folder on a disk with room for the maps; default: the system's for temporary files.
+
+    Yields
+    ------
+    SlideMaps
+
+    Raises
+    ------
+    DataError
+        For a slide without tissue, a resolution that it does not have, a part that cannot be read,
+        or a class that does not exist.
+    """
+    resolution = max(slide.mpp) if mpp is None else mpp
+    slide.check(resolution)
+    if not classes or not methods:
+        raise DataError("nothing to map: name at least one class and one method")
+    given = {"": model, **(beside or {})}
+    networks = {
+        name: Network(one, preprocessing, list(classes), methods) for name, one in given.items()
+    }
+    tissue = everywhere(slide) if whole else find_tissue(slide)
+    side = tile or preprocessing.size
+    grid = _grid(slide, tissue, resolution, side, networks, overlap, 0 if whole else least_tissue)
+    names = tuple(class_names or ())
+    names += tuple(map(str, range(len(names), networks[""].outputs)))
+    work = _Work(slide, grid, networks, dict(classes), names, preprocessing.channels)
+
+    def identity() -> dict[str, Any]:
+        return {
+            "explained": list(methods),
+            "model": {name: models.fingerprint(one) for name, one in given.items()},
+            "data": [slide.path.name, *slide.size, *slide.mpp, _hash(tissue)],
+            "classes": {str(number): name for number, name in classes.items()},
+            "preprocessing": preprocessing.to_json(),
+            "grid": [grid.side, grid.margin, grid.step, grid.mpp, len(grid.tiles), least_tissue],
+            "batch_size": batch_size,
+        }
+
+    home = Path(mkdtemp(prefix=".niwaki-maps-", dir=scratch))
+    try:
+        with stitching(home / "maps", grid) as stitched:
+            with open_run(folder, identity) as kept:
+                rows = work.run(stitched, kept, batch_size, workers)
+            stitched.finish()
+            stitched.subtract(work.differences(beside or {}))
+            yield SlideMaps(slide, tissue, grid, names, stitched.stores, rows)
+    finally:
+        home.rmdir()
+
+
+def _grid(
+    slide: Slide,
+    tissue: Tissue,
+    mpp: float,
+    side: int,
+    networks: Mapping[str, Network],
+    overlap: float,
+    least: float,
+) -> Grid:
+    reaches = [network.reach() for network in networks.values()]
+    known = [reach for reach in reaches if reach is not None]
+    if len(known) == len(reaches):
+        widest = max(known, key=lambda reach: reach.margin)
+        # Of a cut tile, each pixel with tissue is kept: the cut is no place of the tissue's.
+        return centre_grid(slide, tissue, mpp, side, widest, 0)
+    return overlapping_grid(slide, tissue, mpp, side, round(overlap * side), least)
+
+
+def _hash(tissue: Tissue) -> str:
+    return hashlib.sha256(tissue.overview.tobytes() + tissue.mask.tobytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Work:
+    slide: Slide
+    grid: Grid
+    networks: dict[str, Network]
+    classes: dict[int, str]
+    names: tuple[str, ...]
+    channels: int
+
+    def run(self, stitched: Stitched, kept: Run, batch_size: int, workers: int) -> list[Any]:
+        """Look at all tiles, chunk by chunk, and return a row for each."""
+        reader = TileReader(self.slide, self.grid, self.channels)
+        chunks = self._chunks(batch_size)
+        finished = set(kept.parts)
+        open_ones = [n for n in range(len(chunks)) if _part(n) not in finished]
+        ahead = reader.batches([batch for n in open_ones for batch in chunks[n]], workers)
+        rows: list[dict[str, Any]] = []
+        with bar("looking at tiles", len(self.grid.tiles)) as advance:
+            for number, chunk in enumerate(chunks):
+                batches = ahead if number in open_ones else reader.batches(chunk, 0)
+                found = kept.once(_part(number), partial(self._look, chunk, batches))
+                tiles = [self.grid.tiles[index] for batch in chunk for index in batch]
+                for place, tile in enumerate(tiles):
+                    maps = self._maps(found, place)
+                    stitched.add(tile, maps)
+                    rows.append(self._row(tile, found, place, maps))
+                advance(len(tiles))
+        return rows
+
+    def differences(self, beside: Mapping[str, Any]) -> list[tuple[Layer, Layer, Layer]]:
+        """Name what is compared: the network's own layers and those of the one beside it."""
+        layers = [layer for layer, *_ in self._layers("")]
+        return [
+            (own, Layer(own.kind, own.class_name, own.method, name),
+             Layer(own.kind, own.class_name, own.method, "difference"))
+            for name in beside for own in layers
+        ]  # fmt: skip
+
+    def _chunks(self, batch_size: int) -> list[list[list[int]]]:
+        total = len(self.grid.tiles)
+        batches = [list(range(n, min(n + batch_size, total))) for n in range(0, total, batch_size)]
+        many = -(-len(batches) // _PARTS)
+        return [batches[n : n + many] for n in range(0, len(batches), many)]
+
+    def _look(self, chunk: list[list[int]], batches: Iterator[Tensor]) -> dict[str, Tensor]:
+        parts: dict[str, list[Tensor]] = {}
+        for _ in chunk:
+            pixels = next(batches)
+            for name, network in self.networks.items():
+                for key, values in network.look(pixels, self.grid).items():
+                    parts.setdefault(f"{name}/{key}", []).append(values)
+        return {key: torch.cat(values) for key, values in parts.items()}
+
+    def _layers(self, network: str) -> Iterator[tuple[Layer, int, int]]:
+        """Yield each layer of a network with its place among the classes and among all outputs."""
+        for place, (output, name) in enumerate(self.classes.items()):
+            yield Layer("probability", name, "", network), place, output
+            for method in self.networks[network].methods:
+                yield Layer("relevance", name, method, network), place, output
+
+    def _maps(self, found: Mapping[str, Tensor], tile: int) -> dict[Layer, Array | float]:
+        maps: dict[Layer, Array | float] = {}
+        for network in self.networks:
+            for layer, place, output in self._layers(network):
+                if layer.kind == "relevance":
+                    values = found[f"{network}/relevance {layer.method}"]
+                    maps[layer] = values[tile, place].numpy()
+                elif f"{network}/map" in found:
+                    maps[layer] = upsampled(found[f"{network}/map"][tile, place], self.grid)
+                else:
+                    maps[layer] = float(found[f"{network}/probabilities"][tile, output])
+        return maps
+
+    def _row(
+        self, tile: Tile, found: Mapping[str, Tensor], place: int, maps: Mapping[Layer, Any]
+    ) -> dict[str, Any]:
+        across, down = self.slide.scale(self.grid.mpp)
+        margin, core = self.grid.margin, self.grid.core
+        chances = found["/probabilities"][place]
+        row: dict[str, Any] = {
+            "row": tile.row,
+            "column": tile.column,
+            "x": round((tile.x + margin) * across, 2),
+            "y": round((tile.y + margin) * down, 2),
+            "width": round(core * across, 2),
+            "height": round(core * down, 2),
+            "tissue": round(tile.tissue, 4),
+            "prediction": _said(chances, self.names),
+        }
+        for network in self.networks:
+            values = found[f"{network}/probabilities"][place]
+            for layer, _, output in self._layers(network):
+                if layer.kind == "probability":
+                    row[layer.title] = _rounded(float(values[output]))
+                else:
+                    relevance = np.asarray(maps[layer], np.float64)
+                    row[layer.title] = _rounded(relevance.sum())
+                    total = np.abs(relevance).sum()
+                    share = relevance.clip(0).sum() / total if total else 0.0
+                    row[f"positive share, {layer.title}"] = _rounded(share)
+        return row
+
+
+def _part(number: int) -> str:
+    return f"tiles-{number:05}"
+
+
+def _said(chances: Tensor, names: Sequence[str]) -> str:
+    if len(chances) == 1:  # a map with one channel says how likely it is
+        return names[1 if float(chances[0]) > 0.5 else 0]
+    return names[int(chances.argmax())]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")

@@ -1,0 +1,174 @@
+"""A slide at any resolution: one grid of pixels for each number of micrometres per pixel."""
+
+from __future__ import annotations
+
+from math import ceil, floor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from niwaki.errors import DataError
+from niwaki.ranges import Range, checked
+from niwaki.slides._resample import resampled, span
+from niwaki.slides._sources import Pixels, Source, open_source
+
+__all__ = ["MPP", "Slide", "open_slide"]
+
+MPP = Range(0.05, 50, why="micrometres per pixel: 0.25 is a scan at 40x, 0.5 one at 20x")
+_FINEST = 0.75  # of the slide's own resolution: a finer one would be invented
+_EXACT = 1e-6
+_BLOCK = 2048  # pixels of a side that are read at once
+
+
+class Slide:
+    """A slide, or an image, that is read piece by piece at a resolution.
+
+    Use `open_slide` to get one. It may be sent to other processes, which open the file anew.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    size : pair of int
+        Width and height in full resolution.
+    mpp : pair of float
+        Micrometres per pixel in full resolution, across and down.
+    """
+
+    def __init__(self, path: Path, stated: float | None) -> None:
+        self.path = path
+        self._source: Source | None = open_source(path)
+        own = self._source.mpp if stated is None else (stated, stated)
+        if own is None:
+            raise DataError(
+                f"{path} does not say how large its pixels are; state it: --slide-mpp 0.25 "
+                "(micrometres per pixel in full resolution; a scan at 40x has about 0.25, one at "
+                "20x about 0.5)"
+            )
+        self.mpp = own
+        self.size = self._source.sizes[0]
+
+    @property
+    def name(self) -> str:
+        """Name of the file without its suffix."""
+        return self.path.stem
+
+    def scale(self, mpp: float) -> tuple[float, float]:
+        """Return how many pixels of full resolution one at `mpp` is wide and high."""
+        return mpp / self.mpp[0], mpp / self.mpp[1]
+
+    def canvas(self, mpp: float) -> tuple[int, int]:
+        """Return width and height of the whole slide at a resolution."""
+        across, down = self.scale(mpp)
+        width, height = self.size
+        return max(1, ceil(width / across - _EXACT)), max(1, ceil(height / down - _EXACT))
+
+    def check(self, mpp: float) -> None:
+        """Refuse a resolution that the slide does not have.
+
+        Raises
+        ------
+        DataError
+            For one that is finer than the slide's own, or so coarse that nothing is left.
+        """
+        if min(self.scale(mpp)) < _FINEST:
+            raise DataError(
+                f"{self.path} has {max(self.mpp):g} um per pixel and cannot be read at {mpp:g}: "
+                f"finer detail was never scanned. Give --mpp {max(self.mpp):g} or more, the "
+                "resolution that the network was trained at"
+            )
+        if max(self.canvas(mpp)) < 8:
+            raise DataError(
+                f"at {mpp:g} um per pixel, nothing is left of {self.path}: it is only "
+                f"{self.canvas(mpp)[0]} x {self.canvas(mpp)[1]} pixels then"
+            )
+
+    def read(self, x: int, y: int, width: int, height: int, mpp: float) -> Pixels:
+        """Read a part of the slide at a resolution.
+
+        Parameters
+        ----------
+        x, y, width, height : int
+            In pixels of that resolution; what lies outside of the slide is white.
+        mpp : float
+            Micrometres per pixel.
+
+        Returns
+        -------
+        ndarray
+            Shape (height, width, 3), uint8. A pixel has the same value whatever part it is read
+            with.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged there.
+        """
+        source = self._opened()
+        across, down = self.scale(mpp)
+        level = _level(source, min(across, down))
+        across, down = across / source.scales[level][0], down / source.scales[level][1]
+        if abs(across - 1) < _EXACT and abs(down - 1) < _EXACT:
+            return source.region(level, x, y, width, height)
+        left, right = span(x, width, across)
+        top, bottom = span(y, height, down)
+        part = source.region(level, left, top, right - left, bottom - top)
+        return resampled(part, (x, y), (width, height), (across, down))
+
+    def overview(self, mpp: float) -> Pixels:
+        """Read the whole slide at a coarse resolution, block by block."""
+        width, height = self.canvas(mpp)
+        found = np.empty((height, width, 3), np.uint8)
+        source = self._opened()
+        finest = source.scales[_level(source, min(self.scale(mpp)))]
+        step = max(16, floor(_BLOCK * min(finest) / max(self.scale(mpp))))
+        for top in range(0, height, step):
+            for left in range(0, width, step):
+                part = found[top : top + step, left : left + step]
+                part[:] = self.read(left, top, part.shape[1], part.shape[0], mpp)
+        return found
+
+    def _opened(self) -> Source:
+        if self._source is None:  # in another process
+            self._source = open_source(self.path)
+        return self._source
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open file behind, which another process cannot use."""
+        return {**self.__dict__, "_source": None}
+
+    def __repr__(self) -> str:
+        width, height = self.size
+        return f"Slide({self.path.name}, {width} x {height} pixels of {self.mpp[0]:g} um)"
+
+
+@checked(mpp=MPP.but(low=0.01))
+def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
+    """Open a slide, or an image as a slide of one level.
+
+    Parameters
+    ----------
+    path : str or Path
+        What OpenSlide reads (Aperio, Hamamatsu, Mirax, DICOM, Leica, tiled TIFF and others), or
+        an image file.
+    mpp : float, optional
+        Micrometres per pixel in full resolution, where the file does not say it or is wrong.
+
+    Raises
+    ------
+    DataError
+        For a file that cannot be read, or one that does not know its resolution.
+
+    Examples
+    --------
+    >>> slide = niwaki.slides.open_slide("case7.svs")
+    >>> slide.read(0, 0, 256, 256, mpp=0.5)
+    """
+    return Slide(Path(path).expanduser(), mpp)
+
+
+def _level(source: Source, scale: float) -> int:
+    """Return the coarsest level that is no coarser than a scale."""
+    fine = [level for level, found in enumerate(source.scales) if max(found) <= scale * 1.001]
+    return max(fine, default=0)
