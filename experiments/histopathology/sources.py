@@ -158,6 +158,10 @@ class Drawing:
         where = 2 * seed + (split != "train") + 1000
         return _tiles(draw_tissue(count, seed=where, centred=float(centred)))
 
+    def split(self, seed: int) -> tuple[Set, Set]:
+        """To learn from, and to test on, with many slides in both."""
+        return self.draw("train", seed), self.draw("test", seed)
+
     def group(self, seed: int) -> tuple[Set, Set, Array, Set, Set]:
         """To learn from: without and with necrosis, and which have it; tests without and with."""
         learn = draw_tissue(self.tiles, seed=2 * seed + 1000)
@@ -180,6 +184,20 @@ class Annotated:
         """Unbiased patches, or patches that are labelled by their centre."""
         cut = self._cut(split, seed, centred, 16 if split == "train" else 40)
         return cut.select(even(cut.labels, seed))
+
+    def split(self, seed: int) -> tuple[Set, Set]:
+        """Deal all images, 3 of 5 to learn from, as ten to test on are few to exchange."""
+        parts = [self._cut(name, seed, False, 32) for name in ("train", "test")]
+        parts[1].image = parts[1].image + 1000
+        rng = np.random.default_rng(seed)
+        images = rng.permutation(np.unique(np.concatenate([part.image for part in parts])))
+        learned = images[: round(0.6 * len(images))]
+        dealt = []
+        for is_learned in (True, False):
+            some = [part.select(np.isin(part.image, learned) == is_learned) for part in parts]
+            dealt.append(joined(some))
+        train, test = (data.select(even(data.labels, seed)) for data in dealt)
+        return train, test
 
     def group(self, seed: int) -> tuple[Set, Set, Array, Set, Set]:
         """To learn from: without inflammatory cells among the normal patches, and with, and which
@@ -221,6 +239,17 @@ Source = Drawing | Annotated
 def default_learner(source: Source, epochs: int) -> Learner:
     """The small network, with the colours of the patches it reads."""
     return small(CRC if source.real else TISSUE, epochs)
+
+
+def joined(parts: list[Set]) -> Set:
+    """Return several sets as one."""
+    return Set(
+        np.concatenate([part.pixels for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.image for part in parts]),
+        [points for part in parts for points in part.points],
+        [types for part in parts for types in part.types],
+    )
 
 
 def even(labels: Array, seed: int) -> Array:

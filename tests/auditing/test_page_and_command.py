@@ -187,7 +187,14 @@ def test_the_command_knows_slides_and_regions(tiles, tmp_path):
     arguments = ["audit", "audit_networks:Coloured", tmp_path / "images", "--weights", "random"]
     arguments += ["--size", 64, "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2", "--threads", 1]
     options = ["--slides", "^(s.+)_x", "--region", f"mark={tmp_path / 'marks'}", "--json"]
-    options += ["--training", tmp_path / "images"]
+    rows = [f"s{n // 10}_x{n},{n // 10 % 2 + 1}" for n in range(200)]
+    (tmp_path / "slides.csv").write_text("\n".join(["file,scanner", *rows]))
+    options += [
+        "--training",
+        tmp_path / "images",
+        "--centres",
+        f"{tmp_path / 'slides.csv'}:scanner",
+    ]
     done = run(*arguments, *options, "--method", "gradient", "--out", tmp_path / "out")
     said = json.loads(done.stdout)
     assert said["groups"] == 20
@@ -195,6 +202,10 @@ def test_the_command_knows_slides_and_regions(tiles, tmp_path):
     keys = {finding["key"] for finding in said["findings"]}
     assert {"region/tumour/mark", "region/normal/mark"} <= keys
     assert {"training/tumour/unlike", "training/normal/unlike"} <= keys
+    assert {"centre/tumour/look", "centre/normal/errors"} <= keys
+    assert not any(key.startswith("centre/") for key in said["flagged"])
+    assert sorted(said["centres"]["errors"]["tumour"]) == ["1", "2"]
+    assert "Errors by class and centre" in (tmp_path / "out" / "audit.html").read_text()
     assert not any(key.startswith("training/") for key in said["flagged"])
     with pytest.raises(ValueError, match="NAME=FOLDER"):
         run(*arguments, "--region", "mark", "--out", tmp_path / "other")

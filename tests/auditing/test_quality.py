@@ -12,7 +12,7 @@ from torch import nn
 
 from niwaki.auditing import Evidence, audit, foreign, gather
 from niwaki.auditing._finding import decide
-from niwaki.auditing._image_properties import PROPERTIES, _compressed, _is_even, _tint_alike, tint
+from niwaki.auditing._image_properties import PROPERTIES, _compressed, _tint_alike, is_even, tint
 from niwaki.auditing._outliers import outlier_score, share_of_outliers
 from niwaki.auditing._statistics import Exchange
 from niwaki.auditing.questions import find_qualities
@@ -159,12 +159,12 @@ def test_a_scanner_changes_light_and_dark_alike_and_what_is_shown_does_not(tiles
     rest = tensor(tumour[half:])
     ones = np.ones(half, int)
     stained = tensor(plant(tumour[:half], ones, "stain", on=1, share=1.0, seed=1).pixels)
-    assert _is_even(stained, rest, True)
+    assert is_even(stained, rest, True)
     # Other nuclei: only what is dark has another hue.
     own = tensor(tumour[:half])
     dark = own.amax(1, keepdim=True) < own.amax(1).flatten(1).quantile(0.15, 1)[:, None, None, None]
     density = -own.clamp(1 / 255).log() * torch.tensor([1.18, 1.0, 0.8])[:, None, None]
-    assert not _is_even(torch.where(dark, (-density).exp(), own), rest, True)
+    assert not is_even(torch.where(dark, (-density).exp(), own), rest, True)
 
 
 def test_a_hue_of_what_is_shown_is_not_tried_and_the_audit_says_why(tiles):

@@ -16,6 +16,8 @@ from niwaki.auditing._annotations import (
     rank_accuracy,
 )
 from niwaki.auditing._audit import audit, examine
+from niwaki.auditing._centre_table import Centres
+from niwaki.auditing._centres import robustness_index
 from niwaki.auditing._comparison import before_and_after, markdown, side_by_side
 from niwaki.auditing._finding import MATTERS, Finding
 from niwaki.auditing._interventions import (
@@ -25,6 +27,7 @@ from niwaki.auditing._interventions import (
     compare_regions,
     filled,
 )
+from niwaki.auditing._latent import Latent
 from niwaki.auditing._material import Material, gather
 from niwaki.auditing._power import ANSWERS, POWER, Power
 from niwaki.auditing._question import Evidence, Question, question
@@ -61,6 +64,7 @@ __all__ = [
     "Audit",
     "Cause",
     "CellScores",
+    "Centres",
     "Cluster",
     "Collection",
     "ErrorRates",
@@ -68,6 +72,7 @@ __all__ = [
     "Finding",
     "Inpainted",
     "Interval",
+    "Latent",
     "Material",
     "Power",
     "PrunedArtefact",
@@ -105,6 +110,7 @@ __all__ = [
     "question",
     "question_names",
     "rank_accuracy",
+    "robustness_index",
     "shift_test",
     "side_by_side",
     "sign_test",

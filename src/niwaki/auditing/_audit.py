@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
+from niwaki.auditing._centre_table import centres_of
 from niwaki.auditing._echoes import with_echoes
 from niwaki.auditing._finding import decide
 from niwaki.auditing._material import Material, gather
@@ -54,8 +55,8 @@ def audit(
         Of pairs (input of shape (C, H, W), label): the data the network was trained on, or held
         back from them, as a bias lives in both. What is known of the images besides comes with
         them, as attributes or by `niwaki.data.Described`: preprocessing, names of classes, the
-        slide or patient of each image (what is a slide's is not taken for its class's), and
-        regions to ask about.
+        slide or patient of each image (what is a slide's is not taken for its class's), the
+        hospital or scanner that it comes from, and regions to ask about.
     method : str
         One of `niwaki.attribution.names`.
     target : {"predicted", "true"}
@@ -164,6 +165,7 @@ def _examine(
         material,
         time.perf_counter() - started,
         seed,
+        centres_of(evidence),
     )
 
 

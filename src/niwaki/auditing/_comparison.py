@@ -23,7 +23,8 @@ def before_and_after(
     Returns
     -------
     list of dict
-        A row per network: its name, accuracy, AUC, further numbers, how many questions were
+        A row per network: its name, accuracy, AUC, the robustness index where centres are known,
+        further numbers, how many questions were
         flagged, and, for each question that was flagged in any of the audits, the effect
         ("seen") and by how much the output moved beyond the control ("moved"; of images unlike
         those of training, how much more often the network is wrong on them).
@@ -35,6 +36,7 @@ def before_and_after(
             "network": name,
             "accuracy": found.accuracy,
             "auc": found.auc,
+            **({"robustness index": found.centres.robustness} if found.centres else {}),
             **(more or {}).get(name, {}),
             "flagged": len(found.flagged),
         }

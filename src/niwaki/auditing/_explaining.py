@@ -68,9 +68,9 @@ def names_of(data: Any) -> tuple[str, ...]:
     return tuple(file.relative_to(top).as_posix() for file in files)
 
 
-def groups_of(data: Any) -> Array | None:
-    """Return the group of each image of a data set, if that is known."""
-    known = getattr(data, "groups", None)
+def groups_of(data: Any, what: str = "groups") -> Array | None:
+    """Return the group, or the centre, of each image of a data set, if that is known."""
+    known = getattr(data, what, None)
     return None if known is None else np.asarray(known)
 
 

@@ -131,7 +131,7 @@ def _between(density: Array, quantiles: tuple[float, float]) -> Array:
     return found
 
 
-def _factors(having: Tensor, rest: Tensor, quantiles: tuple[float, float]) -> Array:
+def dye_factors(having: Tensor, rest: Tensor, quantiles: tuple[float, float] = _DARK) -> Array:
     """Return by how much densities differ between images, in pixels of some darkness: a factor
     for each channel, 1 in the geometric mean, as another colour need not be a darker one.
     """
@@ -145,13 +145,13 @@ def _factors(having: Tensor, rest: Tensor, quantiles: tuple[float, float]) -> Ar
     return found
 
 
-def _is_even(having: Tensor, rest: Tensor, same: bool) -> bool:
+def is_even(having: Tensor, rest: Tensor, same: bool) -> bool:
     """Say whether light pixels differ between images as dark ones do.
 
     By the law of Beer and Lambert a dye or scanner multiplies all densities by the same factors;
     where images show other things, other factors part the dark ones and the light ones.
     """
-    dark, light = (np.log(_factors(having, rest, part)) for part in (_DARK, _LIGHT))
+    dark, light = (np.log(dye_factors(having, rest, part)) for part in (_DARK, _LIGHT))
     most = _UNEVEN if same else _UNEVEN_ELSE
     return bool(np.linalg.norm(light - dark) <= most * np.linalg.norm(dark))
 
@@ -208,7 +208,7 @@ def _tint_alike(having: Tensor, rest: Tensor, without: Tensor, _: np.random.Gene
 
     The same factors on other channels are another tint of the same strength.
     """
-    factors = _factors(having, rest, _DARK)
+    factors = dye_factors(having, rest)
     own = _density(without)
     made = [
         torch.from_numpy(np.exp(-own * np.roll(factors, by)).transpose(0, 3, 1, 2)).to(without)
@@ -240,7 +240,7 @@ PROPERTIES = {
         "Compare scanners and stains of the classes; normalise colours, or vary them at random "
         "while training.",
         coloured=True,
-        fits=_is_even,
+        fits=is_even,
         otherwise="Not tried: light and dark pixels differ by other factors, as they do where "
         "images show other things, and not where a dye or scanner differs.",
     ),

@@ -175,8 +175,33 @@ def compare_changes(
     worst : bool
         Compare with the unrelated change that does most to each image, not with their mean.
     """
+    after = np.stack([material.ask(made) for made in changes])
+    return compare_outputs(material, after, rng, worst=worst)
+
+
+def compare_outputs(
+    material: Material,
+    outputs: Array,
+    rng: np.random.Generator,
+    *,
+    worst: bool = False,
+    slides: bool = False,
+) -> Cause:
+    """Compare what a change does to the margin of images' classes, given the outputs behind it.
+
+    Parameters
+    ----------
+    material : Material
+        The images as they are.
+    outputs : ndarray
+        Shape (changes, N, classes): first those of the change in question.
+    rng, worst
+        As for `compare_changes`.
+    slides : bool
+        Whether all images of a slide get the same random sign, as they answer alike.
+    """
     before = margins(material.outputs, material.labels)
-    after = np.stack([margins(material.ask(made), material.labels) for made in changes])
+    after = np.stack([margins(said, material.labels) for said in outputs])
     drops = before - after
     mine, control = drops[0], drops[1:].max(0) if worst else drops[1:].mean(0)
     flips = control_flips = 0.0
@@ -184,7 +209,10 @@ def compare_changes(
         wrong = (after < 0)[:, was_right]
         flips = float(wrong[0].mean())
         control_flips = float(wrong[1:].mean(1).max() if worst else wrong[1:].mean())
-    p = sign_test(mine - control, rng, material.draws)
+    gaps = mine - control
+    if slides:
+        gaps = np.bincount(np.unique(material.groups, return_inverse=True)[1].ravel(), gaps)
+    p = sign_test(gaps, rng, material.draws)
     return Cause(float(mine.mean()), float(control.mean()), flips, control_flips, p, len(material))
 
 

@@ -72,6 +72,8 @@ class Material:
         Of the files of the *data set*, if there are any.
     draws : int
         Random arrangements of each test.
+    centres : ndarray or None
+        Of each image the hospital, laboratory or scanner it comes from, shape (N,), if known.
     """
 
     model: nn.Module
@@ -90,6 +92,7 @@ class Material:
     batch_size: int = 64
     names: Sequence[str] = ()
     draws: int = DRAWS
+    centres: Array | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -169,6 +172,7 @@ class Material:
         chosen = torch.as_tensor(positions)
         return replace(
             self,
+            centres=None if self.centres is None else self.centres[positions],
             **{name: getattr(self, name)[chosen] for name in ("inputs", "pixels")},
             **{
                 name: getattr(self, name)[positions]
@@ -266,6 +270,7 @@ def gather(
         labels.append(truth)
     said = torch.cat(outputs)
     groups, regions = groups_of(data), getattr(data, "regions", {})
+    centres = groups_of(data, "centres")
     true = torch.cat(labels).numpy()
     return Material(
         judged,
@@ -284,4 +289,5 @@ def gather(
         batch_size,
         names_of(data),
         enough_draws(len(np.unique(true)), len(regions)),
+        None if centres is None else centres[chosen],
     )

@@ -365,3 +365,56 @@ def of_errors(exchanged: Exchanged, wrong: float, learned: int, learned_wrong: f
         return exchanged.chance(having, level)
 
     return Power(images, chance)
+
+
+def of_centre(images: int, slides: int, tries: Tries, ways: float, most: int) -> Power:
+    """Return the power of asking whether the network goes by a centre.
+
+    Parameters
+    ----------
+    images : int
+        Of other classes and centres, which get the centre's signature.
+    slides : int
+        That these are of.
+    tries : Tries
+        Of the other classes.
+    ways : float
+        Logarithm of how many ways there are to exchange centres among slides.
+    most : int
+        How many images are tried at the most.
+    """
+
+    def chance(having: int, level: float) -> float:
+        least = max(np.exp(-ways), 0.5**slides)
+        if images == 0 or least + 1 / (1 + tries.draws) >= level:
+            return 0.0
+        tried = min(images, most)
+        return tries.chance(tried, round(having * tried / images), level)
+
+    return Power(images, chance)
+
+
+def of_centre_errors(images: int, rest: int, wrong: float, ways: float, draws: int) -> Power:
+    """Return the power of asking whether the network fails on a centre's images.
+
+    Parameters
+    ----------
+    images, rest : int
+        Of the class, of the centre and of others.
+    wrong : float
+        Share of the others that are wrong.
+    ways : float
+        As for `of_centre`.
+    draws : int
+        Of the test.
+    """
+
+    def chance(having: int, level: float) -> float:
+        failed = having + round(wrong * (images - having))
+        share = failed / images
+        if share < max(RATIO * wrong, wrong + ANSWERS):
+            return 0.0
+        p = float(hypergeom.sf(failed - 1, images + rest, failed + round(wrong * rest), images))
+        return float(p + max(np.exp(-ways), 1 / (1 + draws)) < level)
+
+    return Power(images, chance)

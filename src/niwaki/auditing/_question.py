@@ -13,6 +13,7 @@ import numpy as np
 
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import tries_of
+from niwaki.auditing._latent import Latent, latent_of
 from niwaki.auditing._material import Material
 from niwaki.auditing._power import Tries
 from niwaki.auditing._spray import Strategies
@@ -46,6 +47,11 @@ class Evidence:
             label: tries_of(self.material, self.material.members(label), rng)
             for label in self.material.classes()
         }
+
+    @cached_property
+    def latent(self) -> Latent:
+        """What the channels of some layers do on the images, and what they carry of the answer."""
+        return latent_of(self.material)
 
     @checked(label=INDEX)
     def tries_of_others(self, label: int) -> Tries:

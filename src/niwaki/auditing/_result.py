@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from niwaki import models
+from niwaki.auditing._centre_table import Centres
 from niwaki.auditing._finding import ALPHA, MATTERS, Finding
 from niwaki.auditing._material import Material
 from niwaki.auditing._power import POWER
@@ -41,6 +42,8 @@ class Audit:
         How long it took.
     seed : int
         Of everything that was drawn.
+    centres : Centres or None
+        What is known of centres, if they are.
     """
 
     findings: tuple[Finding, ...]
@@ -52,6 +55,7 @@ class Audit:
     material: Material
     seconds: float
     seed: int = 0
+    centres: Centres | None = None
 
     @property
     def caution(self) -> str | None:
@@ -149,6 +153,7 @@ class Audit:
             "too_few": [finding.key for finding in self.too_few],
             "findings": [self._told(finding) for finding in self.findings],
             "stains": self.stains,
+            "centres": None if self.centres is None else self.centres.to_json(),
             "strategies": [found.to_json(self.material.class_names) for found in self.strategies],
             "seconds": round(self.seconds, 1),
         }

@@ -64,7 +64,17 @@ def audit_command(
         typer.Option(
             metavar="PATTERN",
             help="A regular expression that finds the slide, or patient, in an image's file name, "
-            "such as '^(.+)_x': images of a slide are alike, and that is no evidence.",
+            "such as '^(.+)_x', or FILE.csv:COLUMN: images of a slide are alike, and that is no "
+            "evidence.",
+            show_default=False,
+        ),
+    ] = None,
+    centres: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="The hospital, laboratory or scanner of each image, likewise: asks too whether "
+            "the network goes by where an image comes from.",
             show_default=False,
         ),
     ] = None,
@@ -114,7 +124,7 @@ def audit_command(
     """
     from niwaki.auditing import audit
     from niwaki.cli._audit_demo import run_demo
-    from niwaki.data import Described, Masks, groups_by_name
+    from niwaki.data import Described, Masks, groups_named
     from niwaki.report import write_audit
 
     made = {"Command": given_command(context), "Date": today()}
@@ -137,12 +147,13 @@ def audit_command(
     described = Described(
         images,
         class_names=loaded.class_names,
-        groups=groups_by_name(images, slides) if slides else None,
+        groups=groups_named(images, slides) if slides else None,
+        centres=groups_named(images, centres) if centres else None,
         regions={name: Masks(images, place) for name, place in masks},
     )
     known: Dataset[Any] | None = learned
     if learned and slides:
-        known = Described(learned, groups=groups_by_name(learned, slides))
+        known = Described(learned, groups=groups_named(learned, slides))
     with work.result() as folder:
         found = audit(
             loaded.model,
@@ -162,6 +173,7 @@ def audit_command(
         heading = f"Audit of {Path(model).name} on {data}"
         remarks = [_remark(images, found)]
         remarks += [f"The network learned from {training}."] if training else []
+        remarks += [found.centres.told()] if found.centres else []
         write_audit(folder, found, heading=heading, remarks=remarks, made=made)
     if common.as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))

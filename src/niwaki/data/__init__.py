@@ -10,6 +10,7 @@ niwaki brings along are in `niwaki.datasets`.
 from niwaki.data._batches import Data, Place, as_tensor, batches, check_labels, count, in_memory
 from niwaki.data._beside import Described, Masks, groups_by_name
 from niwaki.data._classes import check_same_classes, match_classes, number_classes
+from niwaki.data._groups import groups_from_table, groups_named
 from niwaki.data._imagenet import distinct, imagenet_ids, imagenet_names
 from niwaki.data._images import Images
 from niwaki.data._open import names, open_data, register
@@ -34,6 +35,8 @@ __all__ = [
     "cut_patches",
     "distinct",
     "groups_by_name",
+    "groups_from_table",
+    "groups_named",
     "imagenet_ids",
     "imagenet_names",
     "in_memory",

@@ -195,6 +195,9 @@ class Described(Subset[Any]):
     groups : sequence, optional
         Of each image the slide, patient or source that it was cut from: numbers or names. Images of
         a group are alike for that reason alone.
+    centres : sequence, optional
+        Of each image the hospital, laboratory or scanner that it comes from: numbers or names. All
+        images of a group are of one centre.
     regions : mapping of str to sequence, optional
         Regions that somebody has marked, by name: for each image a mask of the inputs' size, bool,
         or its points, rows and columns of shape (points, 2).
@@ -202,7 +205,7 @@ class Described(Subset[Any]):
     Raises
     ------
     DataError
-        Groups of another number than the images.
+        Groups or centres of another number than the images.
 
     Examples
     --------
@@ -217,18 +220,22 @@ class Described(Subset[Any]):
         preprocessing: Preprocessing | None = None,
         class_names: Sequence[str] | None = None,
         groups: Sequence[Any] | Array | None = None,
+        centres: Sequence[Any] | Array | None = None,
         regions: Mapping[str, Array | Sequence[Array]] | None = None,
     ) -> None:
         count = len(data)  # type: ignore[arg-type]
         super().__init__(data, range(count))
-        if groups is not None and len(groups) != count:
-            raise DataError(
-                f"groups has {len(groups)} entries for {count} images: give one for each"
-            )
+        for name, given in (("groups", groups), ("centres", centres)):
+            if given is not None and len(given) != count:
+                raise DataError(
+                    f"{name} has {len(given)} entries for {count} images: give one for each"
+                )
         self.preprocessing = preprocessing or getattr(data, "preprocessing", None)
         self.classes: list[str] = list(class_names or getattr(data, "classes", None) or ())
         known = getattr(data, "groups", None) if groups is None else groups
         self.groups: Array | None = None if known is None else np.asarray(known)
+        known = getattr(data, "centres", None) if centres is None else centres
+        self.centres: Array | None = None if known is None else np.asarray(known)
         self.regions = regions or getattr(data, "regions", {})
         if hasattr(data, "targets"):
             self.targets = data.targets

@@ -1,5 +1,6 @@
 """The questions of an audit, a file for each: to import it registers them."""
 
+from niwaki.auditing.questions._centre import find_centres
 from niwaki.auditing.questions._colour import find_colours, foreign
 from niwaki.auditing.questions._position import find_positions, zones
 from niwaki.auditing.questions._quality import find_qualities
@@ -8,6 +9,7 @@ from niwaki.auditing.questions._strategy import find_shared_things
 from niwaki.auditing.questions._training import find_missing
 
 __all__ = [
+    "find_centres",
     "find_colours",
     "find_missing",
     "find_positions",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from niwaki.auditing._components import DIMENSIONS, components
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import ErrorRates
 from niwaki.auditing._material import Material
@@ -28,8 +29,6 @@ from niwaki.auditing._statistics import Exchange, group_test
 from niwaki.auditing._training import Training, statistics_of
 
 Array = NDArray[Any]
-_DIMENSIONS = 10
-_ROUNDING = 1e-6
 _MORE_ERRORS = 0.05  # share of the unlike images, above that of the others, that is worth an alarm
 
 
@@ -70,12 +69,12 @@ def _find(
         p_seen=1.0,
         power=Power(len(mine), lambda *_: 0.0),
     )
-    if min(len(mine), len(learned)) <= _DIMENSIONS:
+    if min(len(mine), len(learned)) <= DIMENSIONS:
         return replace(finding, note="Of so few images it cannot be told.")
     if len(set(training.groups[learned].tolist())) < 2:
         return replace(finding, note="Of training images of one slide it cannot be told.")
     score = outlier_score(
-        _components(np.concatenate([training.features[learned], features[mine]])), groups
+        components(np.concatenate([training.features[learned], features[mine]])), groups
     )
     share, beyond = share_of_outliers(score, is_new)
     effect = share / RARE
@@ -137,14 +136,3 @@ def _compared(
         "images to training (`niwaki.auditing.balanced` draws few of them more often) and audit "
         "again; until then the network's answers to them cannot be trusted.",
     )
-
-
-def _components(features: Array) -> Array:
-    """Return the first principal components of standardised features, all of variance 1."""
-    spread = features.std(0)
-    standard = ((features - features.mean(0)) / np.where(spread > 0, spread, 1)).astype(float)
-    values, vectors = np.linalg.eigh(standard @ standard.T)
-    # Of few features there are few components; the rest is rounding.
-    kept = vectors[:, -_DIMENSIONS:][:, values[-_DIMENSIONS:] > _ROUNDING * values[-1]]
-    found: Array = kept * len(features) ** 0.5
-    return found

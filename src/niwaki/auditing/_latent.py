@@ -1,0 +1,153 @@
+"""Inside the network: how active each channel is on an image, and what it carries of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from niwaki.auditing._material import Material
+from niwaki.auditing._on_disk import blocks
+from niwaki.criteria import hidden_layers
+from niwaki.errors import ModelError, NothingToPruneError
+from niwaki.propagation import Operation, epsilon_plus, propagate, unit_dimension
+
+Array = NDArray[Any]
+_LAYERS = 4  # spread over the depth, the last one among them
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """The channels of some layers on images.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        In the order of the network.
+    activity : dict of str to ndarray
+        Mean output of each channel, behind its norm and activation, shape (N, channels).
+    relevance : dict of str to ndarray
+        Relevance of each channel for the class that the network says, as a share of the layer's
+        absolute relevance, shape (N, channels).
+    outputs : ndarray
+        Of the network, shape (N, classes).
+    """
+
+    layers: tuple[str, ...]
+    activity: dict[str, Array]
+    relevance: dict[str, Array]
+    outputs: Array
+
+    @property
+    def embedding(self) -> Array:
+        """The activity of the last layer: what the network knows when it decides."""
+        return self.activity[self.layers[-1]]
+
+
+def latent_of(material: Material) -> Latent:
+    """Look at the channels of up to four layers on all images of an audit.
+
+    Raises
+    ------
+    ModelError
+        The network has no hidden layers.
+    """
+    try:
+        dimension = channels_of(material.model, material.inputs[:1].to(material.device))
+    except NothingToPruneError as error:
+        raise ModelError(
+            "this network has no hidden layers, from which it is read where its answers come from; "
+            "leave out what is said of centres, and the question 'centre'"
+        ) from error
+    parts = [
+        look_inside(material.model, material.inputs[block].to(material.device), dimension)
+        for block in blocks(len(material), material.batch_size)
+    ]
+    return joined(parts)
+
+
+def channels_of(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """Return up to four hidden layers, evenly over the depth, and the dimension of channels."""
+    layers = hidden_layers(model, example)
+    places = np.linspace(0, len(layers) - 1, min(_LAYERS, len(layers))).round().astype(int)
+    chosen = [layers[place] for place in places]
+    return {layer.name: unit_dimension(layer.operation) for layer in chosen}
+
+
+def look_inside(model: nn.Module, inputs: Tensor, dimension: dict[str, int]) -> Latent:
+    """Look at the channels of layers on a batch, by LRP (epsilon, z+ in convolutions).
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, with an output for each class.
+    inputs : Tensor
+        Shape (N, ...), where the model is.
+    dimension : dict of str to int
+        See `channels_of`.
+    """
+    seen = _PerChannel(dimension)
+
+    def begin(output: Tensor) -> Tensor:
+        return nn.functional.one_hot(output.argmax(1), output.shape[1]).to(output)
+
+    said = propagate(
+        model, inputs, epsilon_plus(), begin, [seen], to_input=False, max_loss=None
+    ).output
+    layers = tuple(name for name in dimension if name in seen.carried)
+    return Latent(
+        layers,
+        {name: seen.active[name].numpy() for name in layers},
+        {name: seen.carried[name].numpy() for name in layers},
+        said.double().cpu().numpy(),
+    )
+
+
+def joined(parts: Sequence[Latent]) -> Latent:
+    """Return several batches as one."""
+    layers = parts[0].layers
+    return Latent(
+        layers,
+        {name: np.concatenate([part.activity[name] for part in parts]) for name in layers},
+        {name: np.concatenate([part.relevance[name] for part in parts]) for name in layers},
+        np.concatenate([part.outputs for part in parts]),
+    )
+
+
+class _PerChannel:
+    """An observer that keeps one number for each image and channel of some layers."""
+
+    def __init__(self, dimension: dict[str, int]) -> None:
+        self._dimension = dimension
+        self.active: dict[str, Tensor] = {}
+        self.carried: dict[str, Tensor] = {}
+
+    def output(self, operation: Operation, output: Tensor) -> None:
+        """Keep the mean; that behind a norm comes later and takes its place."""
+        name = operation.layer
+        if name in self._dimension:
+            others = self._others(name, output)
+            mean = output.detach().mean(others) if others else output.detach()
+            self.active[name] = mean.double().cpu()
+
+    def activation(self, operation: Operation, output: Tensor) -> None:
+        """Keep the mean behind the activation in its place."""
+        self.output(operation, output)
+
+    def relevance(self, operation: Operation, relevance: Tensor) -> None:
+        """Keep the sum, as a share of the layer's absolute relevance."""
+        name = operation.layer
+        if name in self._dimension:
+            others, values = self._others(name, relevance), relevance.detach().double()
+            size = values.abs().flatten(1).sum(1, keepdim=True).clamp_min(1e-12)
+            share = ((values.sum(others) if others else values) / size).cpu()
+            self.carried[name] = share + self.carried.get(name, torch.zeros(()))
+
+    def _others(self, name: str, values: Tensor) -> list[int]:
+        channel = self._dimension[name] % values.dim()
+        return [d for d in range(1, values.dim()) if d != channel]
