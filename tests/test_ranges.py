@@ -49,6 +49,7 @@ ELSEWHERE = {
     ("Slide", "overview"),
     ("Tissue", "shares"),
     ("Store", "block"),
+    ("Store", "has"),
     ("Store", "read"),
     ("Store", "put"),
     ("Store", "add"),

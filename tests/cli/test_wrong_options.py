@@ -20,6 +20,7 @@ from niwaki.errors import DataError
 from niwaki.ranges import Range
 
 MODEL = "niwaki.models.zoo:vgg_digits"
+ARGUMENTS = ("files", "slide", "model", "data", "images")  # in the order of a command line
 COMMANDS = {info.name: info.callback for info in app.registered_commands}
 
 
@@ -106,7 +107,7 @@ def test_a_wrong_value_is_one_line_and_leaves_nothing(
     for value in values:
         given = value.format(folder=tmp_path)
         arguments = [given if name == parameter.name else {"model": MODEL}.get(name, "digits")
-                     for name in ("model", "data", "images") if name in known]  # fmt: skip
+                     for name in ARGUMENTS if name in known]  # fmt: skip
         out = [] if "out" not in known or parameter.name == "out" else ["--out=out"]
         option = [f"{flag}={given}"] if flag.startswith("-") else []
         said = failing(monkeypatch, capsys, command, *arguments, *out, *option)
@@ -121,8 +122,8 @@ def test_a_wrong_value_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize("command", COMMANDS)
 def test_with_json_the_error_is_json_too(command, monkeypatch, capsys):
     known = signature(COMMANDS[command]).parameters
-    arguments = [MODEL if name == "model" else "digits" for name in ("model", "data", "images")
-                 if name in known]  # fmt: skip
+    named = [name for name in ARGUMENTS if name in known]
+    arguments = [MODEL if name == "model" else "digits" for name in named]
     wrong = ["--out", "file"] if "out" in known else ["--device", "toaster"]
     said = failing(monkeypatch, capsys, command, *arguments, *wrong, "--json")
     told = json.loads(said.out)

@@ -32,6 +32,8 @@ from niwaki.cli import (
     _methods,
     _prune,
     _prune_weights,
+    _slide,
+    _tiles,
 )
 from niwaki.errors import ModelError
 from niwaki.machine import check_alone
@@ -76,6 +78,8 @@ _add("choose-rules", _choose_rules.choose_rules)
 _add("car", _car.car)
 _add("filters", _filters.filters)
 _add("audit", _audit.audit_command)
+_add("slide", _slide.slide)
+_add("tiles", _tiles.tiles)
 _add("info", _info.info)
 _add("export", _export.export)
 _add("methods", _methods.methods)

@@ -43,7 +43,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 # Pillow's decoders raise these for broken files, beside OSError.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError)
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, OverflowError, MemoryError)
 
 
 def read_image(path: Path) -> Image.Image:

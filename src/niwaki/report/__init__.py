@@ -19,6 +19,8 @@ from niwaki.report._pruning_plots import (
     plot_trajectories,
 )
 from niwaki.report._sheets import contact_sheet
+from niwaki.report._slide_overview import slide_overview
+from niwaki.report._slide_viewer import write_slide_viewer
 
 __all__ = [
     "HeatmapFiles",
@@ -44,5 +46,7 @@ __all__ = [
     "save_filters",
     "save_hdf5",
     "save_npy",
+    "slide_overview",
     "write_audit",
+    "write_slide_viewer",
 ]

@@ -108,7 +108,11 @@ class Slide:
         source = self._opened()
         across, down = self.scale(mpp)
         level = _level(source, min(across, down))
-        across, down = across / source.scales[level][0], down / source.scales[level][1]
+        finest = source.scales[level]
+        step = max(16, floor(_BLOCK * min(finest) / max(across, down)))
+        if max(width, height) > step:  # a level that is much finer is read block by block
+            return self._read_in_blocks(x, y, width, height, mpp, step)
+        across, down = across / finest[0], down / finest[1]
         if abs(across - 1) < _EXACT and abs(down - 1) < _EXACT:
             return source.region(level, x, y, width, height)
         left, right = span(x, width, across)
@@ -116,18 +120,19 @@ class Slide:
         part = source.region(level, left, top, right - left, bottom - top)
         return resampled(part, (x, y), (width, height), (across, down))
 
-    def overview(self, mpp: float) -> Pixels:
-        """Read the whole slide at a coarse resolution, block by block."""
-        width, height = self.canvas(mpp)
+    def _read_in_blocks(
+        self, x: int, y: int, width: int, height: int, mpp: float, step: int
+    ) -> Pixels:
         found = np.empty((height, width, 3), np.uint8)
-        source = self._opened()
-        finest = source.scales[_level(source, min(self.scale(mpp)))]
-        step = max(16, floor(_BLOCK * min(finest) / max(self.scale(mpp))))
         for top in range(0, height, step):
             for left in range(0, width, step):
                 part = found[top : top + step, left : left + step]
-                part[:] = self.read(left, top, part.shape[1], part.shape[0], mpp)
+                part[:] = self.read(x + left, y + top, part.shape[1], part.shape[0], mpp)
         return found
+
+    def overview(self, mpp: float) -> Pixels:
+        """Read the whole slide at a coarse resolution."""
+        return self.read(0, 0, *self.canvas(mpp), mpp)
 
     def _opened(self) -> Source:
         if self._source is None:  # in another process

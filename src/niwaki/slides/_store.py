@@ -53,6 +53,10 @@ class Store:
         key = row, column
         return self._get(key) if key in self._written else None
 
+    def has(self, row: int, column: int) -> bool:
+        """Return whether anything was written into a block."""
+        return (row, column) in self._written
+
     def blocks(self) -> Iterator[tuple[int, int, Array | None]]:
         """Yield row, column and content of all blocks, row by row."""
         for row in range(self.rows):

@@ -1,0 +1,177 @@
+"""``niwaki tiles``: labelled tiles of annotated slides, in a folder for each class."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from niwaki import ranges as r
+from niwaki.cli import _options as o
+from niwaki.cli._slide import MPP, SlideMpp
+from niwaki.errors import DataError, NiwakiError
+
+if TYPE_CHECKING:
+    from niwaki.slides import Slide, SlideObject
+
+__all__ = ["tiles"]
+
+_SUFFIXES = (".geojson", ".json", ".csv", ".tsv", ".png", ".tif", ".tiff")
+_MASKS = (".png", ".tif", ".tiff")
+
+
+@o.spread
+def tiles(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="SLIDES...", help="Slides or images, as for `niwaki slide`."),
+    ],
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="GeoJSON of QuPath, a mask, or CSV of nuclei with x, y and type; of several "
+            "slides the folder with a file of each slide's name. Default: beside the slides.",
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[int, r.SIDE, typer.Option(help="Side of a tile in pixels.")] = 224,
+    mpp: MPP = None,
+    slide_mpp: SlideMpp = None,
+    cover: Annotated[
+        float, r.SHARE, typer.Option(help="Share of a tile that must be of one class.")
+    ] = 0.75,
+    rest: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS",
+            help="A class for tissue that is not annotated. Default: it is left out.",
+            show_default=False,
+        ),
+    ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            help="Classes of a mask's values from 1 on, such as normal,tumour.",
+            show_default=False,
+        ),
+    ] = None,
+    most: Annotated[
+        int | None,
+        r.SOME,
+        typer.Option(help="Tiles of each class and slide at the most.", show_default=False),
+    ] = None,
+    out: o.Folder = Path("tiles"),
+    seed: o.Seed = 0,
+    force: o.Force = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Cut labelled tiles out of annotated slides: a folder for each class.
+
+    A file is named after its slide and its place, SLIDE_x1024_y2048.png, so that `niwaki audit`
+    knows the slides by --slides '^(.+)_x'.
+    """
+    from niwaki.cli._outputs import check_output
+    from niwaki.files import new_folder, write_csv
+    from niwaki.slides import cut, labelled_places, open_slide, safe_names
+
+    given = [] if annotations is None else [annotations]
+    check_output(out, force=force, data=files, files=given)
+    slides = [open_slide(file, slide_mpp) for file in files]
+    _check_names(slides)
+    rows: list[dict[str, Any]] = []
+    with new_folder(out, overwrite=force) as folder:
+        labelled = []
+        for slide in slides:
+            objects = _annotated(slide, annotations, len(slides), names)
+            resolution = max(slide.mpp) if mpp is None else mpp
+            found = labelled_places(
+                slide,
+                objects,
+                size=size,
+                mpp=resolution,
+                cover=cover,
+                rest=rest,
+                most=most,
+                seed=seed,
+            )
+            labelled.append((slide, found, resolution))
+        plain = safe_names(one.class_name for _, found, _ in labelled for one in found)
+        for slide, found, resolution in labelled:
+            across, down = slide.scale(resolution)
+            pictures = cut(slide, found, size, resolution)
+            for one, picture in zip(found, pictures, strict=True):
+                x, y = round(one.x * across), round(one.y * down)
+                place = Path(plain[one.class_name], f"{_stem(slide)}_x{x}_y{y}.png")
+                (folder / place.parent).mkdir(exist_ok=True)
+                picture.save(folder / place)
+                rows.append(
+                    {"file": str(place), "class": one.class_name, "slide": slide.path.name,
+                     "x": x, "y": y, "width": round(size * across, 2),
+                     "height": round(size * down, 2)}
+                )  # fmt: skip
+        write_csv(folder / "tiles.csv", rows)
+    _report(rows, out, as_json)
+
+
+def _report(rows: list[dict[str, Any]], out: Path, as_json: bool) -> None:
+    counts = Counter(row["class"] for row in rows)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(out), "classes": dict(counts)}, indent=2))
+        return
+    for name, count in sorted(counts.items()):
+        o.console().print(f"{name}: {count} tiles")
+    o.console().print(f"wrote {out}")
+
+
+def _stem(slide: Slide) -> str:
+    from niwaki.slides import safe_names
+
+    return safe_names([slide.name])[slide.name]
+
+
+def _check_names(slides: list[Slide]) -> None:
+    stems = [_stem(slide) for slide in slides]
+    for number, stem in enumerate(stems):
+        if stem in stems[:number]:
+            other = slides[stems.index(stem)].path
+            raise NiwakiError(
+                f"{slides[number].path} and {other} have the same name, by which their tiles could "
+                "not be told apart: rename one of them"
+            )
+
+
+def _annotated(
+    slide: Slide, given: Path | None, count: int, names: str | None
+) -> list[SlideObject]:
+    """Read what belongs to a slide, by the kind of file."""
+    from niwaki.slides import read_geojson, read_mask, read_nuclei
+
+    file = _file(slide, given, count)
+    if file.suffix.lower() in _MASKS:
+        return read_mask(file, slide, names.split(",") if names else ())
+    if file.suffix.lower() in (".csv", ".tsv"):
+        return read_nuclei(file)
+    return read_geojson(file)
+
+
+def _file(slide: Slide, given: Path | None, count: int) -> Path:
+    if given is not None and given.is_file():
+        if count > 1:
+            raise NiwakiError(
+                f"--annotations {given} is one file for {count} slides; give the folder with a "
+                "file of each slide's name"
+            )
+        return given
+    folder = slide.path.parent if given is None else given
+    found = [folder / f"{slide.name}{suffix}" for suffix in _SUFFIXES]
+    there = [file for file in found if file.is_file() and file != slide.path]
+    if len(there) != 1:
+        what = "no annotations" if not there else f"{len(there)} files of annotations"
+        raise DataError(
+            f"there are {what} of {slide.path.name} in {folder}: name one {slide.name}.geojson, "
+            "as QuPath exports it, or give it by --annotations"
+        )
+    return there[0]

@@ -1,0 +1,115 @@
+"""The most relevant regions of a slide, as polygons with what they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from niwaki.ranges import POSITIVE, SHARE, checked
+from niwaki.slides._outlines import Polygon, outlines
+from niwaki.slides._pyramid import Pyramid
+
+__all__ = ["Region", "find_regions"]
+
+Array = NDArray[Any]
+
+_LARGEST = 4096  # pixels of a side of the level in which regions are looked for
+_SMOOTH = 4.0  # um, half a nucleus
+_SMALLEST = 100.0  # um2, two nuclei
+_MOST = 200  # regions
+_PEAK = 99.9  # percentile of what counts as the highest
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region of a map.
+
+    Attributes
+    ----------
+    polygon : list of list of pair of float
+        The outline and its holes, in pixels of full resolution.
+    area : float
+        In square micrometres.
+    mean, highest : float
+        Of the map in it.
+    total : float
+        What it holds of the map's sum, all that is positive, as a share.
+    """
+
+    polygon: list[list[tuple[float, float]]]
+    area: float
+    mean: float
+    highest: float
+    total: float
+
+
+@checked(mpp=POSITIVE, scale=POSITIVE, level=SHARE)
+def find_regions(
+    pyramid: Pyramid, mpp: float, scale: tuple[float, float], level: float = 0.5
+) -> list[Region]:
+    """Find where a map is high: at least so high a share of its peak, smoothed by half a nucleus.
+
+    Parameters
+    ----------
+    pyramid : Pyramid
+        Of the map. Maps of more than 4096 pixels of a side are looked at in a coarser level.
+    mpp : float
+        Micrometres per pixel of the finest level.
+    scale : pair of float
+        Pixels of full resolution in one of the finest level, across and down.
+    level : float
+        Share of the peak, which is the 99.9th percentile of what is positive.
+
+    Returns
+    -------
+    list of Region
+        The one with the largest share of the map's positive sum first, 200 at the most; none is
+        smaller than 100 square micrometres.
+    """
+    from scipy import ndimage
+
+    number = next(
+        n for n, one in enumerate(pyramid.levels) if max(one.shape) <= _LARGEST or one is
+        pyramid.levels[-1]
+    )  # fmt: skip
+    store = pyramid.levels[number]
+    pixel = mpp * 2**number
+    values = store.read(0, 0, store.shape[1], store.shape[0])
+    known = ~np.isnan(values)
+    plain = np.where(known, values, 0)
+    sigma = _SMOOTH / pixel
+    smooth = ndimage.gaussian_filter(plain, sigma) if sigma > 0.3 else plain
+    positive = smooth[known & (smooth > 0)]
+    if not positive.size:
+        return []
+    high = known & (smooth >= level * np.percentile(positive, _PEAK))
+    labels, count = ndimage.label(high)
+    whole = float(plain.clip(0).sum()) or 1.0
+    least = max(1.0, _SMALLEST / pixel**2)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sums = np.bincount(labels.ravel(), plain.clip(0).ravel(), count + 1)
+    order = [n for n in np.argsort(-sums[1:], kind="stable") + 1 if sizes[n] >= least][:_MOST]
+    places = ndimage.find_objects(labels)
+    across, down = (2**number * side for side in scale)
+    found = []
+    for one in order:
+        rows, columns = places[one - 1]
+        mask = labels[rows, columns] == one
+        inside = plain[rows, columns][mask]
+        rings = _moved(outlines(mask), columns.start, rows.start, across, down)
+        area = float(sizes[one] * pixel**2)
+        share = float(sums[one]) / whole
+        found.append(Region(rings, area, float(inside.mean()), float(inside.max()), share))
+    return found
+
+
+def _moved(
+    polygon: Polygon, left: int, top: int, across: float, down: float
+) -> list[list[tuple[float, float]]]:
+    return [
+        [(round((x + left) * across, 2), round((y + top) * down, 2)) for x, y in ring]
+        for ring in polygon
+    ]
