@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from biases import ARTEFACTS, Row, artefact, centre, control, missing
 from heatmaps import cells, squeezenet
+from scanners import CASES, scanner
 from sources import Annotated, Drawing, Learner, Source, default_learner
 from sources import squeezenet as fine_tuned
 
@@ -39,6 +40,9 @@ def cases(
         if isinstance(source, Annotated):
             yield f"cells/{seed}", partial(cells, source, learner, seed)
         yield f"missing/{seed}", partial(missing, source, learner, seed)
+        for strength, agreement in (*CASES, ("none", 1.0)):
+            name = f"scanner/{strength}/{agreement}/{seed}"
+            yield name, partial(scanner, source, learner, seed, strength, agreement)
     for share, seed, kind in itertools.product(shares, range(seeds), ARTEFACTS):
         name = f"{kind}/{share}/{seed}"
         yield name, partial(artefact, source, learner, seed, kind, share, share == 0.5)

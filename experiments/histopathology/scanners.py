@@ -17,9 +17,16 @@ from niwaki.data import Described
 
 Array = NDArray[Any]
 #: Optical densities are multiplied, and images blurred, by the second scanner.
-STRENGTHS = {"strong": ((1.18, 1.0, 0.80), 0.7), "weak": ((1.09, 1.0, 0.90), 0.45)}
-#: Share of the scans of a class that are from its own scanner; at .5 labels are independent.
-AGREEMENTS = (1.0, 0.8, 0.6, 0.5)
+STRENGTHS = {
+    "strong": ((1.18, 1.0, 0.80), 0.7),
+    "weak": ((1.09, 1.0, 0.90), 0.45),
+    "none": ((1.0, 1.0, 1.0), 0.0),
+}
+#: Strength, and the share of the scans of a class that are from its own scanner: at .5 labels are
+#: independent of it.
+CASES = tuple(
+    (strength, agreement) for strength in ("strong", "weak") for agreement in (1.0, 0.8, 0.6, 0.5)
+)
 
 
 def scanner(source: Source, learner: Learner, seed: int, strength: str, agreement: float) -> Row:

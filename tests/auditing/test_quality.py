@@ -159,12 +159,12 @@ def test_a_scanner_changes_light_and_dark_alike_and_what_is_shown_does_not(tiles
     rest = tensor(tumour[half:])
     ones = np.ones(half, int)
     stained = tensor(plant(tumour[:half], ones, "stain", on=1, share=1.0, seed=1).pixels)
-    assert is_even(stained, rest, True)
+    assert is_even(stained, rest, 0.5)
     # Other nuclei: only what is dark has another hue.
     own = tensor(tumour[:half])
     dark = own.amax(1, keepdim=True) < own.amax(1).flatten(1).quantile(0.15, 1)[:, None, None, None]
     density = -own.clamp(1 / 255).log() * torch.tensor([1.18, 1.0, 0.8])[:, None, None]
-    assert not is_even(torch.where(dark, (-density).exp(), own), rest, True)
+    assert not is_even(torch.where(dark, (-density).exp(), own), rest, 0.5)
 
 
 def test_a_hue_of_what_is_shown_is_not_tried_and_the_audit_says_why(tiles):

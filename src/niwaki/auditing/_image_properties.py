@@ -145,15 +145,18 @@ def dye_factors(having: Tensor, rest: Tensor, quantiles: tuple[float, float] = _
     return found
 
 
-def is_even(having: Tensor, rest: Tensor, same: bool) -> bool:
-    """Say whether light pixels differ between images as dark ones do.
+def is_even(having: Tensor, rest: Tensor, most: float) -> bool:
+    """Say whether light pixels differ between images as dark ones do, up to a share of that.
 
     By the law of Beer and Lambert a dye or scanner multiplies all densities by the same factors;
     where images show other things, other factors part the dark ones and the light ones.
     """
     dark, light = (np.log(dye_factors(having, rest, part)) for part in (_DARK, _LIGHT))
-    most = _UNEVEN if same else _UNEVEN_ELSE
     return bool(np.linalg.norm(light - dark) <= most * np.linalg.norm(dark))
+
+
+def _is_of_dye(having: Tensor, rest: Tensor, same: bool) -> bool:
+    return is_even(having, rest, _UNEVEN if same else _UNEVEN_ELSE)
 
 
 def _blur_alike(having: Tensor, _: Tensor, without: Tensor, rng: np.random.Generator) -> Given:
@@ -240,7 +243,7 @@ PROPERTIES = {
         "Compare scanners and stains of the classes; normalise colours, or vary them at random "
         "while training.",
         coloured=True,
-        fits=is_even,
+        fits=_is_of_dye,
         otherwise="Not tried: light and dark pixels differ by other factors, as they do where "
         "images show other things, and not where a dye or scanner differs.",
     ),
