@@ -151,7 +151,7 @@ def test_a_layer_becomes_the_dense_solution(kind):
     norm = isinstance(model.norm, nn.BatchNorm2d)
     intercept = reader.bias is not None or norm
     weight, offset = by_hand(reader, inputs, targets, intercept=intercept)
-    said = rebuild(smaller, model, (x, torch.zeros(len(x))), plan, pull=PULL)
+    said = rebuild(smaller, model, (x, torch.zeros(len(x))), plan, pull=PULL, mirror=False)
     torch.testing.assert_close(reader.weight.detach(), weight, rtol=0, atol=1e-8)
     if reader.bias is not None:
         torch.testing.assert_close(reader.bias.detach(), offset, rtol=0, atol=1e-8)
@@ -167,14 +167,14 @@ def test_depthwise_layers_aim_at_their_own_channels():
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1), nn.ReLU(),
-        nn.Conv2d(5, 5, 3, padding=1, groups=5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 16, 3),
+        nn.Conv2d(5, 5, 3, padding=1, groups=5), nn.Tanh(), nn.Flatten(), nn.Linear(5 * 16, 3),
     ).double().eval()  # fmt: skip
     x = torch.randn(12, 2, 6, 6, dtype=torch.float64)
     plan = Plan().with_step([Removal("0", (2,)), Removal("2", (1, 3)), Removal("4", (1, 3))])
     smaller = copy.deepcopy(model)
     replay(smaller, x[:2], plan)
     whole = readings(model, x, "4")[0][1]
-    rebuild(smaller, model, (x, torch.zeros(12)), plan)
+    rebuild(smaller, model, (x, torch.zeros(12)), plan, mirror=False)
     fitted = copy.deepcopy(smaller[4])
     inputs = readings(smaller, x, "4")[0][0]
     smaller[4].weight.data = model[4].weight.data[[0, 2, 4]].clone()
@@ -199,7 +199,7 @@ class Block(nn.Module):
         x = torch.relu(self.stem(x))
         skip = self.skip(x)
         x = self.norm(self.wide(torch.relu(self.narrow(x)))) + skip
-        return self.head(torch.relu(x).mean((2, 3)))
+        return self.head(torch.tanh(x).mean((2, 3)))
 
 
 def test_the_branch_makes_up_for_what_the_shortcut_misses():
@@ -211,7 +211,7 @@ def test_the_branch_makes_up_for_what_the_shortcut_misses():
     sums = []
     for network in (model, smaller):
         if network is smaller:
-            rebuild(smaller, model, (x, torch.zeros(12)), plan)
+            rebuild(smaller, model, (x, torch.zeros(12)), plan, mirror=False)
         sums.append(readings(network, x, "norm")[0][1] + readings(network, x, "skip")[0][1])
     found = smaller.wide.weight.detach().clone(), smaller.norm.running_mean.clone()
     inputs = readings(smaller, x, "wide")[0][0]
@@ -236,8 +236,8 @@ class Joined(nn.Module):
 
     def forward(self, x):
         one, two = torch.relu(self.one(x)), torch.relu(self.two(x))
-        x = torch.relu(self.reader(torch.cat([one, two], 1))) * torch.sigmoid(self.other(one))
-        x = torch.relu(self.twice(torch.relu(self.twice(x))))
+        x = torch.tanh(self.reader(torch.cat([one, two], 1))) * torch.sigmoid(self.other(one))
+        x = torch.tanh(self.twice(torch.tanh(self.twice(x))))
         return self.head(x.mean((2, 3)))
 
 
@@ -247,7 +247,7 @@ def test_concatenations_and_several_readers():
     x = torch.randn(12, 2, 6, 6, dtype=torch.float64)
     smaller, plan = cut(model, x, (0, 3), "one")
     starts = {name: copy.deepcopy(smaller.get_submodule(name)) for name in ("reader", "other")}
-    said = rebuild(smaller, model, (x, torch.zeros(12)), plan)
+    said = rebuild(smaller, model, (x, torch.zeros(12)), plan, mirror=False)
     assert list(said.errors) == ["reader", "other", "twice", "head"]
     for name, start in starts.items():
         ((inputs, _),), ((_, goal),) = readings(smaller, x, name), readings(model, x, name)
@@ -263,7 +263,7 @@ def test_a_layer_that_is_called_twice_is_fitted_over_both_calls():
     x = torch.randn(12, 2, 6, 6, dtype=torch.float64)
     smaller, plan = cut(model, x, (0, 3), "one")
     start, later = copy.deepcopy(smaller.twice), readings(smaller, x, "twice")[1][0]
-    rebuild(smaller, model, (x, torch.zeros(12)), plan)
+    rebuild(smaller, model, (x, torch.zeros(12)), plan, mirror=False)
     first = readings(smaller, x, "twice")[0][0]
     goals = [out for _, out in readings(model, x, "twice")]
     inputs = torch.cat([first, later])
@@ -346,9 +346,9 @@ def test_values_on_disk_are_the_same(monkeypatch):
 def test_many_places_are_looked_at_in_turns():
     """Beyond a bound places are left out; the fit is still close to that over all places."""
     model, (x, y) = network(), (torch.randn(200, 2, 24, 24), torch.arange(200) % 4)
-    model[10] = nn.Linear(8 * 100, 4)
+    model[4], model[10] = nn.Tanh(), nn.Linear(8 * 100, 4)
     smaller, plan = cut(model, x, (0, 5, 6), "0")
-    said = rebuild(smaller, model, (x, y), plan)
+    said = rebuild(smaller, model, (x, y), plan, mirror=False)
     ((inputs, got),), ((_, goal),) = readings(smaller, x, "3"), readings(model, x, "3")
     start = cut(model, x, (0, 5, 6), "0")[0][3]
     with torch.no_grad():
@@ -395,7 +395,7 @@ def test_masks_free_some_weights_only():
     mask = torch.rand(smaller.reader.weight.shape) > 0.4
     smaller.reader.weight.data *= mask
     start = copy.deepcopy(smaller.reader)
-    rebuild(smaller, model, (x, torch.zeros(12)), masks={"reader": mask})
+    rebuild(smaller, model, (x, torch.zeros(12)), masks={"reader": mask}, mirror=False)
     ((inputs, _),), ((_, goal),) = readings(smaller, x, "reader"), readings(model, x, "reader")
     design, targets = columns(start, inputs), goal.movedim(1, 0).flatten(1)
     for output in range(4):
@@ -623,7 +623,7 @@ class Drops(Block):
     def forward(self, x):
         x = torch.relu(self.stem(x))
         x = self.between(self.norm(self.wide(torch.relu(self.narrow(x))))) + self.skip(x)
-        return self.head(torch.relu(x).mean((2, 3)))
+        return self.head(torch.tanh(x).mean((2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -672,7 +672,7 @@ def test_of_very_many_samples_a_part_serves(monkeypatch):
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=1e-6, atol=1e-6)
     first = copy.deepcopy(smaller)
-    rebuild(first, model, (x[:20], y[:20]), plan)
+    rebuild(first, model, (x[:20], y[:20]), plan, mirror=False)
     assert not torch.allclose(first[6].weight, found[0]["6.weight"])
 
 
@@ -683,7 +683,7 @@ def test_without_a_pull_it_is_plain_least_squares():
     smaller, plan = cut(model, x)
     ((inputs, _),), ((_, goal),) = readings(smaller, x, "reader"), readings(model, x, "reader")
     weight, _ = by_hand(smaller.reader, inputs, goal, intercept=True, pull=0.0)
-    rebuild(smaller, model, (x, torch.zeros(40)), plan, pull=0)
+    rebuild(smaller, model, (x, torch.zeros(40)), plan, pull=0, mirror=False)
     torch.testing.assert_close(smaller.reader.weight.detach(), weight, rtol=0, atol=1e-6)
 
 
@@ -697,7 +697,7 @@ def test_a_few_samples_that_repeat_are_not_met_by_chance():
     assert len(x) == 250 > smaller.reader.in_features
     ((inputs, _),), ((_, goal),) = readings(smaller, x, "reader"), readings(model, x, "reader")
     weight, _ = by_hand(smaller.reader, inputs, goal, intercept=True)
-    rebuild(smaller, model, (x, torch.zeros(250)), plan)
+    rebuild(smaller, model, (x, torch.zeros(250)), plan, mirror=False)
     torch.testing.assert_close(smaller.reader.weight.detach(), weight, rtol=0, atol=1e-8)
 
 
@@ -750,3 +750,17 @@ def test_networks_that_do_not_belong_together_are_refused():
     nn.utils.parametrizations.weight_norm(computed[3])
     with pytest.raises(ModelError, match="computed anew in each pass"):
         rebuild(computed, model, given)
+
+
+def test_mirror_images_serve_as_well():
+    model, (x, y) = network(), data()
+    smaller, plan = cut(model, x, (0, 5, 6), "3")
+    by_hand_too = torch.stack([x, x.flip(-1)], 1).flatten(0, 1)
+    pairs = torch.arange(60) % 4
+    found = []
+    for given, mirror in (((x, y), True), ((by_hand_too, pairs), False), ((x, y), False)):
+        again = copy.deepcopy(smaller)
+        rebuild(again, model, given, plan, mirror=mirror)
+        found.append(again[6].weight.detach())
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], found[2])

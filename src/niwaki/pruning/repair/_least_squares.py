@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from niwaki.accumulation import Totals
 
-__all__ = ["Fit", "fit", "moments"]
+__all__ = ["EXACT", "TINY", "Fit", "Regression", "aims", "fit", "moments", "spread"]
 
 Sums: TypeAlias = Mapping[str, Tensor]
 
 _NONE = 1e-9  # a pull that only decides where the rows do not
 _CONSTANT = 1e-11  # share of the squared inputs below which their variance is rounding
-_EXACT = 1e-9  # share of the targets' variance that rounding may leave
-_TINY = 1e-300
+EXACT = 1e-9  # share of the targets' variance that rounding may leave
+TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -55,97 +55,131 @@ def moments(totals: Totals, inputs: Tensor, targets: Tensor, images: int) -> Tot
     images : int
         That they come from.
     """
+    x = inputs.double()
+    read = {
+        "rows": torch.tensor(x.shape[1], dtype=torch.float64, device=x.device),
+        "x": x.sum(1),
+        "xx": x.transpose(1, 2) @ x,
+    }
+    return totals.update({**read, **aims(x, targets)}, images)
+
+
+def aims(inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Return those of the sums in which the targets stand."""
     x, t = inputs.double(), targets.double()
-    return totals.update(
-        {
-            "rows": torch.tensor(x.shape[1], dtype=torch.float64, device=x.device),
-            "x": x.sum(1),
-            "t": t.sum(1),
-            "xx": x.transpose(1, 2) @ x,
-            "tx": t.transpose(1, 2) @ x,
-            "tt": t.square().sum(1),
-        },
-        images,
-    )
+    return {"t": t.sum(1), "tx": t.transpose(1, 2) @ x, "tt": t.square().sum(1)}
 
 
-def fit(
-    halves: tuple[Totals, Totals],
-    start: Tensor,
-    offset: Tensor | None,
-    strength: float,
-    free: Tensor | None = None,
-) -> Fit:
-    """Find the weights that bring a layer's outputs nearest to their targets.
+class Regression:
+    """The weights that are nearest to targets, for any targets of the same inputs.
 
-    They minimise the squared error plus the squared distance from the weights there are, times
-    `strength` and the mean diagonal of the Gram matrix. Where the layer has an offset, that is
-    fitted too, and pulled nowhere. Outputs that can be met exactly are: where weights that are
-    learnt from one half of the samples meet the other half. An output whose error would grow, by
-    rounding, keeps its weights.
+    Without a fitted offset it is around zero, else around the means.
 
     Parameters
     ----------
-    halves : pair of Totals
-        From `moments`, of two halves of the samples.
+    sums : mapping of str to Tensor
+        From `moments`.
     start : Tensor
-        The weights there are, shape (groups, outputs, features).
-    offset : Tensor or None
-        What its outputs are raised by as it is, shape (groups, outputs); None where nothing can be.
+        Where the pull goes to, shape (groups, outputs, features), in double precision.
+    raising : bool
+        Whether an offset is fitted as well.
     strength : float
         Of the pull.
     free : Tensor, optional
-        Which weights may change, in the shape of `start`; the others stay as they are.
+        Which weights may change.
     """
-    sums, w0 = halves[0].merge(halves[1]).sums, start.double()
+
+    def __init__(
+        self, sums: Sums, start: Tensor, raising: bool, strength: float, free: Tensor | None = None
+    ) -> None:
+        self.sums, self.start = sums, start.double()
+        self._raising, self._free = raising, free
+        self._gram = gram = sums["xx"]
+        self._mean = sums["x"] / sums["rows"]
+        if raising:
+            self._gram = gram - sums["rows"] * self._mean[:, :, None] * self._mean[:, None]
+        around, raw = (m.diagonal(dim1=1, dim2=2).sum(1) for m in (self._gram, gram))
+        self._varies = (around > _CONSTANT * raw)[:, None, None]
+        pull = max(strength, _NONE) * self._gram.diagonal(dim1=1, dim2=2).mean(1)
+        self._constant = not bool((pull > 0).any())  # the inputs are zero everywhere
+        unit = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        self._pulled = self._gram + pull[:, None, None] * unit
+        self._factors = None if free is not None else torch.linalg.cholesky_ex(self._pulled)
+
+    def weights(self, targets: Sums) -> Tensor:
+        """Return the weights for the targets of which these are the sums; see `aims`."""
+        if self._constant:
+            return self.start
+        cross = targets["tx"]
+        if self._raising:
+            cross = cross - targets["t"][..., None] * self._mean[:, None]
+        wanted = torch.where(self._varies, cross - self.start @ self._gram, 0)
+        if self._free is None:
+            change = _divided(self._pulled, wanted.transpose(1, 2), self._factors).transpose(1, 2)
+        else:
+            parts = zip(self._pulled, wanted, self._free.to(wanted.device), strict=True)
+            change = torch.stack([_masked(*part) for part in parts])
+        return self.start + change
+
+    def offset(self, targets: Sums, weights: Tensor) -> Tensor | None:
+        """Return the offset that is best beside given weights; None where none is fitted."""
+        if not self._raising:
+            return None
+        return _residuals({**self.sums, **targets}, weights) / self.sums["rows"]
+
+    def unpulled(self, sums: Sums) -> Regression:
+        """Return the same over other sums, with a pull that only decides where rows do not."""
+        return Regression(sums, self.start, self._raising, _NONE, self._free)
+
+
+def fit(regression: Regression, halves: tuple[Totals, Totals], offset: Tensor | None) -> Fit:
+    """Find the weights that bring a layer's outputs nearest to their targets.
+
+    They minimise the squared error plus the squared distance from the weights there are, times the
+    strength of the pull and the mean diagonal of the Gram matrix. Where the layer has an offset,
+    that is fitted too, and pulled nowhere. Outputs that can be met exactly are: where weights that
+    are learnt from one half of the samples meet the other half. An output whose error would grow,
+    by rounding, keeps its weights.
+
+    Parameters
+    ----------
+    regression : Regression
+        Over all samples.
+    halves : pair of Totals
+        From `moments`, of two halves of the samples.
+    offset : Tensor or None
+        What its outputs are raised by as it is, shape (groups, outputs); None where nothing can be.
+    """
+    sums, w0 = regression.sums, regression.start
     before = _miss(sums, w0, None if offset is None else offset.double())
-    found = _fitted(sums, w0, offset is not None, max(strength, _NONE), free)
-    met = _met_exactly(halves, w0, offset is not None, free)
+    found = regression.weights(sums)
+    met = _met_exactly(halves, regression)
     if bool(met.any()):
-        exact = _fitted(sums, w0, offset is not None, _NONE, free)
-        found = torch.where(met[..., None], exact, found)
-    raised, kept = (_raised(sums, w) if offset is not None else None for w in (found, w0))
+        found = torch.where(met[..., None], regression.unpulled(sums).weights(sums), found)
+    raised, kept = (regression.offset(sums, w) for w in (found, w0))
     worse = _miss(sums, found, raised) > _miss(sums, w0, kept)
     found = torch.where(worse[..., None], w0, found)
-    raised = _raised(sums, found) if offset is not None else None
-    whole = max(float(_spread(sums).sum()), _TINY)
+    raised = regression.offset(sums, found)
+    whole = max(float(spread(sums).sum()), TINY)
     after = _miss(sums, found, raised)
     shares = [max(float(error.sum()), 0.0) / whole for error in (before, after)]
     return Fit(found, raised, *shares)
 
 
-def _fitted(sums: Sums, w0: Tensor, raising: bool, strength: float, free: Tensor | None) -> Tensor:
-    """Solve the regression; without a fitted offset around zero, else around the means."""
-    gram, cross = sums["xx"], sums["tx"]
-    if raising:
-        mean = sums["x"] / sums["rows"]
-        gram = gram - sums["rows"] * mean[:, :, None] * mean[:, None]
-        cross = cross - sums["t"][..., None] * mean[:, None]
-    around, raw = (m.diagonal(dim1=1, dim2=2).sum(1) for m in (gram, sums["xx"]))
-    varies = (around > _CONSTANT * raw)[:, None, None]
-    return w0 + _solved(gram, torch.where(varies, cross - w0 @ gram, 0), strength, free)
-
-
-def _met_exactly(
-    halves: tuple[Totals, Totals], w0: Tensor, raising: bool, free: Tensor | None
-) -> Tensor:
+def _met_exactly(halves: tuple[Totals, Totals], regression: Regression) -> Tensor:
     """Say which outputs the weights learnt from one half of the samples meet on the other half."""
     one, other = halves[0].sums, halves[1].sums
     if not (float(one["rows"]) and float(other["rows"])):
+        w0 = regression.start
         return torch.zeros(w0.shape[:2], dtype=torch.bool, device=w0.device)
-    learnt = _fitted(one, w0, raising, _NONE, free)
-    missed = _miss(other, learnt, _raised(one, learnt) if raising else None)
-    return missed < _EXACT * _spread(other)
+    alone = regression.unpulled(one)
+    learnt = alone.weights(one)
+    return _miss(other, learnt, alone.offset(one, learnt)) < EXACT * spread(other)
 
 
-def _spread(sums: Sums) -> Tensor:
+def spread(sums: Sums) -> Tensor:
     """Return the summed squares of each target around its mean."""
     return sums["tt"] - sums["t"].square() / sums["rows"]
-
-
-def _raised(sums: Sums, weights: Tensor) -> Tensor:
-    """Return the offset that is best beside given weights."""
-    return _residuals(sums, weights) / sums["rows"]
 
 
 def _miss(sums: Sums, weights: Tensor, offset: Tensor | None) -> Tensor:
@@ -166,23 +200,6 @@ def _error(gram: Tensor, cross: Tensor, power: Tensor, weights: Tensor) -> Tenso
     return power - 2 * (weights * cross).sum(-1) + ((weights @ gram) * weights).sum(-1)
 
 
-def _solved(gram: Tensor, wanted: Tensor, strength: float, free: Tensor | None) -> Tensor:
-    """Solve ``change @ (gram + pull) = wanted``, over the weights that are free."""
-    features = gram.shape[-1]
-    pull = strength * gram.diagonal(dim1=1, dim2=2).mean(1)
-    if not bool((pull > 0).any()):
-        return torch.zeros_like(wanted)  # the inputs are zero everywhere
-    ridge = pull[:, None, None] * torch.eye(features, dtype=gram.dtype, device=gram.device)
-    if free is None:
-        return _divided(gram + ridge, wanted.transpose(1, 2)).transpose(1, 2)
-    return torch.stack(
-        [
-            _masked(one + r, w, f)
-            for one, r, w, f in zip(gram, ridge, wanted, free.to(gram.device), strict=True)
-        ]
-    )
-
-
 _BLOCK = 2**27  # bytes of the matrices that are solved at once
 
 
@@ -199,9 +216,9 @@ def _masked(gram: Tensor, wanted: Tensor, free: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _divided(matrices: Tensor, right: Tensor) -> Tensor:
+def _divided(matrices: Tensor, right: Tensor, factored: Any = None) -> Tensor:
     """Solve symmetric systems: by Cholesky, or where rounding leaves none, by eigenvalues."""
-    factors, failed = torch.linalg.cholesky_ex(matrices)
+    factors, failed = factored or torch.linalg.cholesky_ex(matrices)
     found = torch.cholesky_solve(right, factors)
     for place in (failed != 0).nonzero()[:, 0].tolist():
         found[place] = torch.linalg.pinv(matrices[place], hermitian=True) @ right[place]

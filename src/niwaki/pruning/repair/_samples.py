@@ -10,7 +10,7 @@ from torch import Tensor
 
 from niwaki.data import Data, batches
 
-__all__ = ["FEWEST_ROWS", "ROWS", "drawn"]
+__all__ = ["FEWEST_ROWS", "ROWS", "drawn", "mirrored"]
 
 ROWS = 20  # for each feature of a regression: beyond that, places are left out
 FEWEST_ROWS = 5_000
@@ -31,3 +31,13 @@ def drawn(data: Data, place: Tensor | None) -> Tensor:
                 heappushpop(drawn, entry)
             number += 1
     return torch.stack([sample for _, _, sample in sorted(drawn, key=itemgetter(1))])
+
+
+def mirrored(samples: Tensor) -> Tensor:
+    """Put the mirror image behind each image, left for right; anything else stays as it is.
+
+    So do very many images, which tell enough by themselves.
+    """
+    if samples.dim() < 4 or 2 * len(samples) > _MOST:
+        return samples
+    return torch.stack([samples, samples.flip(-1)], 1).flatten(0, 1)

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from niwaki.errors import ModelError
 from niwaki.pruning._plan import Plan
+from niwaki.pruning.repair._flat_parts import Ends, ends_of
 from niwaki.pruning.repair._lockstep import Lockstep
 
 __all__ = ["Target", "kept_outputs", "norm_behind"]
@@ -28,6 +29,9 @@ class Target:
     A batch norm behind it may have other statistics than in the unpruned network. And where the
     layer is the last of a branch to reach a residual sum, it aims at the sum: it is to give what
     the other summand now misses as well.
+
+    Where an activation follows that is flat, as a ReLU is below zero, an output does not have to be
+    met: any other that the activation turns into the same value will do.
 
     Parameters
     ----------
@@ -47,16 +51,53 @@ class Target:
         name = norm_behind(walk, node)
         if name is not None:
             self._norms = walk.whole.modules[name], walk.small.modules[name]
-        self._sum = _sum_behind(walk, node)
+        self._behind = _behind(walk, node)
+
+    @property
+    def ends(self) -> Ends | None:
+        """Where the activation behind is flat; None where none follows, or none that is flat."""
+        return self._behind.ends
 
     def of(self, whole: Tensor, block: int) -> Tensor:
         """Turn a block of what the unpruned layer gives into what the layer should give."""
         target = whole.index_select(self._channel, self._kept)
         if self._norms is not None:
             target = self._through_norms(target, *self._norms)
-        if self._sum is not None:
-            target = self._with_missing(target, self._sum, block)
+        other = self._behind.other
+        if other is not None and self._walk.differs(other):
+            target = self._with_missing(target, other, block)
         return target
+
+    def range_of(self, target: Tensor, block: int) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest output that the activation behind cannot tell apart.
+
+        Parameters
+        ----------
+        target : Tensor
+            From `of`.
+        block : int
+            Of the samples.
+        """
+        if self.ends is None:
+            return target, target
+        least, largest = target, target
+        value, scale = target, torch.ones_like(target)
+        norm = self._behind.norm
+        if norm is not None:
+            factor = _scale(norm)
+            shift = -norm.running_mean * factor + (0 if norm.bias is None else norm.bias)
+            scale = scale * self._spread(factor, target)
+            value = value * scale + self._spread(shift, target)
+        if self._behind.other is not None:
+            value = value + self._walk.values[self._behind.other][1][block]
+        flat = scale.abs() <= _FLAT * scale.abs().max()
+        first, second = self.ends
+        for end, beyond, side in ((first, value <= first, 1), (second, value >= second, -1)):
+            edge = target + (end - value) / torch.where(flat, 1, scale)
+            down, up = (beyond & ~flat & (side * way * scale > 0) for way in (1, -1))
+            least = torch.where(down, -torch.inf, torch.where(up, edge, least))
+            largest = torch.where(up, torch.inf, torch.where(down, edge, largest))
+        return least, largest
 
     def _through_norms(self, target: Tensor, whole: Any, small: Any) -> Tensor:
         """Find what the norm has to get to give what the unpruned network's norm does."""
@@ -70,15 +111,14 @@ class Target:
         shift = torch.where(flat, 0, shift / divisor + small.running_mean)
         return target * self._spread(factor, target) + self._spread(shift, target)
 
-    def _with_missing(self, target: Tensor, found: _Sum, block: int) -> Tensor:
-        whole, small = (values[block] for values in self._walk.values[found.other])
-        if not isinstance(small, Tensor) or small.shape != target.shape:
-            return target
+    def _with_missing(self, target: Tensor, other: fx.Node, block: int) -> Tensor:
+        whole, small = (values[block] for values in self._walk.values[other])
         missing: Tensor = whole.index_select(self._channel, self._kept) - small
-        if found.scale is None:
+        if self._behind.norm is None:
             return target + missing
-        flat = found.scale.abs() <= _FLAT * found.scale.abs().max()
-        factor = torch.where(flat, 0, 1 / torch.where(flat, 1, found.scale))
+        scale = _scale(self._behind.norm)
+        flat = scale.abs() <= _FLAT * scale.abs().max()
+        factor = torch.where(flat, 0, 1 / torch.where(flat, 1, scale))
         return target + missing * self._spread(factor, target)
 
     def _spread(self, values: Tensor, beside: Tensor) -> Tensor:
@@ -88,44 +128,58 @@ class Target:
 
 
 @dataclass(frozen=True)
-class _Sum:
-    """A sum of two that a branch ends in.
+class _Behind:
+    """What follows a layer and nothing else reads, up to an activation.
 
     Attributes
     ----------
-    other : fx.Node
-        The other summand.
-    scale : Tensor or None
-        Of the norm between the layer and the sum, one value per output.
+    other : fx.Node or None
+        The other summand of a sum of two.
+    norm : nn.Module or None
+        A batch norm before the sum or the activation.
+    ends : pair of float or None
+        Where the activation is flat.
     """
 
-    other: fx.Node
-    scale: Tensor | None
+    other: fx.Node | None = None
+    norm: Any = None
+    ends: Ends | None = None
 
 
-def _sum_behind(walk: Lockstep, node: fx.Node) -> _Sum | None:
-    """Find the sum that a layer is the last to reach, with nothing but a norm in between."""
-    scale = None
+def _behind(walk: Lockstep, node: fx.Node) -> _Behind:
+    """Follow what a layer gives through a norm and a sum to the activation that reads it."""
+    norm, other = None, None
     while len(node.users) == 1:
         (user,) = node.users
         module = walk.small.module(user)
-        if _is_norm(module) and _activation(module) is None and scale is None:
-            scale = _scale(module)
+        if _is_norm(module) and norm is None and other is None:
+            norm, activation = module, _activation(module)
+            if activation is not None:
+                return _Behind(None, norm, ends_of(activation, user))
+        elif _is_sum(user) and other is None:
+            other = _other_summand(walk, user, node)
+            if other is None:
+                return _Behind()
         elif not (isinstance(module, _NEUTRAL) or _drops_paths(user)):
-            break
+            return _Behind(other, norm, ends_of(module, user))
         node = user
-    if len(node.users) == 1:
-        (user,) = node.users
-        is_sum = user.op == "call_function" and user.target in _SUMS
-        is_sum |= user.op == "call_method" and user.target == "add"
-        others = [summand for summand in user.args if summand is not node]
-        if not is_sum or user.kwargs or len(user.args) != 2 or len(others) != 1:
-            return None
-        other = others[0]
-        if not isinstance(other, fx.Node) or other not in walk.values or not walk.differs(other):
-            return None
-        return _Sum(other, scale)
-    return None
+    return _Behind(other, norm)
+
+
+def _is_sum(node: fx.Node) -> bool:
+    called = node.op == "call_function" and node.target in _SUMS
+    return called or (node.op == "call_method" and node.target == "add")
+
+
+def _other_summand(walk: Lockstep, sum_: fx.Node, node: fx.Node) -> fx.Node | None:
+    """Return what is added to a branch; None if it comes later, or has another shape."""
+    others = [summand for summand in sum_.args if summand is not node]
+    if sum_.kwargs or len(sum_.args) != 2 or len(others) != 1:
+        return None
+    other = others[0]
+    if not isinstance(other, fx.Node) or other not in walk.values:
+        return None
+    return other if walk.small.shapes.get(other) == walk.small.shapes.get(node) else None
 
 
 def norm_behind(walk: Lockstep, node: fx.Node) -> str | None:

@@ -1,0 +1,158 @@
+"""The layers of a pruned network, fitted one after another in the order of the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any, TypeAlias
+
+from torch import Tensor, fx, nn
+
+from niwaki.accumulation import Totals
+from niwaki.errors import DataError
+from niwaki.pruning._plan import Plan
+from niwaki.pruning.repair._behind_activations import within
+from niwaki.pruning.repair._least_squares import Regression, fit, moments
+from niwaki.pruning.repair._lockstep import Lockstep, Values
+from niwaki.pruning.repair._readings import Reading, Rows
+from niwaki.pruning.repair._rows import Places, is_linear, matrix_of, set_matrix
+from niwaki.pruning.repair._samples import FEWEST_ROWS, ROWS
+from niwaki.pruning.repair._targets import Target, kept_outputs, norm_behind
+
+__all__ = ["ALIKE", "Fitting", "width_of"]
+
+#: Layers that can lose outputs.
+ALIKE = (nn.modules.conv._ConvNd, nn.Linear)
+#: Sums over one half of the samples, and over the other.
+Halves: TypeAlias = tuple[Totals, Totals]
+_NOTHING: Halves = (Totals(), Totals())
+
+
+class Fitting:
+    """Fits the layers of the smaller network as the walk comes by."""
+
+    def __init__(
+        self, walk: Lockstep, plan: Plan, masks: Mapping[str, Tensor], pull: float
+    ) -> None:
+        self._walk, self._plan, self._masks, self._pull = walk, plan, masks, pull
+        self.errors: dict[str, tuple[float, float]] = {}
+        self.left_out: list[str] = []
+        self.changed: list[str] = []
+        # Of layers that are called several times: the sums over all calls but the first.
+        self._later: dict[str, Halves] = {}
+        self._tied = _tied(walk.small.modules)
+
+    def run(self, inputs: Tensor) -> None:
+        """Fit them all."""
+        if any(len(calls) > 1 and self._fits(name) for name, calls in self._walk.calls.items()):
+            self._walk.run(inputs, self._look_ahead)
+        self._walk.run(inputs, self._visit, always={*self._masks, *self._later})
+
+    def _fits(self, name: str) -> bool:
+        return is_linear(self._walk.small.modules[name]) and name not in self._tied
+
+    def _look_ahead(self, node: fx.Node, before: Values) -> None:
+        """Take in what a layer reads and should give at its later calls."""
+        name = str(node.target)
+        if self._fits(name) and node is not self._walk.calls[name][0]:
+            known = self._later.get(name, _NOTHING)
+            self._later[name] = _merged(known, _halves(name, self._reading(node, before)))
+
+    def _visit(self, node: fx.Node, before: Values) -> None:
+        """Fit a layer at its first call, unless it reads what it has always read."""
+        name, source = str(node.target), node.args[0]
+        wanted = name in self._masks or name in self._later
+        wanted |= isinstance(source, fx.Node) and self._walk.differs(source)
+        if not wanted or node is not self._walk.calls[name][0]:
+            return
+        if self._fits(name) and isinstance(source, fx.Node):
+            self._fit(node, self._reading(node, before))
+        elif isinstance(self._walk.small.modules[name], ALIKE):
+            self.left_out.append(name)
+
+    def _reading(self, node: fx.Node, before: Values) -> Reading:
+        """Describe what a layer reads now, and what it should give."""
+        name, source = str(node.target), node.args[0]
+        assert isinstance(source, fx.Node)
+        layer: Any = self._walk.small.modules[name]
+        linear = isinstance(layer, nn.Linear)
+        shape = before[0].shape
+        images = sum(len(before[b]) for b in range(len(before)))
+        rows = max(FEWEST_ROWS, ROWS * matrix_of(layer).shape[-1])
+        places = Places(prod(shape[1:-1] if linear else shape[2:]), -(-rows // images))
+        channel = -1 if linear else 1
+        kept = kept_outputs(self._plan, name, shape[channel], width_of(layer))
+        target = Target(self._walk, node, kept.to(layer.weight.device), channel)
+        return Reading(layer, self._walk.values[source][1], before, target, places)
+
+    def _fit(self, node: fx.Node, reading: Reading) -> None:
+        name = str(node.target)
+        layer: Any = self._walk.small.modules[name]
+        start, behind = matrix_of(layer), norm_behind(self._walk, node)
+        norm: Any = self._walk.small.modules[behind] if behind else None
+        offset = None
+        if layer.bias is not None:
+            offset = layer.bias.detach().view(len(start), -1)
+        elif norm is not None:
+            offset = start.new_zeros(start.shape[:2])
+        free = _mask_matrix(layer, self._masks[name]) if name in self._masks else None
+        rows = reading.kept()
+        halves = _merged(_halves(name, rows), self._later.get(name, _NOTHING))
+        strength = self._pull / (halves[0].samples + halves[1].samples)
+        sums = halves[0].merge(halves[1]).sums
+        regression = Regression(sums, start, offset is not None, strength, free)
+        found = fit(regression, halves, offset)
+        if name not in self._later and reading.target.ends is not None:
+            found = within(rows, regression, found, offset)
+        set_matrix(layer, found.matrix)
+        self.changed.append(name)
+        if layer.bias is not None and found.offset is not None:
+            layer.bias.copy_(found.offset.flatten())
+        elif behind is not None and found.offset is not None:
+            norm.running_mean.sub_(found.offset.flatten().to(norm.running_mean))
+            self.changed.append(behind)
+        self.errors[name] = (found.before, found.after)
+
+
+def _halves(name: str, reading: Iterable[Rows]) -> Halves:
+    """Gather what a layer reads now, and what it should give, for two halves of the samples."""
+    halves = _NOTHING
+    for rows in reading:
+        half, cut = rows.halved()
+        x, t = rows.inputs, rows.target
+        one = moments(halves[0], x[:, :cut], t[:, :cut], half)
+        halves = one, moments(halves[1], x[:, cut:], t[:, cut:], rows.images - half)
+    if not all(bool(v.isfinite().all()) for one in halves for v in one.sums.values()):
+        raise DataError(
+            f"rebuild: what {name!r} reads or should give is NaN or infinite on the reference "
+            "samples; check these and the network"
+        )
+    return halves
+
+
+def _merged(one: Halves, other: Halves) -> Halves:
+    return one[0].merge(other[0]), one[1].merge(other[1])
+
+
+def _tied(modules: Mapping[str, nn.Module]) -> set[str]:
+    """Name the modules that share a parameter with another one, which cannot be fitted alone."""
+    owners: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    return {name for names in owners.values() if len(names) > 1 for name in names}
+
+
+def width_of(layer: Any) -> int:
+    """Count the outputs of a layer."""
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+
+
+def _mask_matrix(layer: Any, mask: Tensor) -> Tensor:
+    """Order a mask as `matrix_of` orders the weight."""
+    weight = layer.weight
+    try:
+        layer.weight = nn.Parameter(mask.to(weight), requires_grad=False)
+        return matrix_of(layer) != 0
+    finally:
+        layer.weight = weight

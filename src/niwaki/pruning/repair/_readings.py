@@ -1,0 +1,78 @@
+"""What a layer reads in the smaller network, beside what its outputs should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from niwaki.pruning.repair._lockstep import Values
+from niwaki.pruning.repair._rows import Places, inputs_at, matrix_of, outputs_at
+from niwaki.pruning.repair._targets import Target
+
+__all__ = ["Reading", "Rows"]
+
+_KEPT = 2**28  # bytes of a layer's rows that are kept, instead of gathered anew in each round
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of what a layer reads, and between which values its outputs should be.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        Shape (groups, rows, features).
+    target, least, largest : Tensor
+        Shape (groups, rows, outputs).
+    images : int
+        That they come from.
+    """
+
+    inputs: Tensor
+    target: Tensor
+    least: Tensor
+    largest: Tensor
+    images: int
+
+    def halved(self) -> tuple[int, int]:
+        """Return the number of images in the first half, and that of their rows."""
+        half = self.images // 2
+        return half, half * (self.inputs.shape[1] // self.images)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a layer reads in the smaller network, beside what it gave in the whole one."""
+
+    layer: Any
+    inputs: Values
+    before: Values
+    target: Target
+    places: Places
+
+    def __iter__(self) -> Iterator[Rows]:
+        first = 0
+        for block, inputs in enumerate(self.inputs):
+            goal = self.target.of(self.before[block], block)
+            at = self.places.of(first, len(goal))
+            least, largest = self.target.range_of(goal, block)
+            yield Rows(
+                inputs_at(self.layer, inputs, goal.shape, at),
+                outputs_at(self.layer, goal, at),
+                outputs_at(self.layer, least, at),
+                outputs_at(self.layer, largest, at),
+                len(goal),
+            )
+            first += len(goal)
+
+    def kept(self) -> Iterable[Rows]:
+        """Return the rows in memory if they are few enough."""
+        features = matrix_of(self.layer).shape
+        each = prod(features[::2]) + 3 * prod(features[:2])
+        images = sum(len(block) for block in self.inputs)
+        size = images * self.places.each * each * self.before[0].element_size()
+        return list(self) if size <= _KEPT else self
