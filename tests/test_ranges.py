@@ -56,7 +56,7 @@ ELSEWHERE = {
     ("Store", "put_block"),
 }
 UNCHECKED = {
-    "check_labels", "open_data", "served", "removal_order", "save_filters", "filter_gallery",
+    "check_labels", "open_data", "served", "removal_order", "save_filters", "write_report",
     "before_and_after", "load_masks", "per_class", "Images", "Estimate", "Origin.of", "Part",
     "number_classes", "warn_near_chance", "Relabelled", "Importance", "Combination", "Car",
     "Slide", "Store",

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python experiments/histopathology/missing.py --out missing
 
-Writes OUT/audit.html with its pictures: a network that has not seen necrosis, and one that has.
+Writes OUT/index.html with its pictures: a network that has not seen necrosis, and one that has.
 """
 
 from __future__ import annotations

@@ -302,6 +302,7 @@ LEARNING_RATE = Range(0, 1_000, open_low=True, why="by such steps training diver
 TEMPERATURE = Range(0, 1_000, open_low=True, why="outputs are divided by it")
 UNITS = Range(1, 10**9, whole=True)
 PATCHES = Range(1, 256, whole=True, why="each is a picture on the page of every filter")
+PHOTOGRAPHS = Range(0, 200, whole=True, why="each has a heatmap for every step on the page")
 ROUNDS = Range(1, 100_000, whole=True, why=_TOO_MANY)
 SOME = Range(1, 10**9, whole=True)
 FEW = Range(1, 1_000, whole=True, why="they are all held in memory")

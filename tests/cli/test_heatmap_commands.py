@@ -25,6 +25,9 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
 
+PAGE = ("index.html", "run.json")
+
+
 def listed(out):
     return sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
 
@@ -35,7 +38,8 @@ def test_explain_writes_pictures_and_arrays(tmp_path):
     assert done.exit_code == 0
     assert "sheet.png" in done.stdout
     assert done.stderr == ""
-    assert listed(out) == ["gradient.npy", "images.json", "lrp.epsilon_plus.npy", "sheet.png"]
+    arrays = ["gradient.npy", "lrp.epsilon_plus.npy", "images.json", "heatmaps.json"]
+    assert listed(out) == sorted([*PAGE, *arrays, "pictures.zip", "sheet.png"])
     assert np.load(out / "gradient.npy").shape == (5, 1, 8, 8)
     rows = json.loads((out / "images.json").read_text())
     assert len({row["class"] for row in rows}) == 5  # as many classes as possible
@@ -66,6 +70,23 @@ def test_compare_writes_one_picture(tmp_path, rows):
     assert run(*arguments, "--force").exit_code == 0
 
 
+def test_compare_writes_a_page(tmp_path):
+    out = tmp_path / "compared"
+    done = run("compare", *MODEL, *METHODS, "--limit", 2, "--out", out)
+    assert f"open {out / 'index.html'}" in done.stdout.replace("\n", "")
+    assert listed(out) == sorted([*PAGE, "heatmaps.json", "images.json", "pictures.zip",
+                                  "sheet.png"])  # fmt: skip
+    told = json.loads((out / "heatmaps.json").read_text())
+    assert told["methods"] == ["gradient", "lrp.epsilon_plus"]
+    page = (out / "index.html").read_text()
+    assert page.count('class="heat"') == 4
+    made = json.loads((out / "run.json").read_text())
+    assert made["command"] == "compare"
+    assert made["line"].endswith("lrp.epsilon_plus --limit 2 --weights random")
+    for told in (made["fingerprint"], made["versions"]["torch"], made["machine"]):
+        assert told in page
+
+
 def test_evaluate_judges_methods(tmp_path):
     out = tmp_path / "out"
     options = ["--limit", 6, "--steps", 4, "--layers", 2, "--out", out, "--target", "true"]
@@ -74,14 +95,9 @@ def test_evaluate_judges_methods(tmp_path):
     assert done.exit_code == 0
     assert "(random order)" in done.stdout
     assert re.search(r"perturbing \d+ of \d+ regions in 4 steps\n", done.stdout)
-    assert listed(out) == [
-        "perturbation.json",
-        "perturbation.png",
-        "randomisation.json",
-        "randomisation.png",
-        "table.json",
-        "table.md",
-    ]
+    drawn = [f"{name}.{kind}" for name in ("perturbation", "randomisation")
+             for kind in ("json", "pdf", "png", "svg")]  # fmt: skip
+    assert listed(out) == sorted([*PAGE, *drawn, "table.json", "table.md"])
     rows = json.loads((out / "table.json").read_text())
     methods = {"gradient", "lrp.epsilon_plus", "lrp.alpha_2_beta_1", "(random order)"}
     assert {row["method"] for row in rows} == methods

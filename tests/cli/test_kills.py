@@ -120,6 +120,7 @@ READ = {
     ".json": lambda data: plain(json.loads(data)),
     ".csv": lambda data: table(data.decode(), ","),
     ".md": lambda data: table(data.decode(), "|"),
+    ".html": lambda data: None,  # it shows times, and all else is in the files beside it
 }
 
 

@@ -132,7 +132,7 @@ def test_a_network_that_guesses_is_warned_of_first(tmp_path, net):
     with pytest.warns(NearChanceWarning, match="audit: the network names 0.0% of the images"):
         told = rows("audit", f"{net}:unnamed", data, out=tmp_path / "audit")
     assert "guessing" in told["caution"]
-    page = (tmp_path / "audit" / "audit.html").read_text()
+    page = (tmp_path / "audit" / "index.html").read_text()
     assert "No answer here can be relied on" in page
     assert "nothing was\nfound" not in page
 

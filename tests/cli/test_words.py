@@ -134,17 +134,6 @@ def check_page(page, scripts):
         assert attributes.get("src", "data:").startswith("data:")
 
 
-def test_the_page_of_an_audit_has_a_policy(work):
-    from niwaki.report._page import write_page
-
-    hostile = "<script>alert(1)</script>"
-    given = {"heading": hostile, "remarks": [hostile], "sections": [], "table": {}, "made": {}}
-    given |= {"answers": 0.05, "power": 0.8, "matters": 0.5}
-    write_page(work / "page.html", "audit.html.j2", **given)
-    text = (work / "page.html").read_text()
-    check_page(text, scripts=0)
-
-
 @pytest.mark.parametrize(
     ("value", "cell"),
     [("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@x", "'@x"), ("\tx", "'\tx"),

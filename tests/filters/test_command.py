@@ -18,9 +18,11 @@ def test_the_command_writes_page_and_numbers(tmp_path):
         ("conv1_1", 32, "3x3")
     ]
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    assert names == {"index.html", "filters.csv", "filters.json"}
+    assert names == {
+        "index.html", "run.json", "filters.csv", "filters.json", "gallery.json", "pictures.zip",
+    }  # fmt: skip
     page = (out / "index.html").read_text("utf-8")
-    assert page.count('<article class="card"') == 32
+    assert page.count('<article class="filter-card"') == 32
     assert "serves most" in page
     again = CliRunner().invoke(app, [*arguments, "--out", str(out)])
     assert "choose another with --out" in str(again.exception)

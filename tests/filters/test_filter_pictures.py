@@ -12,7 +12,7 @@ from torch import nn
 from niwaki import car, filters
 from niwaki.attribution import create
 from niwaki.errors import DataError
-from niwaki.report import filter_gallery, save_filters
+from niwaki.report import save_filters, write_report
 
 
 def test_the_visualisation_of_a_first_layer_filter_looks_like_its_weights(model, pixels):
@@ -109,19 +109,23 @@ def written(model, images, pixels, tmp_path):
     told = {"names": {0: "cat & <dog>", 1: "bird", 2: "frog"}, "pruned_first": first}
     told["order"] = order
     told["after"] = {"3": profile["0"].diversity}
-    save_filters(tmp_path, profile, **told)
     show = partial(filters.pictures, model, images, preprocessing=pixels, count=3, steps=2)
-    filter_gallery(tmp_path / "index.html", profile, show, heading="Two layers", **told)
+    files = [f"class {number % 3}, photo-{number}.png" for number in range(14)]
+    save_filters(tmp_path, profile, show, images=files, **told)
+    write_report(tmp_path)
     return tmp_path, profile
 
 
 def test_the_page_shows_every_filter_and_needs_nothing_beside_it(written):
     folder, profile = written
     page = (folder / "index.html").read_text("utf-8")
-    assert page.count('<article class="card"') == 11
-    assert page.count('alt="weights"') == 6
-    assert page.count('alt="feature visualisation"') == 11
+    assert page.count('<article class="filter-card"') == 11
+    assert page.count('alt="weights of filter') == 6
+    assert page.count('alt="what activates filter') == 11
+    assert page.count('aria-label="enlarge: class ') > 11
+    assert "photo-3.png; strength" in page
     assert not re.search(r'(src|href)="(?!data:image/|#)', page)
+    assert page.index("serves most") < page.index("How to read this gallery")
     assert "cat &amp; &lt;dog&gt;" in page
     assert "<dog>" not in page
     assert "1 of the first 2 pruned" in page

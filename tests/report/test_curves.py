@@ -14,7 +14,7 @@ def axis(monkeypatch):
     def draw(trajectories):
         drawn = []
         monkeypatch.setattr(
-            _pruning_plots, "save_figure", lambda path, figure: drawn.append(figure)
+            _pruning_plots, "save_figure", lambda path, figure, vector: drawn.append(figure)
         )
         plot_trajectories("unused.png", trajectories)
         return drawn[0].axes[0]
@@ -76,8 +76,9 @@ def test_a_long_name_leaves_the_axes_their_room(letters, tmp_path, monkeypatch):
     name = "".join(chr(ord("a") + number % 26) for number in range(letters))
     monkeypatch.setattr(Figure, "savefig", lambda figure, aside, **_: kept.append(figure))
     plot_trajectories("unused.png", {name: Trajectory((step(0, 0.9), step(1, 0.5)))})
+    assert len(kept) == 3  # as PNG, SVG and PDF
     kept[0](tmp_path / "drawn.png")
-    (shown,) = legend(kept[1].axes[0])
+    (shown,) = legend(kept[-1].axes[0])
     assert shown == name if letters <= 50 else shown[:20] == name[:20] and shown[-20:] == name[-20:]
-    kept[1].draw_without_rendering()
-    assert kept[1].axes[0].get_window_extent().width > 300
+    kept[-1].draw_without_rendering()
+    assert kept[-1].axes[0].get_window_extent().width > 300

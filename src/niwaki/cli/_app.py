@@ -32,6 +32,7 @@ from niwaki.cli import (
     _methods,
     _prune,
     _prune_weights,
+    _report,
     _slide,
     _tiles,
 )
@@ -80,6 +81,7 @@ _add("filters", _filters.filters)
 _add("audit", _audit.audit_command)
 _add("slide", _slide.slide)
 _add("tiles", _tiles.tiles)
+_add("report", _report.report)
 _add("info", _info.info)
 _add("export", _export.export)
 _add("methods", _methods.methods)

@@ -10,7 +10,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
-from niwaki.cli._command_line import given_command, today
+from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
@@ -120,14 +120,16 @@ def audit_command(
 ) -> None:
     """Find what a network looks at and should not, with evidence, in words.
 
-    Writes audit.html (one self-contained page), audit.json and the pictures.
+    Writes a page (index.html), audit.json and the pictures.
     """
     from niwaki.auditing import audit
     from niwaki.cli._audit_demo import run_demo
     from niwaki.data import Described, Masks, groups_named
     from niwaki.report import write_audit
 
-    made = {"Command": given_command(context), "Date": today()}
+    made = provenance(
+        context, "Audit", model=model, data=data, seed=common.seed, device=common.device
+    )
     masks = _regions(region or [])
     common.check_output(out, model, data, training, files=[folder for _, folder in masks])
     if demo:
@@ -170,7 +172,7 @@ def audit_command(
         )
         if heatmaps:
             _collect(folder / "virelay", work, loaded, described, found, target)
-        heading = f"Audit of {Path(model).name} on {data}"
+        heading = f"Audit of {Path(model).name.rpartition(':')[2]} on {Path(data).name}"
         remarks = [_remark(images, found)]
         remarks += [f"The network learned from {training}."] if training else []
         remarks += [found.centres.told()] if found.centres else []
@@ -179,7 +181,7 @@ def audit_command(
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
         o.console().print(str(found))
-        o.console().print(f"wrote {out / 'audit.html'}")
+        o.console().print(f"open {out / 'index.html'}")
     _end(fail_on_finding and bool(found.flagged))
 
 

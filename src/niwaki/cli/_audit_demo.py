@@ -56,7 +56,7 @@ def run_demo(
     *,
     tiles: int = 800,
     epochs: int = 5,
-    made: dict[str, str] | None = None,
+    made: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run the demo and return its table as plain data.
 
@@ -116,7 +116,7 @@ def run_demo(
         write_text(folder / "table.md", markdown(shown))
     show(_printed(shown))
     show(
-        f"wrote {out / 'audit.html'} ({time.perf_counter() - started:.0f} s in all, "
+        f"open {out / 'index.html'} ({time.perf_counter() - started:.0f} s in all, "
         f"{time.process_time():.0f} s of one core)"
     )
     return {"folder": str(out), "table": table, "flagged": [f.key for f in before.flagged]}

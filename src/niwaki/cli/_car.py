@@ -12,6 +12,7 @@ from rich.table import Table
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._provenance import provenance
 from niwaki.cli._spread import Bytes
 from niwaki.errors import DataError, NiwakiError
 
@@ -24,6 +25,7 @@ __all__ = ["car"]
 
 @o.spread
 def car(
+    context: typer.Context,
     model: o.ModelSpec,
     data: o.DataSpec,
     layer: Annotated[
@@ -63,7 +65,8 @@ def car(
 ) -> None:
     """Show what accuracy the network loses with each filter, exactly.
 
-    Writes the whole index (index.safetensors, index.json), of the test images. With --greedy, the
+    Writes a page (index.html), the whole index (index.safetensors, index.json), and each class's
+    losses as a table (car.csv), of the test images. With --greedy, the
     filter that is needed least is removed, the index is computed anew, and so on; the folder is a
     MODEL then. The search sees training images, and the accuracy is measured on the test images;
     where DATA have no such parts, a quarter of each class is held out.
@@ -72,6 +75,7 @@ def car(
     from niwaki import pruning
     from niwaki.data import in_memory, references
     from niwaki.files import write_json
+    from niwaki.report import write_report
 
     common.check_output(out, model, data)
     if floor is not None and greedy is None:
@@ -94,11 +98,22 @@ def car(
         "max_memory": max_memory,
         "folder": work,
     }
+    made = provenance(
+        context,
+        f"What each filter of {Path(model).name.rpartition(':')[2]} carries",
+        network=loaded.model,
+        model=model,
+        data=data,
+        seed=common.seed,
+        device=common.device,
+    )
     if greedy is None:
         index = room.index(loaded.model, chosen, description="judging filters", **shared)
         with work.result() as folder:
             index.save(folder / "index.safetensors")
-            write_json(folder / "index.json", _told(index, loaded))
+            _write_numbers(folder, _told(index, loaded))
+            write_json(folder / "run.json", made)
+            write_report(folder)
         _report(index, loaded, top, out, common.as_json)
         return
     shown = o.console(common.as_json)
@@ -121,6 +136,9 @@ def car(
     )
     with work.result() as folder:
         whole.save(folder, about=loaded.about)
+        write_json(folder / "result.json", {"test_images": len(held)})
+        write_json(folder / "run.json", made)
+        write_report(folder)
     if common.as_json:
         told = {
             "folder": str(out),
@@ -138,6 +156,7 @@ def car(
     shown.print(f"accuracy {first.accuracy:.2%} -> {last.accuracy:.2%} on {words}")
     shown.print(f"{pruned.settings['evaluated']:.1%} of all (filter, image) pairs were evaluated")
     shown.print(f"wrote {out}; it is a model again: niwaki explain {out} IMAGES")
+    shown.print(f"open {out / 'index.html'}")
 
 
 def _parts(data: str, images: Images, loaded: o.Loaded, common: o.Common) -> tuple[Any, Any, str]:
@@ -173,6 +192,23 @@ def _told(index: CarIndex, loaded: o.Loaded) -> dict[str, Any]:
         "near_ties": index.baseline.near_ties,
         "units": rows,
     }
+
+
+def _write_numbers(folder: Path, told: dict[str, Any]) -> None:
+    """Write index.json and, a line per unit and a column per class, car.csv."""
+    from niwaki.files import write_csv, write_json
+
+    write_json(folder / "index.json", told)
+    rows = [
+        {
+            "layer": unit["layer"],
+            "channels": " ".join(map(str, unit["channels"])),
+            "car": unit["car"],
+            **{f"class {name}": value for name, value in unit["by_class"].items()},
+        }
+        for unit in told["units"]
+    ]
+    write_csv(folder / "car.csv", rows)
 
 
 def _row(index: CarIndex, name: str, unit: int, loaded: o.Loaded) -> dict[str, Any]:
@@ -213,3 +249,4 @@ def _report(index: CarIndex, loaded: o.Loaded, top: int, out: Path, as_json: boo
         )
     show(table)
     show(f"wrote {out / 'index.safetensors'} and {out / 'index.json'}")
+    show(f"open {out / 'index.html'}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Explained, by_default, explain_images, pick, table
+from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
 
 __all__ = ["compare"]
@@ -17,6 +18,7 @@ __all__ = ["compare"]
 
 @o.spread
 def compare(
+    context: typer.Context,
     model: o.ModelSpec,
     images: o.ImageSpec,
     method: Annotated[
@@ -28,9 +30,11 @@ def compare(
         ),
     ] = None,
     target: o.Target = "predicted",
-    out: Annotated[Path, o.Written(), typer.Option(help="PNG file to write.")] = Path(
-        "compare.png"
-    ),
+    out: Annotated[
+        Path,
+        o.Written(),
+        typer.Option(help="Folder to write, or a PNG file for the picture alone."),
+    ] = Path("compared"),
     rows: Annotated[
         Literal["images", "methods"], typer.Option(help="What a row of the picture is.")
     ] = "images",
@@ -47,41 +51,74 @@ def compare(
     Of the usual methods, one that loses relevance is shown with the share that is lost, and one
     that cannot explain the network is left out. Methods that are asked for have to fit, as in
     `explain`. The titles say what the network predicts, how sure it is, and what the image shows.
+    Writes a page (index.html), the picture (sheet.png) and what the network says (images.json).
     """
-    from niwaki.report import contact_sheet, is_diverging
+    from niwaki.files import write_json
+    from niwaki.report import contact_sheet, is_diverging, save_heatmaps, write_report
 
-    if out.suffix.lower() != ".png":
-        raise NiwakiError(f"{out}: the picture is a PNG; give --out a name that ends in .png")
-    if out.is_dir():
-        raise NiwakiError(f"--out {out} is a folder; give the path of a PNG file")
+    alone = out.suffix.lower() == ".png"
+    _check_name(out, alone)
     common.check_output(out, model, images)
     is_diverging(colours)  # is known, or says so
+    work = None if alone else common.workplace(out)
     chosen = list(dict.fromkeys(method or by_default()))
     loaded = common.load(model)
     found_images = common.images(images, loaded)
     loaded = loaded.named_by(found_images)
     picked = pick(found_images, limit, common.seed, images)
     explained = loaded.choice(target, found_images)
-    found = explain_images(
-        loaded, picked, chosen, explained, common.batch_size, strict=method is not None
-    )
-    contact_sheet(
-        out,
-        found.images,
-        {_title(name, found, rows == "images"): h for name, h in found.heatmaps.items()},
-        titles=found.titles(),
-        heading=found.heading(
-            f"{Path(model).name}: what speaks for {loaded.choice_name(explained)}"
-        ),
-        across="methods" if rows == "images" else "images",
-        colours=colours,
-        percentile=percentile,
-        shared=shared_scale,
-        opacity=0.8 if overlay else None,
-    )
-    if common.as_json:
+    strict = method is not None
+    found = explain_images(loaded, picked, chosen, explained, common.batch_size, strict=strict)
+    short = Path(model).name.rpartition(":")[2]
+
+    def draw(path: Path) -> None:
+        contact_sheet(
+            path,
+            found.images,
+            {_title(name, found, rows == "images"): h for name, h in found.heatmaps.items()},
+            titles=found.titles(),
+            heading=found.heading(
+                f"{Path(model).name}: what speaks for {loaded.choice_name(explained)}"
+            ),
+            across="methods" if rows == "images" else "images",
+            colours=colours,
+            percentile=percentile,
+            shared=shared_scale,
+            opacity=0.8 if overlay else None,
+        )
+
+    if work is None:
+        draw(out)
+    else:
+        about: dict[str, Any] = {
+            "network": loaded.model,
+            "model": model,
+            "data": images,
+            "seed": common.seed,
+        }
+        made = provenance(context, f"Methods compared on {short}", **about, device=common.device)
+        with work.result() as folder:
+            draw(folder / "sheet.png")
+            write_json(folder / "images.json", found.rows)
+            save_heatmaps(folder, found.images, found.heatmaps, **found.told(loaded, explained))
+            write_json(folder / "run.json", made)
+            write_report(folder)
+    _report(found, out, alone, common.as_json)
+
+
+def _check_name(out: Path, alone: bool) -> None:
+    if out.suffix.lower() in (".jpg", ".jpeg", ".svg", ".pdf", ".webp", ".gif", ".html"):
+        raise NiwakiError(
+            f"{out}: the picture is a PNG; give --out a name that ends in .png, or a folder"
+        )
+    if alone and out.is_dir():
+        raise NiwakiError(f"--out {out} is a folder; give the path of a PNG file")
+
+
+def _report(found: Explained, out: Path, alone: bool, as_json: bool) -> None:
+    if as_json:
         about = {
-            "file": str(out),
+            "file" if alone else "folder": str(out),
             "methods": list(found.heatmaps),
             "lost": found.lost,
             "left_out": found.left_out,
@@ -94,7 +131,7 @@ def compare(
         o.console().print(f"{name}: up to {share:.1%} of the relevance is lost on its way")
     for name, reason in found.left_out.items():
         o.console().print(f"{name} is left out: {reason}")
-    o.console().print(f"wrote {out}")
+    o.console().print(f"wrote {out}" if alone else f"open {out / 'index.html'}")
 
 
 def _title(name: str, found: Explained, fold: bool) -> str:

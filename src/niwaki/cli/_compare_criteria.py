@@ -15,6 +15,7 @@ from niwaki.cli import _options as o
 from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._heatmaps import pick
 from niwaki.cli._outputs import signed
+from niwaki.cli._provenance import provenance
 from niwaki.cli._prune_options import Repair, repair_of
 from niwaki.errors import NiwakiError
 from niwaki.ownership import MARKER, foreign
@@ -27,20 +28,22 @@ __all__ = ["compare_criteria"]
 
 _USUAL = ("lrp.rebuilt", "lrp", "weight", "gradient", "taylor", "activation", "random")
 _RUN = re.compile(r"runs/(niwaki-run\.json|niwaki\.lock|[^/]+\.[0-9a-f]{8}\.safetensors)")
+_KINDS = ("png", "svg", "pdf")
 _FILES = {
     "table.md",
     "table.csv",
     "curves.csv",
     "comparison.json",
-    "curves.png",
-    "layers.png",
-    "rank_correlation.png",
+    "run.json",
+    "index.html",
+    *(f"{name}.{kind}" for name in ("curves", "layers", "rank_correlation") for kind in _KINDS),
 }
 _PLACES = {*_FILES, "runs", MARKER}
 
 
 @o.spread
 def compare_criteria(
+    context: typer.Context,
     model: o.ModelSpec,
     data: o.DataSpec,
     criterion: Annotated[
@@ -99,13 +102,14 @@ def compare_criteria(
 ) -> None:
     """Prune by several criteria on the same reference images, without fine-tuning.
 
-    Writes the table (table.md, table.csv), the curves (curves.csv), all numbers (comparison.json),
-    and pictures: accuracy against cost, what each layer lost, rank correlations. Every finished run
-    is kept: the same command goes on where it was interrupted.
+    Writes a page (index.html), the table (table.md, table.csv), the curves (curves.csv), all
+    numbers (comparison.json), and pictures: accuracy against cost, what each layer lost, rank
+    correlations. Every finished run is kept: the same command goes on where it was interrupted.
     """
     from niwaki.data import in_memory
-    from niwaki.files import together
+    from niwaki.files import together, write_json
     from niwaki.pruning import Run, Schedule, compare
+    from niwaki.report import write_report
 
     texts = criterion or _USUAL
     chosen = [_contender(text) for text in dict.fromkeys(texts)]
@@ -140,13 +144,25 @@ def compare_criteria(
             repair=repair_of(repair),
         )
         heading = f"{Path(model).name} on {Path(data).name}, without fine-tuning"
+        made = provenance(
+            context,
+            f"Criteria compared on {Path(model).name.rpartition(':')[2]}",
+            network=loaded.model,
+            model=model,
+            data=data,
+            seed=common.seed,
+            device=common.device,
+        )
         with together(out) as folder:
             _write(folder, found, count, heading)
+            write_json(folder / "run.json", made)
+            write_report(folder)
     if common.as_json:
         typer.echo(json.dumps({"folder": str(out), "table": found.rows()}, indent=2))
         return
     shown.print(str(found))
     shown.print(f"area: mean accuracy between {keep:.0%} and 100 % of the {of} kept; wrote {out}")
+    shown.print(f"open {out / 'index.html'}")
 
 
 def _check_count(count: int | None, loaded: o.Loaded, test: Images) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from niwaki.cli import _options as o
 from niwaki.cli._outputs import check_output
+from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
 from niwaki.progress import track
 from niwaki.terminal import headed
@@ -33,9 +34,15 @@ CRITERIA = ("activation", "gradient", "lrp", "lrp.rebuilt", "random", "taylor", 
 
 PER_STEP = 0.1  # of the MACs
 
+_REMARK = (
+    "A small network learned handwritten digits, was explained, and was pruned by several criteria "
+    "from 10 reference digits per class, without fine-tuning."
+)
+
 
 @o.spread
 def demo(
+    context: typer.Context,
     out: o.Folder = Path("demo"),
     device: o.Device = "cpu",
     threads: o.Threads = None,
@@ -54,6 +61,7 @@ def demo(
     from niwaki.data import references
     from niwaki.files import new_folder, write_json
     from niwaki.models import zoo
+    from niwaki.report import write_report
 
     check_output(out, force=(out / "demo.json").exists())
     started = time.perf_counter()
@@ -104,6 +112,14 @@ def demo(
         write_json(folder / "table.json", table)
         (folder / "table.md").write_text(_markdown(table), encoding="utf-8")
         write_json(folder / "demo.json", {"seed": seed, "device": device})
+        curves = {name: run.trajectory.to_json() for name, run in runs.items()}
+        write_json(folder / "curves.json", curves)
+        about = provenance(
+            context, "niwaki demo", network=model, data="digits", seed=seed, device=device,
+            remarks=[_REMARK],
+        )  # fmt: skip
+        write_json(folder / "run.json", about)
+        write_report(folder)
     again = pruning.load(out / "pruned", zoo.vgg_digits()).to(place)
     with torch.no_grad():
         same = torch.equal(again(test[0]), smaller.model(test[0]))
@@ -111,12 +127,15 @@ def demo(
         raise NiwakiError("the reloaded network gives other outputs than the saved one")
     if as_json:
         typer.echo(json.dumps({"folder": str(out), "accuracy": table}, indent=2))
-    show(headed("wrote", f"{out}/: heatmaps.png, curves.png, table.md, and the network that keeps"))
+    show(
+        headed("wrote", f"{out}/: index.html, heatmaps.png, curves.png, and the network that keeps")
+    )
     show(
         f"60 % of the MACs in {out}/pruned (reloaded: same outputs, bit for bit). "
         f"{time.perf_counter() - started:.0f} s in all. Try"
     )
     show(f"  niwaki explain {out}/pruned digits --method lrp.epsilon_plus --method gradient")
+    show(f"open {out / 'index.html'}")
 
 
 def _tensors(split: str, device: torch.device) -> Pair:
@@ -172,7 +191,7 @@ def _draw(
 
     from niwaki.attribution import explain
     from niwaki.datasets import DIGITS
-    from niwaki.report import contact_sheet, plot_trajectories
+    from niwaki.report import contact_sheet, plot_trajectories, save_heatmaps
 
     first = [int((test[1] == digit).nonzero()[0]) for digit in range(10)]
     images, labels = test[0][first], test[1][first]
@@ -183,6 +202,13 @@ def _draw(
     with torch.no_grad():
         before, after = (m(images).argmax(1).tolist() for m in (model, smaller.model))
     titles = [f"{b} / {a}" for b, a in zip(before, after, strict=True)]
+    told = [
+        {"image": f"digit {label}, said before and after: {title}", "class": str(label)}
+        for label, title in zip(labels.tolist(), titles, strict=True)
+    ]
+    flat = {name.replace("\n", " "): maps for name, maps in rows.items()}
+    pixels = DIGITS.denormalise(images.cpu())
+    save_heatmaps(folder, pixels, flat, rows=told, target="the true class")
     contact_sheet(
         folder / "heatmaps.png",
         DIGITS.denormalise(images.cpu()),

@@ -15,6 +15,7 @@ import typer
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, attribute_with_loss, by_default, pick, table
+from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _EXPLANATION = (
 
 @o.spread
 def evaluate(
+    context: typer.Context,
     model: o.ModelSpec,
     data: o.DataSpec,
     method: Annotated[
@@ -75,11 +77,13 @@ def evaluate(
 ) -> None:
     """Judge methods: perturb what they call relevant, and randomise the network they explain.
 
-    Writes the table (table.md, table.json), both kinds of curves as pictures, and the numbers
-    behind them (perturbation.json, randomisation.json).
+    Writes a page (index.html), the table (table.md, table.json), both kinds of curves as pictures,
+    and the numbers behind them (perturbation.json, randomisation.json).
     """
     from niwaki.evaluation import Perturbation, perturbation_curves, randomisation_test
+    from niwaki.files import write_json
     from niwaki.models import fingerprint
+    from niwaki.report import write_report
     from niwaki.runs import digest, open_run
 
     common.check_output(out, model, data)
@@ -142,15 +146,26 @@ def evaluate(
     lost = _lost(loaded, picked, chosen, which, common.batch_size)
     rows = _rows(curves, randomised, milliseconds, lost)
     heading = f"{Path(model).name}, {len(picked.indices)} images of {Path(data).name}"
+    made = provenance(
+        context,
+        f"Methods judged on {Path(model).name.rpartition(':')[2]}",
+        network=loaded.model,
+        model=model,
+        data=data,
+        seed=common.seed,
+        device=common.device,
+    )
     with work.result() as folder:
         _write(folder, curves, randomised, rows, heading)
+        write_json(folder / "run.json", made)
+        write_report(folder)
     if common.as_json:
         typer.echo(json.dumps({"folder": str(out), "methods": rows}, indent=2))
         return
     show = o.console().print
     show(table([_readable(row) for row in rows]))
     show(_EXPLANATION)
-    show(f"wrote {out}")
+    show(f"open {out / 'index.html'}")
 
 
 def _perturbed(

@@ -10,12 +10,14 @@ import typer
 
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Explained, explain_images, pick, table
+from niwaki.cli._provenance import provenance
 
 __all__ = ["explain"]
 
 
 @o.spread
 def explain(
+    context: typer.Context,
     model: o.ModelSpec,
     images: o.ImageSpec,
     method: o.Methods = None,
@@ -35,11 +37,17 @@ def explain(
 ) -> None:
     """Show which pixels speak for what the network says.
 
-    Writes a contact sheet of the methods and at most 64 images (sheet.png), the heatmaps of all
-    images as arrays, and what the network says (images.json).
+    Writes a page (index.html) and a contact sheet (sheet.png) of the methods and at most 64 images,
+    the heatmaps of all images as arrays, and what the network says (images.json).
     """
     from niwaki.files import write_json
-    from niwaki.report import HeatmapFiles, contact_sheet, is_diverging
+    from niwaki.report import (
+        HeatmapFiles,
+        contact_sheet,
+        is_diverging,
+        save_heatmaps,
+        write_report,
+    )
 
     common.check_output(out, model, images)
     is_diverging(colours)  # or it is refused: before the work, not after it
@@ -70,6 +78,16 @@ def explain(
             opacity=0.8 if overlay else None,
         )
         write_json(folder / "images.json", found.rows)
+        save_heatmaps(folder, found.images, found.heatmaps, **found.told(loaded, explained))
+        title = f"{Path(model).name.rpartition(':')[2]} explained on {Path(images).name}"
+        about: dict[str, Any] = {
+            "network": loaded.model,
+            "model": model,
+            "data": images,
+            "seed": common.seed,
+        }
+        write_json(folder / "run.json", provenance(context, title, **about, device=common.device))
+        write_report(folder)
     _report(found, out, common.as_json)
 
 
@@ -84,3 +102,4 @@ def _report(found: Explained, out: Path, as_json: bool) -> None:
         return
     o.console().print(table(found.rows))
     o.console().print(f"wrote {out / 'sheet.png'}")
+    o.console().print(f"open {out / 'index.html'}")

@@ -13,7 +13,8 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
-from niwaki.cli._heatmaps import pick, table
+from niwaki.cli._heatmaps import Picked, pick, table
+from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _SELECTIVE = 0.25  # colour selectivity from which a filter counts as one for co
 
 @o.spread
 def filters(
+    context: typer.Context,
     model: o.ModelSpec,
     data: o.DataSpec,
     layer: Annotated[
@@ -73,13 +75,14 @@ def filters(
 ) -> None:
     """Show what each filter responds to, and for which classes.
 
-    Writes a page with all filters, to be opened in a browser (index.html), and the numbers
-    (filters.csv, filters.json).
+    Writes a page with all filters, to be opened in a browser (index.html), the numbers
+    (filters.csv, filters.json), and what the page shows (gallery.json, pictures.zip).
     """
     from niwaki import attribution, car, models
     from niwaki import filters as rooms
     from niwaki.data import in_memory
-    from niwaki.report import filter_gallery, save_filters
+    from niwaki.files import write_json
+    from niwaki.report import save_filters, write_report
     from niwaki.runs import digest, open_run
 
     common.check_output(out, model, data, files=[pruned] if pruned else [])
@@ -143,11 +146,20 @@ def filters(
         "pruned_first": compared.first,
         "order": compared.order,
     }
+    about = provenance(
+        context,
+        f"The filters of {Path(model).name.rpartition(':')[2]}",
+        network=loaded.model,
+        model=model,
+        data=data,
+        seed=common.seed,
+        device=common.device,
+    )
     with open_run(work, identity) as kept, work.result() as folder:
-        save_filters(folder, profile, **told)
         show = partial(rooms.kept_pictures, kept, make=visualise)
-        heading = f"The filters of {Path(model).name.rpartition(':')[2]}"
-        filter_gallery(folder / "index.html", profile, show, heading=heading, **told)
+        save_filters(folder, profile, show, images=_images(loaded, picked), **told)
+        write_json(folder / "run.json", about)
+        write_report(folder)
     _report(profile, compared, out, common.as_json)
 
 
@@ -190,6 +202,16 @@ class _Compared:
         return cls(after, found, order)
 
 
+def _images(loaded: o.Loaded, picked: Picked) -> list[str]:
+    """Say of each image its class, where it is known, and its file."""
+    files = [picked.file_name(place) for place in range(len(picked.indices))]
+    if not picked.data.labelled:
+        return files
+    targets = [picked.data.targets[index] for index in picked.indices]
+    pairs = zip(targets, files, strict=True)
+    return [f"class {loaded.class_name(target)}, {file}" for target, file in pairs]
+
+
 def _names(loaded: o.Loaded, profile: Profile) -> dict[int, str]:
     """Name of each class."""
     return {label: loaded.class_name(label) for label in range(len(profile.samples))}
@@ -215,4 +237,4 @@ def _report(profile: Profile, compared: _Compared, out: Path, as_json: bool) -> 
     show(table(rows))
     if compared.first and "" in compared.first:
         show(f"colour filters: {compared.first['']}")
-    show(f"wrote {out / 'index.html'}")
+    show(f"open {out / 'index.html'}")

@@ -125,6 +125,16 @@ class Explained:
         shown, every = len(self.images), len(self.rows)
         return text if shown == every else f"{text} (the first {shown} of {every} images)"
 
+    def told(self, loaded: Loaded, target: ClassChoice) -> dict[str, Any]:
+        """Return what `niwaki.report.save_heatmaps` says of the images."""
+        return {
+            "rows": self.rows,
+            "target": loaded.choice_name(target),
+            "lost": self.lost,
+            "left_out": self.left_out,
+            "every": len(self.rows),
+        }
+
     def titles(self, width: int = 24) -> list[str]:
         """Prediction with its probability and, where known, the true class, for a picture."""
         titles = []

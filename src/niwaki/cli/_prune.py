@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,16 +13,19 @@ import typer
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._criterion import named_files, parse_criterion
+from niwaki.cli._heatmaps import pick
+from niwaki.cli._provenance import provenance
 from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning, repair_of
 from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.utils.data import Subset
 
+    from niwaki.cli._photographs import Photographs
     from niwaki.criteria import Criterion
-    from niwaki.data import Images
-    from niwaki.pruning import Pruned, Step
+    from niwaki.data import Data, Images
+    from niwaki.pruning import Pruned, Step, Trajectory
     from niwaki.runs import Workplace
 
 __all__ = ["hold_out", "prune"]
@@ -30,6 +33,7 @@ __all__ = ["hold_out", "prune"]
 
 @o.spread
 def prune(
+    context: typer.Context,
     model: o.ModelSpec,
     data: o.DataSpec,
     criterion: Annotated[
@@ -53,6 +57,11 @@ def prune(
             help="Training images per class that a floor and fine-tuning decide by.",
         ),
     ] = 10,
+    photographs: Annotated[
+        int,
+        r.PHOTOGRAPHS,
+        typer.Option(help="Test images that are explained after each step, for the page."),
+    ] = 12,
     out: o.Folder = Path("pruned"),
     *,
     scheduling: Scheduling,
@@ -63,12 +72,13 @@ def prune(
     """Remove the filters that matter least.
 
     The criterion looks at a few training images per class; the accuracy is measured on the test
-    images. Writes the weights, the plan, the trajectory and its plot; the folder is a MODEL again.
-    Finished steps are kept in OUT.run until then: the same command goes on from there.
+    images. Writes a page (index.html), the weights, the plan, the trajectory and its plot; the
+    folder is a MODEL again. Finished steps are kept in OUT.run until then: the same command goes on
+    from there.
     """
     from niwaki import models, pruning
+    from niwaki.cli._photographs import Photographs
     from niwaki.data import batches, in_memory, references
-    from niwaki.report import plot_trajectories
 
     common.check_output(out, model, data, files=named_files(criterion or ""))
     work = common.workplace(out)
@@ -92,6 +102,8 @@ def prune(
     shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {told}")
     example, _ = next(iter(batches(test, common.batch_size, models.home(loaded.model))))
     prices = _prices(loaded, example, work) if scheduling.of == "seconds" else None
+    judged = in_memory(test, description="reading test images")
+    looking = Photographs(loaded, pick(test, photographs, seed, data), example, common.batch_size)
     shown.print(_HEAD)
     try:
         pruned = pruning.prune(
@@ -104,9 +116,9 @@ def prune(
             limits=limits,
             repair=repair,
             tune=tuning.bundle(seed, rest),
-            test=in_memory(test, description="reading test images"),
+            test=judged,
             validation=None if held is None else in_memory(held),
-            run=pruning.Run(work, common.batch_size, callback=lambda step: shown.print(_row(step))),
+            run=pruning.Run(work, common.batch_size, lambda step: shown.print(_row(step)), looking),
         )
     except KeyboardInterrupt:
         if any(work.path.glob("*/*.safetensors")):
@@ -120,12 +132,68 @@ def prune(
         architecture=loaded.architecture or pruned.architecture,
         settings=settings,
     )
+    made_by = provenance(
+        context,
+        f"{Path(model).name.rpartition(':')[2]}, pruned on {Path(data).name}",
+        network=loaded.model,
+        model=model,
+        data=data,
+        seed=seed,
+        device=common.device,
+    )
+    name = criterion or pruning.usual_criterion(pruned.settings["repair"])
     with work.result() as finished:
         whole.save(finished, about=loaded.about)
-        name = criterion or pruning.usual_criterion(pruned.settings["repair"])
-        curves = {name: pruned.trajectory}
-        plot_trajectories(finished / "trajectory.png", curves, heading=model)
+        result = {
+            "seconds": {"before": before, "after": after, "batch": len(example)},
+            "bytes": {"before": _bytes(loaded.model), "after": _bytes(whole.model)},
+            "test_images": len(test),
+        }
+        compared = _Compared(loaded, test, judged, common.batch_size)
+        _write_page(finished, whole, looking, compared, {"run": made_by, "result": result})
+        _plot(finished, {name: pruned.trajectory}, model)
     _report(whole, before, after, len(example), out, common.as_json)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """The network before pruning, and the images whose answers are compared."""
+
+    loaded: o.Loaded
+    images: Images
+    data: Data
+    batch_size: int
+
+
+def _write_page(
+    folder: Path, pruned: Pruned, looking: Photographs, compared: _Compared, about: dict[str, Any]
+) -> None:
+    """Write what the page shows, and the page."""
+    from niwaki.cli._answers import answers, write_changed
+    from niwaki.files import write_json
+    from niwaki.report import Pictures, write_report
+
+    for name, content in about.items():
+        write_json(folder / f"{name}.json", content)
+    before, after = (
+        answers(network, compared.data, compared.batch_size)
+        for network in (compared.loaded.model, pruned.model)
+    )
+    with Pictures(folder) as pictures:
+        looking.write(folder, pruned, pictures)
+        write_changed(folder, compared.loaded, compared.images, before, after, pictures)
+    write_report(folder)
+
+
+def _plot(folder: Path, curves: dict[str, Trajectory], heading: str) -> None:
+    from niwaki.report import plot_trajectories
+
+    plot_trajectories(folder / "trajectory.png", curves, heading=heading)
+
+
+def _bytes(network: nn.Module) -> int:
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _made(text: str, seed: int) -> Criterion:
@@ -225,3 +293,4 @@ def _report(
             show(f"fine-tuning {last.kept}")
     show(f"{1e3 * before:.1f} -> {1e3 * after:.1f} ms for {batch} images ({before / after:.2f}x)")
     show(f"wrote {out}; it is a model again: niwaki explain {out} IMAGES")
+    show(f"open {out / 'index.html'}")

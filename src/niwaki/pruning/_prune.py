@@ -21,6 +21,7 @@ from niwaki.pruning import _loop
 from niwaki.pruning._limits import Limits
 from niwaki.pruning._loop import REPAIR, Job, Repair, State
 from niwaki.pruning._measure import Measure
+from niwaki.pruning._observe import Observed
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._reach import check_reach
 from niwaki.pruning._resume import keep_state, latest_state
@@ -156,8 +157,11 @@ def prune(
         job = replace(job, criterion=create(usual_criterion(job.repair)))
     settings = _settings(job)
     with open_run(run.folder, lambda: _identity(job, settings)) as kept:
+        seen = Observed(run, kept)
 
         def record(state: State) -> None:
+            if not state.done or _tunes_in_the_end(job):
+                seen.look(state)
             keep_state(kept, state)
             if not state.done:
                 run.tell(state.rows[-1])
@@ -168,6 +172,7 @@ def prune(
             _check_start(job, state)
             record(state)
         else:
+            seen.recall(state)
             for row in state.rows:
                 run.tell(row)
         state = _loop.run(job, state, record)
@@ -184,7 +189,12 @@ def prune(
         tuple(example.shape[1:]),
         shapes(whole.model),
         {**settings, "kept": kept_layers} if kept_layers else settings,
+        seen.by_step,
     )
+
+
+def _tunes_in_the_end(job: Job) -> bool:
+    return job.tune is not None and not job.tune.each
 
 
 def usual_criterion(repair: Repair | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_model
-from torch import nn
+from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.display import html_table
@@ -38,6 +38,8 @@ class Pruned:
         Shapes of the parameters before pruning, to recognise a fresh copy by.
     settings : dict
         Criterion, share kept and the like, for the record.
+    observed : dict of int to dict of str to Tensor
+        What `Run.observe` has seen, by step; a step that was taken back is none.
     """
 
     model: nn.Module
@@ -46,6 +48,7 @@ class Pruned:
     input_shape: tuple[int, ...]
     architecture: dict[str, list[int]] = field(repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
+    observed: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     def save(
         self, folder: str | Path, *, about: Mapping[str, Any] | None = None, overwrite: bool = False

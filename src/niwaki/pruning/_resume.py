@@ -21,6 +21,7 @@ from niwaki.schema import Anything, Either, ListOf, Record, Text, Truth, Whole, 
 __all__ = ["keep_state", "latest_state", "restore", "tensors_of"]
 
 _KEPT = 2  # the last state, and the one before it should the last be damaged
+_STEP = "step-"
 _MODEL, _SCORES = "model/", "scores/"
 
 
@@ -36,17 +37,21 @@ def keep_state(run: Run, state: State) -> None:
         tensors |= {f"{_SCORES}{layer}": value for layer, value in state.scores.items()}
         scores = state.scores
         about["scores"] = [scores.criterion, scores.samples, scores.fingerprint]
-    run.write(f"step-{len(state.rows) - 1 + state.done:04}", tensors, **about)
-    run.drop(*run.parts[:-_KEPT])
+    run.write(f"{_STEP}{len(state.rows) - 1 + state.done:04}", tensors, **about)
+    run.drop(*_steps(run)[:-_KEPT])
 
 
 def latest_state(run: Run, original: nn.Module, example: Tensor) -> State | None:
     """Return the state after the last good step; None if there is none."""
-    for name in reversed(run.parts):
+    for name in reversed(_steps(run)):
         part = run.read(name)
         if part is not None:
             return _restore(part, copy.deepcopy(original), example)
     return None
+
+
+def _steps(run: Run) -> list[str]:
+    return [name for name in run.parts if name.startswith(_STEP)]
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

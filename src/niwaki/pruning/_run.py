@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor, nn
 
 from niwaki.ranges import BATCH, checked
 from niwaki.runs import Folder
@@ -27,11 +29,16 @@ class Run:
         Samples that are computed at once, of data sets and tensors; a loader has its own.
     callback : callable, optional
         Told about each finished part, also about those that were found in the folder.
+    observe : callable, optional
+        Looks at the network after each step of `niwaki.prune` (0: before anything goes) and returns
+        tensors by name, such as heatmaps. They are kept with the step in the folder, and handed on
+        in `Pruned.observed`.
     """
 
     folder: Folder = None
     batch_size: int = 32
     callback: Callable[[Any], object] | None = None
+    observe: Callable[[nn.Module], Mapping[str, Tensor]] | None = None
 
     def tell(self, finished: Any) -> None:
         """Let the callback know of a part that is finished."""

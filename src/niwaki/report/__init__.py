@@ -10,14 +10,17 @@ from niwaki.report._audit_pictures import (
 )
 from niwaki.report._colours import colour, colour_range, is_diverging, overlay
 from niwaki.report._evaluation_plots import plot_perturbation, plot_randomisation
-from niwaki.report._gallery import filter_gallery, save_filters
+from niwaki.report._gallery import save_filters
+from niwaki.report._heatmap_pictures import save_heatmaps
 from niwaki.report._network import LayerInfo, NetworkInfo, network_info
+from niwaki.report._pictures import Pictures, heat_strip, photograph
 from niwaki.report._pruning_plots import (
     plot_agreement,
     plot_comparison,
     plot_removed,
     plot_trajectories,
 )
+from niwaki.report._report import write_report
 from niwaki.report._sheets import contact_sheet
 from niwaki.report._slide_overview import slide_overview
 from niwaki.report._slide_viewer import write_slide_viewer
@@ -26,13 +29,15 @@ __all__ = [
     "HeatmapFiles",
     "LayerInfo",
     "NetworkInfo",
+    "Pictures",
     "colour",
     "colour_range",
     "contact_sheet",
-    "filter_gallery",
+    "heat_strip",
     "is_diverging",
     "network_info",
     "overlay",
+    "photograph",
     "plot_agreement",
     "plot_comparison",
     "plot_examples",
@@ -45,8 +50,10 @@ __all__ = [
     "plot_trajectories",
     "save_filters",
     "save_hdf5",
+    "save_heatmaps",
     "save_npy",
     "slide_overview",
     "write_audit",
     "write_slide_viewer",
+    "write_report",
 ]

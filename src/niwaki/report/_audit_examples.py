@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from niwaki.auditing import Audit, Finding
-from niwaki.report._colours import overlay, picture
-from niwaki.report._page import data_uri
+from niwaki.report._colours import picture
+from niwaki.report._pictures import SIDE, Pictures, encoded, heat_strip
 
 _SHOWN = 8
-_SIDE = 224  # pixels; smaller images are enlarged to about this, without smoothing
-_GAP = 4
 
 
-def examples_of(audit: Audit, finding: Finding) -> list[dict[str, Any]]:
+def examples_of(
+    audit: Audit, finding: Finding, stem: str, pictures: Pictures
+) -> list[dict[str, Any]]:
     """Return the images that show a finding most clearly, and some that do not have it.
 
     Parameters
@@ -29,35 +27,62 @@ def examples_of(audit: Audit, finding: Finding) -> list[dict[str, Any]]:
         Has the images.
     finding : Finding
         One of its questions.
+    stem : str
+        How the names of the pictures begin.
+    pictures : Pictures
+        Where they are written.
 
     Returns
     -------
     list of dict
-        For the page: a picture, the image's name and what is known of it.
+        For the page: the pictures, the image's name and what is known of it.
     """
     shown = [(p, finding.outline(n), True) for n, p in enumerate(finding.examples[:_SHOWN])]
     shown += [(position, None, False) for position in finding.ordinary[:_SHOWN]]
-    return [_example(audit, int(p), region, has_it) for p, region, has_it in shown]
+    found = []
+    for number, (position, region, has_it) in enumerate(shown):
+        place = region if region is not None and 0 < region.mean() < 1 else None
+        name = f"{stem}-{number:02}"
+        found.append(
+            {
+                **example(audit, int(position), name, pictures, place),
+                "facts": _facts(audit, int(position), place, has_it),
+                "has_it": has_it,
+            }
+        )
+    return found
 
 
-def _example(
-    audit: Audit, position: int, region: NDArray[Any] | None, has_it: bool
+def example(
+    audit: Audit,
+    position: int,
+    stem: str,
+    pictures: Pictures,
+    region: NDArray[Any] | None = None,
 ) -> dict[str, Any]:
+    """Write an image and its heatmap, and return their names with that of the image."""
+    heat = torch.from_numpy(np.asarray(audit.material.relevance[position]))
+    strip, limit = heat_strip(heat[None, None])
+    image = _outlined(audit, position, region)
+    return {
+        "name": audit.material.describe(position)["name"],
+        "photo": pictures.add(f"{stem}-photograph.webp", image),
+        "heat": pictures.add(f"{stem}-heatmap.webp", strip),
+        "limit": limit,
+    }
+
+
+def _facts(audit: Audit, position: int, region: NDArray[Any] | None, has_it: bool) -> str:
     image = audit.material.describe(position)
     facts = [f"image {image['index']} of the data set", f"class {image['class']}"]
     facts.append(f"the network says {image['said']}")
     if "slide" in image:
         facts.insert(0, f"slide {image['slide']}")
-    if region is not None and 0 < region.mean() < 1:
+    if region is not None:
         facts.append(_place(region))
     if not has_it:
         facts.append("does not have it")
-    return {
-        "name": image["name"],
-        "facts": "; ".join(facts),
-        "picture": _picture(audit, position, region),
-        "has_it": has_it,
-    }
+    return "; ".join(facts)
 
 
 def _place(region: NDArray[Any]) -> str:
@@ -69,21 +94,15 @@ def _place(region: NDArray[Any]) -> str:
     )
 
 
-def _picture(audit: Audit, position: int, region: NDArray[Any] | None) -> str:
-    """Lay an image and its heatmap side by side, with the place outlined."""
-    image = audit.material.pixels[position]
-    heat = torch.from_numpy(audit.material.relevance[position])
-    times = max(1, _SIDE // max(image.shape[1:]))
-    parts = [
-        part.repeat(times, 0).repeat(times, 1) for part in (picture(image), overlay(image, heat))
-    ]
-    if region is not None and 0 < region.mean() < 1:
-        large = region.repeat(times, 0).repeat(times, 1)
-        edge = large & ~binary_erosion(large, iterations=2)
-        for part in parts:
-            part[edge] = 0
-    gap = np.ones((len(parts[0]), _GAP, 3))
-    joined = np.concatenate([parts[0], gap, parts[1]], 1)
-    buffer = io.BytesIO()
-    Image.fromarray((joined * 255).round().astype(np.uint8)).save(buffer, "PNG", optimize=True)
-    return data_uri(buffer.getvalue())
+def _outlined(audit: Audit, position: int, region: NDArray[Any] | None) -> bytes:
+    """Encode an image, enlarged, with the place outlined in black within white."""
+    pixels = picture(audit.material.pixels[position])
+    times = max(1, SIDE // max(pixels.shape[:2]))
+    if region is None:
+        return encoded((pixels * 255).round().astype(np.uint8), exact=max(pixels.shape[:2]) <= 32)
+    large = pixels.repeat(times, 0).repeat(times, 1)
+    inside = region.repeat(times, 0).repeat(times, 1)
+    inner = binary_erosion(inside, iterations=2)
+    large[inside & ~inner] = 0
+    large[inner & ~binary_erosion(inner, iterations=1)] = 1
+    return encoded((large * 255).round().astype(np.uint8), exact=max(pixels.shape[:2]) <= 32)

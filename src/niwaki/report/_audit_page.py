@@ -1,4 +1,4 @@
-"""One page per audit, self-contained: what was found, in words, with its evidence."""
+"""What an audit leaves: its answers as plain data, the pictures that show them, and the page."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from niwaki.auditing import ANSWERS, MATTERS, POWER, Audit, Finding, side_by_side
+from niwaki.auditing import Audit, side_by_side
 from niwaki.files import write_json
+from niwaki.report._audit_clusters import write_clusters
 from niwaki.report._audit_examples import examples_of
-from niwaki.report._audit_pictures import (
-    SHOWN,
-    plot_examples,
-    plot_maps,
-    plot_stains,
-    plot_strategies,
-)
-from niwaki.report._page import data_uri, write_page
+from niwaki.report._audit_pictures import plot_examples, plot_maps, plot_stains, plot_strategies
+from niwaki.report._pictures import Pictures
+from niwaki.report._report import write_report
+from niwaki.report._run_folder import PROVENANCE
 
 
 def write_audit(
@@ -26,9 +23,9 @@ def write_audit(
     heading: str = "Audit",
     remarks: Sequence[str] = (),
     table: Sequence[Mapping[str, Any]] = (),
-    made: Mapping[str, str] | None = None,
+    made: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``audit.html``, ``audit.json`` and the pictures as PNG.
+    """Write the page ``index.html``, ``audit.json`` and the pictures as PNG.
 
     Parameters
     ----------
@@ -42,9 +39,9 @@ def write_audit(
         Paragraphs below the heading: what was audited, and on which data.
     table : sequence of mapping
         Rows that compare the audits, see `niwaki.auditing.before_and_after`.
-    made : mapping of str to str, optional
-        How the audits were made, such as the command and the date; versions, fingerprints of the
-        networks and seeds are added.
+    made : mapping, optional
+        How the audits were made, such as the command (``line``) and the ``date``; versions,
+        fingerprints of the networks and seeds are added.
 
     Returns
     -------
@@ -53,94 +50,70 @@ def write_audit(
     """
     home = Path(folder)
     named = {"": audits} if isinstance(audits, Audit) else dict(audits)
-    sections = [_section(home, name, found) for name, found in named.items()]
-    write_page(
-        home / "audit.html",
-        "audit.html.j2",
-        heading=heading,
-        remarks=remarks,
-        sections=sections,
-        table=_cells(table, named),
-        made={**(made or {}), **_made(named)},
-        answers=ANSWERS,
-        power=POWER,
-        matters=MATTERS,
-    )
+    with Pictures(home) as pictures:
+        shown = [
+            _shown(home, number, name, found, pictures)
+            for number, (name, found) in enumerate(named.items())
+        ]
+    given = {name: value for name, value in (made or {}).items() if value is not None}
+    about = {**_made(named), **given}
     reports = {name or "audit": found.to_json() for name, found in named.items()}
     rows = [dict(row) for row in table]
-    write_json(home / "audit.json", {"made": made or {}, "audits": reports, "table": rows})
-    return home / "audit.html"
+    write_json(home / "audit.json", {"made": about, "audits": reports, "table": rows})
+    write_json(home / "audit-shown.json", {"audits": shown, "table": _cells(table, named)})
+    write_json(home / PROVENANCE, {**about, "title": heading, "remarks": list(remarks)})
+    return write_report(home)
 
 
-def _section(home: Path, name: str, audit: Audit) -> dict[str, Any]:
+def _shown(home: Path, number: int, name: str, audit: Audit, pictures: Pictures) -> dict[str, Any]:
+    """Draw the pictures of an audit, and return what the page shows of each finding."""
     prefix = f"{_slug(name)}-" if name else ""
-    flagged = []
-    for number, finding in enumerate(audit.distinct, 1):
-        file = home / f"{prefix}finding-{number}.png"
-        plot_examples(file, audit, finding)
-        flagged.append(
+    findings = []
+    for place, finding in enumerate(audit.distinct, 1):
+        plot_examples(home / f"{prefix}finding-{place}.png", audit, finding)
+        stem = f"audit/{number}-{place:02}"
+        findings.append(
             {
-                "finding": finding,
-                "examples": examples_of(audit, finding),
-                "echoes": audit.echoes(finding),
+                "key": finding.key,
+                "examples": examples_of(audit, finding, stem, pictures),
                 "outlined": finding.outline(0) is not None,
-                "rows": finding.evidence(),
+                "ordinary": bool(finding.ordinary),
+                "evidence": finding.evidence(),
+                "echoes": [echo.key for echo in audit.echoes(finding)],
             }
         )
     plot_maps(home / f"{prefix}maps.png", audit)
-    pictures = {"maps": data_uri((home / f"{prefix}maps.png").read_bytes())}
     if audit.stains:
         plot_stains(home / f"{prefix}stains.png", audit)
-        pictures["stains"] = data_uri((home / f"{prefix}stains.png").read_bytes())
-    clusters = []
     for found in audit.strategies:
-        who = audit.material.class_names[found.label]
-        file = home / f"{prefix}strategies-{_slug(who)}-{found.features}.png"
-        plot_strategies(file, audit, found)
-        kind = "where they lie" if found.features == "place" else "their pattern, at any place"
-        count = len(found.clusters)
-        some = f", the {SHOWN} oddest shown" if count > SHOWN else ""
-        clusters.append(
-            {
-                "title": f"Class {who}, heatmaps compared by {kind}: {count} groups{some}",
-                "picture": data_uri(file.read_bytes()),
-            }
-        )
+        who = _slug(audit.material.class_names[found.label])
+        plot_strategies(home / f"{prefix}strategies-{who}-{found.features}.png", audit, found)
     return {
         "name": name,
-        "anchor": _slug(name) if name else "finding",
-        "audit": audit,
-        "flagged": flagged,
-        "rest": _rest(audit.findings),
-        "pictures": pictures,
-        "clusters": clusters,
+        "findings": findings,
+        "maps": f"{prefix}maps.png",
+        "classes": [audit.material.class_names[label] for label in audit.maps],
+        "stains": f"{prefix}stains.png" if audit.stains else None,
+        "clusters": write_clusters(audit, f"clusters/{number}", pictures),
+        "side": max(audit.material.pixels.shape[-2:]),
     }
 
 
-def _rest(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Return the questions that were not answered by yes, by their answer."""
-    titles = {
-        "no": "Answered by no",
-        "too few images": "Too few images for an answer",
-        "unreliable": "Asked, and of this network not to be relied on",
-    }
-    kinds = [
-        {"title": title, "findings": [found for found in findings if found.answer == answer]}
-        for answer, title in titles.items()
-    ]
-    return [kind for kind in kinds if kind["findings"]]
-
-
-def _made(audits: Mapping[str, Audit]) -> dict[str, str]:
+def _made(audits: Mapping[str, Audit]) -> dict[str, Any]:
     """Return versions, and the fingerprints and seeds of all audits, for the page."""
-    found: dict[str, str] = {}
-    for name, audit in audits.items():
-        made = audit.made()
-        ending = f" ({name})" if name else ""
-        found["Versions"] = f"niwaki {made['niwaki']}, torch {made['torch']}"
-        found[f"Fingerprint of the network and its weights{ending}"] = made["fingerprint"]
-        found[f"Seed{ending}"] = str(made["seed"])
-    return found
+    made = {name: audit.made() for name, audit in audits.items()}
+    first = next(iter(made.values()))
+
+    def every(key: str) -> Any:
+        if len(made) == 1:
+            return first[key]
+        return {f"{name}:": one[key] for name, one in made.items()}
+
+    return {
+        "versions": {"niwaki": first["niwaki"], "torch": first["torch"]},
+        "fingerprint": every("fingerprint"),
+        "seed": every("seed"),
+    }
 
 
 def _cells(table: Sequence[Mapping[str, Any]], audits: Mapping[str, Audit]) -> dict[str, list[Any]]:

@@ -56,7 +56,7 @@ def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
     for axis, position in zip(axes[-1], finding.ordinary[:_SHOWN], strict=False):
         axis.imshow(picture(material.pixels[position]), interpolation="nearest")
     figure.subplots_adjust(0.005, 0.01, 0.995, 1 - 0.275 / height, wspace=0.04, hspace=0.04)
-    _save(figure, path)
+    save_figure(path, figure)
 
 
 def plot_maps(path: str | Path, audit: Audit) -> None:
@@ -87,7 +87,7 @@ def plot_maps(path: str | Path, audit: Audit) -> None:
     bar = figure.colorbar(shown, ax=list(axes), shrink=0.85)
     bar.set_label("times an even distribution", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    _save(figure, path)
+    save_figure(path, figure)
 
 
 def plot_strategies(path: str | Path, audit: Audit, strategies: Strategies) -> None:
@@ -139,7 +139,7 @@ def plot_strategies(path: str | Path, audit: Audit, strategies: Strategies) -> N
                 axis.set_title("most typical images", fontsize=8, pad=3, loc="left")
             _bare(axis)
     figure.subplots_adjust(0.01, 0.3 / height, 0.995, 1 - 0.25 / height)
-    _save(figure, path)
+    save_figure(path, figure)
 
 
 def plot_stains(path: str | Path, audit: Audit) -> None:
@@ -170,7 +170,7 @@ def plot_stains(path: str | Path, audit: Audit) -> None:
     axis.set_xlabel("share of the image's area, or of its relevance", fontsize=8)
     axis.tick_params(axis="x", labelsize=8)
     figure.legend(fontsize=7, ncols=3, loc="outside upper center", frameon=False)
-    _save(figure, path)
+    save_figure(path, figure)
 
 
 def _colour(number: int) -> str:
@@ -180,7 +180,3 @@ def _colour(number: int) -> str:
 def _bare(axis: Any) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    save_figure(path, figure)

@@ -29,7 +29,7 @@ def plot_perturbation(
     Parameters
     ----------
     path : str or Path
-        Where the PNG goes.
+        Where the PNG goes; the same as SVG and PDF goes beside it.
     curves : mapping of str to PerturbationCurves
         By method. Shaded: one standard error over the images; grey: random order, if measured.
     heading : str
@@ -50,7 +50,7 @@ def plot_perturbation(
         axis.legend(fontsize=7, title="best first", title_fontsize=7)
     axes[0].set_ylabel(_score(next(iter(curves.values()))))
     figure.suptitle(heading, fontsize=10)
-    save_figure(path, figure)
+    save_figure(path, figure, vector=True)
 
 
 def plot_randomisation(
@@ -61,7 +61,7 @@ def plot_randomisation(
     Parameters
     ----------
     path : str or Path
-        Where the PNG goes.
+        Where the PNG goes; the same as SVG and PDF goes beside it.
     results : mapping of str to Randomisation
         By method.
     heading : str
@@ -84,7 +84,7 @@ def plot_randomisation(
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
     axis.set_title(heading, fontsize=10)
-    save_figure(path, figure)
+    save_figure(path, figure, vector=True)
 
 
 def _curve(axis: Any, found: PerturbationCurves, order: str, **style: Any) -> None:

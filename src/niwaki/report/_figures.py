@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
@@ -18,8 +19,8 @@ __all__ = ["save_figure"]
 _LONGEST = 50  # letters of a name in a legend
 
 
-def save_figure(path: str | Path, figure: Figure) -> None:
-    """Write a figure as PNG.
+def save_figure(path: str | Path, figure: Figure, *, vector: bool = False) -> None:
+    """Write a figure as PNG, and as SVG and PDF beside it where it is made of lines.
 
     All text is taken as it is: dollar signs in a file's name are no formula, control characters
     are written out, and a letter that the font lacks is a box. Long names in a legend lose their
@@ -35,8 +36,23 @@ def save_figure(path: str | Path, figure: Figure) -> None:
                 text.set_text(_shortened(text.get_text()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        signed = {"Software": SIGNATURE}
-        write_atomically(path, lambda aside: figure.savefig(aside, format="png", metadata=signed))
+        for kind in ("png", "svg", "pdf") if vector else ("png",):
+            _write(Path(path).with_suffix(f".{kind}"), figure, kind)
+
+
+# What a file says of itself; without a date, so that equal figures are equal files.
+_ABOUT: dict[str, dict[str, str | None]] = {
+    "png": {"Software": SIGNATURE},
+    "svg": {"Creator": SIGNATURE, "Date": None},
+    "pdf": {"Producer": SIGNATURE, "CreationDate": None},
+}
+
+
+def _write(path: Path, figure: Figure, kind: str) -> None:
+    with rc_context({"svg.hashsalt": "niwaki", "svg.fonttype": "none"}):
+        write_atomically(
+            path, lambda aside: figure.savefig(aside, format=kind, metadata=_ABOUT[kind])
+        )
 
 
 def _shortened(name: str) -> str:

@@ -1,8 +1,8 @@
-"""The gallery of a network's filters: one page that needs nothing beside it."""
+"""What `niwaki filters` leaves: the numbers of each filter, and what its page shows of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +10,52 @@ import torch
 from torch import Tensor
 
 from niwaki.files import write_csv, write_json
-from niwaki.filters import Diversity, Enrichment, FilterPictures, LayerProfile, Profile, Served
-from niwaki.report._page import heat_strip, strip, thumbnail, weights_thumbnail, write_page
+from niwaki.filters import (
+    Diversity,
+    Enrichment,
+    FilterPictures,
+    LayerProfile,
+    Patches,
+    Profile,
+    Served,
+)
+from niwaki.report._pictures import Pictures
+from niwaki.report._strips import heat_strip_of, strip_of, weights_picture
 
-__all__ = ["filter_gallery", "save_filters"]
+__all__ = ["save_filters"]
 
 _LISTED = 3  # classes in a list
 
-Pictures = Callable[[LayerProfile], Iterable[FilterPictures]]
+Shown = Callable[[LayerProfile], Iterable[FilterPictures]]
 
 
-def filter_gallery(
-    path: str | Path,
+def save_filters(
+    folder: str | Path,
     profile: Profile,
-    pictures: Pictures,
+    pictures: Shown | None = None,
     *,
-    heading: str,
+    images: Sequence[str] = (),
     names: Mapping[int, str] | None = None,
     after: Mapping[str, Diversity] | None = None,
     pruned_first: Mapping[str, Enrichment] | None = None,
     order: Sequence[tuple[str, int]] = (),
 ) -> None:
-    """Write a page that shows every filter: patches, heatmaps, classes, indices.
+    """Write the numbers of all filters, and the pictures that their page shows.
+
+    The files are filters.csv (a line per filter), filters.json (layers too), and, with pictures,
+    gallery.json and pictures.zip, which `write_report` makes a page of.
 
     Parameters
     ----------
-    path : str or Path
-        Where the HTML goes. All pictures are in it.
+    folder : str or Path
+        Where they go.
     profile : Profile
         From `niwaki.filters.profile`.
-    pictures : callable
+    pictures : callable, optional
         Gives the pictures of a layer's filters, as `niwaki.filters.pictures` does; called for one
         layer after another, so that only one filter's pictures are in memory.
-    heading : str
-        Title.
+    images : sequence of str
+        What is to be said of each image, such as its class and file, by its number in the data.
     names : mapping of int to str, optional
         Name of each class; default: its number.
     after : mapping of str to Diversity, optional
@@ -52,40 +64,6 @@ def filter_gallery(
         Colour filters among the first pruned, by layer; under ``""`` of all layers together.
     order : sequence of pair of str and int
         Layer and number of the filters that were pruned, the first to go first.
-    """
-    known = names or {}
-    told = [known.get(c, str(c)) for c in range(len(profile.samples))]
-    write_page(
-        path,
-        "filters.html.j2",
-        heading=heading,
-        profile=profile,
-        images=sum(profile.samples),
-        class_count=sum(n > 0 for n in profile.samples),
-        has_car=any(layer.served is not None for layer in profile.values()),
-        whole=(pruned_first or {}).get(""),
-        pruned=len(order),
-        layers=_layers(profile, pictures, told, after or {}, pruned_first or {}, _places(order)),
-    )
-
-
-def save_filters(
-    folder: str | Path,
-    profile: Profile,
-    *,
-    names: Mapping[int, str] | None = None,
-    after: Mapping[str, Diversity] | None = None,
-    pruned_first: Mapping[str, Enrichment] | None = None,
-    order: Sequence[tuple[str, int]] = (),
-) -> None:
-    """Write the numbers: filters.csv (a line per filter) and filters.json (layers too).
-
-    Parameters
-    ----------
-    folder : str or Path
-        Where they go.
-    profile, names, after, pruned_first, order
-        As for `filter_gallery`.
     """
     place = _places(order)
     rows = [
@@ -117,58 +95,80 @@ def save_filters(
         ),
     }
     write_json(Path(folder) / "filters.json", {**about, "layers": layers, "filters": rows})
+    if pictures is not None:
+        known = names or {}
+        told = [known.get(c, str(c)) for c in range(len(profile.samples))]
+        with Pictures(Path(folder)) as kept:
+            gallery = _gallery(profile, pictures, images, told, kept)
+        write_json(Path(folder) / "gallery.json", {"layers": gallery})
 
 
-def _layers(
+def _gallery(
     profile: Profile,
+    shown: Shown,
+    images: Sequence[str],
+    told: Sequence[str],
     pictures: Pictures,
-    names: Sequence[str],
-    after: Mapping[str, Diversity],
-    first: Mapping[str, Enrichment],
-    place: Mapping[tuple[str, int], int],
-) -> Iterator[dict[str, Any]]:
-    for name, layer in profile.items():
-        yield {
-            "name": name,
-            "count": len(layer),
-            "field": layer.field,
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "field": list(layer.field.size),
             "oriented": layer.orientation is not None,
-            "diversity": layer.diversity,
-            "after": after.get(name),
-            "first": first.get(name),
-            "together": layer.served.together if layer.served else (),
-            "filters": (
-                {**shown, "pruned": place.get((name, shown["number"]))}
-                for shown in _filters(layer, pictures(layer), names)
-            ),
+            "filters": [
+                {
+                    "number": unit,
+                    "twins": layer.twins()[unit],
+                    "activations": _ratios(layer.class_means[unit], told),
+                    "relevance": _ratios(layer.class_relevance[unit], told),
+                    **_served(layer.served, unit, told),
+                    **_numbers(layer, unit),
+                    **_drawn(f"filters/{number:03}-{unit:04}", one, images, pictures),
+                }
+                for unit, one in enumerate(shown(layer))
+            ],
         }
+        for number, layer in enumerate(profile.values())
+    ]
 
 
-def _filters(
-    layer: LayerProfile, pictures: Iterable[FilterPictures], names: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    twins = layer.twins()
-    for unit, shown in enumerate(pictures):
-        yield {
-            "number": unit,
-            "weights": weights_thumbnail(shown.weights),
-            "visualisation": thumbnail(shown.visualisation),
-            "patches": strip(shown.by_activation.pixels),
-            "heatmaps": heat_strip(shown.by_activation.heatmaps),
-            "relevant": strip(shown.by_relevance.pixels),
-            "relevant_heatmaps": heat_strip(shown.by_relevance.heatmaps),
-            "active": _plain(layer.active, unit),
-            "active_images": _plain(layer.active_images, unit),
-            "class_selectivity": _plain(layer.class_selectivity, unit),
-            "colour": _plain(layer.colour, unit),
-            "orientation": _plain(layer.orientation, unit),
-            "angle": _plain(layer.angle, unit),
-            "car": _plain(layer.served.total, unit) if layer.served else None,
-            "twins": twins[unit],
-            "activations": _ratios(layer.class_means[unit], names),
-            "relevance": _ratios(layer.class_relevance[unit], names),
-            **_served(layer.served, unit, names),
-        }
+def _numbers(layer: LayerProfile, unit: int) -> dict[str, float | None]:
+    return {
+        "active": _plain(layer.active, unit),
+        "active_images": _plain(layer.active_images, unit),
+        "class_selectivity": _plain(layer.class_selectivity, unit),
+        "colour": _plain(layer.colour, unit),
+        "orientation": _plain(layer.orientation, unit),
+        "angle": _plain(layer.angle, unit),
+        "car": _plain(layer.served.total, unit) if layer.served else None,
+    }
+
+
+def _drawn(
+    name: str, shown: FilterPictures, images: Sequence[str], pictures: Pictures
+) -> dict[str, Any]:
+    """Write the pictures of a filter and return their names."""
+    visual = None if shown.visualisation is None else strip_of(shown.visualisation[None])
+    return {
+        "weights": pictures.add(f"{name}-weights.webp", weights_picture(shown.weights)),
+        "visualisation": pictures.add(f"{name}-visualisation.webp", visual),
+        "by_activation": _patches(f"{name}-activation", shown.by_activation, images, pictures),
+        "by_relevance": _patches(f"{name}-relevance", shown.by_relevance, images, pictures),
+    }
+
+
+def _patches(
+    name: str, patches: Patches, images: Sequence[str], pictures: Pictures
+) -> dict[str, Any] | None:
+    if not len(patches):
+        return None
+    numbers = patches.images.tolist()
+    return {
+        "patches": pictures.add(f"{name}.webp", strip_of(patches.pixels)),
+        "heatmaps": pictures.add(f"{name}-heatmaps.webp", heat_strip_of(patches.heatmaps)),
+        "shape": list(patches.pixels.shape[-2:]),
+        "images": [images[n] if n < len(images) else f"image {n}" for n in numbers],
+        "values": [float(f"{value:.4g}") for value in patches.values.tolist()],
+    }
 
 
 def _places(order: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:

@@ -36,7 +36,7 @@ def plot_trajectories(
     Parameters
     ----------
     path : str or Path
-        Where the PNG goes.
+        Where the PNG goes; the same as SVG and PDF goes beside it.
     trajectories : mapping of str to Trajectory
         Name of the curve to its steps; steps without an accuracy are left out. A fine-tuned run
         has two curves, before and after fine-tuning, and one with validation data a third, on the
@@ -71,7 +71,7 @@ def plot_trajectories(
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     axis.set_title(heading, fontsize=10)
-    save_figure(path, figure)
+    save_figure(path, figure, vector=True)
 
 
 def _curve(
@@ -100,7 +100,7 @@ def plot_comparison(
     Parameters
     ----------
     path : str or Path
-        Where the PNG goes.
+        Where the PNG goes; the same as SVG and PDF goes beside it.
     comparison : Comparison
         Lines: mean over the seeds; bands: one standard deviation to both sides.
     of : {"macs", "params", "units"}
@@ -153,7 +153,7 @@ def plot_removed(path: str | Path, comparison: Comparison, *, heading: str = "")
     Parameters
     ----------
     path : str or Path
-        Where the PNG goes.
+        Where the PNG goes; the same as SVG and PDF goes beside it.
     comparison : Comparison
         Of the largest number of references; contenders whose layers are not known are left out.
     heading : str
@@ -196,7 +196,7 @@ def plot_agreement(
     Parameters
     ----------
     path : str or Path
-        Where the PNG goes.
+        Where the PNG goes; the same as SVG and PDF goes beside it.
     agreement : sequence of Agreement
         From `Comparison.agreement`. On the diagonal stands each contender from draw to draw.
     what : {"rank_correlation", "lowest", "highest"}
@@ -241,4 +241,4 @@ def _panels(sizes: Sequence[int]) -> tuple[Figure, dict[int, Any]]:
 def _finish(figure: Figure, path: str | Path, heading: str) -> None:
     if heading:
         figure.suptitle(heading, fontsize=10)
-    save_figure(path, figure)
+    save_figure(path, figure, vector=True)

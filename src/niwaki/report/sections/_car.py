@@ -1,0 +1,93 @@
+"""What accuracy the network loses with each filter, over all classes and by class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from niwaki.report._chart import Axis, Chart, Line, Point
+from niwaki.report._run_folder import RunFolder
+from niwaki.report._section import Section, section
+from niwaki.report._words import margin
+
+__all__ = ["car"]
+
+_LISTED = 40  # units in the table by class, half of them the most needed
+
+
+@section
+def car(run: RunFolder) -> Section | None:
+    """Show the classification accuracy reduction of each unit."""
+    found = run.json("index.json")
+    if not found or "units" not in found:
+        return None
+    units = found["units"]
+    classes = list(units[0]["by_class"]) if units else []
+    return Section(
+        "What each filter carries",
+        "car.html.j2",
+        {
+            "chart": _chart(units),
+            "classes": classes,
+            "rows": list(_rows(units, classes)),
+            "all": len(units),
+        },
+        facts=(
+            ("Accuracy", f"{found['accuracy']:.2%}"),
+            ("Images", f"{found['samples']:,}"),
+            ("Units", f"{len(units):,}"),
+            ("Without effect or in the way", f"{sum(unit['car'] <= 0 for unit in units):,}"),
+        ),
+        cautions=tuple(_cautions(found)),
+    )
+
+
+def _chart(units: Sequence[Mapping[str, Any]]) -> Chart:
+    points = tuple(
+        Point(place, unit["car"], f"{_name(unit)}\nCAR {unit['car']:+.2%}\n{_most(unit)}")
+        for place, unit in enumerate(units, 1)
+    )
+    return Chart(
+        "Accuracy that is lost with each unit, the least needed first",
+        Axis("units, the least needed first"),
+        Axis("accuracy lost without the unit (CAR)", percent=True),
+        (Line("CAR", points),),
+    )
+
+
+def _most(unit: Mapping[str, Any]) -> str:
+    name, value = max(unit["by_class"].items(), key=lambda pair: pair[1], default=("", 0.0))
+    return f"most for class {name}: {value:+.1%}"
+
+
+def _name(unit: Mapping[str, Any]) -> str:
+    return f"{unit['layer']} {', '.join(map(str, unit['channels']))}"
+
+
+def _rows(units: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Return the most and the least needed units, with a shade for each class."""
+    half = _LISTED // 2
+    chosen = list(units) if len(units) <= _LISTED else [*units[:half], *units[-half:]]
+    largest = max((abs(unit["by_class"][c]) for unit in units for c in classes), default=0) or 1
+    for unit in reversed(chosen):
+        yield {
+            "name": _name(unit),
+            "car": unit["car"],
+            "cells": [
+                (unit["by_class"][name], round(4 * abs(unit["by_class"][name]) / largest))
+                for name in classes
+            ],
+        }
+
+
+def _cautions(found: Mapping[str, Any]) -> Iterator[str]:
+    yield margin(found["accuracy"], found["samples"])
+    if found.get("near_ties"):
+        yield (
+            f"On {found['near_ties']} images two classes are so close that rounding could decide "
+            "between them."
+        )
+    yield (
+        "Filters that stand in for one another each look needless here: what goes with several of "
+        "them is more than the sum of what goes with each."
+    )

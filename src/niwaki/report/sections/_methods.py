@@ -1,0 +1,130 @@
+"""Attribution methods judged: perturbation curves, and randomised networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from niwaki.evaluation import PerturbationCurves
+from niwaki.report._chart import Axis, Chart, Line, Point
+from niwaki.report._run_folder import RunFolder
+from niwaki.report._section import Section, section
+
+__all__ = ["methods"]
+
+_ORDERS = {
+    "most": ("most relevant first", "lower is better"),
+    "least": ("least relevant first", "higher is better"),
+}
+
+
+@section
+def methods(run: RunFolder) -> Section | None:
+    """Show how faithful the heatmaps of several methods are."""
+    told, rows = run.json("perturbation.json"), run.json("table.json")
+    if not told or not rows:
+        return None
+    found = [PerturbationCurves.from_json(one) for one in told]
+    randomised = run.json("randomisation.json") or []
+    images = len(next(iter(found[0].scores.values())))
+    return Section(
+        "Methods judged",
+        "methods.html.j2",
+        {
+            "charts": [_perturbed(found, order) for order in _ORDERS],
+            "randomised": _randomised(randomised) if randomised else None,
+            "head": list(_readable(rows[0])),
+            "rows": [list(_readable(row).values()) for row in rows],
+        },
+        facts=(
+            ("Methods", str(len(found))),
+            ("Images", str(images)),
+            ("Largest gap", rows[0]["method"]),
+        ),
+        cautions=tuple(_cautions(rows, images)),
+    )
+
+
+def _perturbed(found: Sequence[PerturbationCurves], order: str) -> Chart:
+    title, better = _ORDERS[order]
+    lines = []
+    curves = [(one.method, one, order) for one in found]
+    if "random" in found[0].scores:
+        curves.append(("random order", found[0], "random"))
+    for name, one, which in curves:
+        mean, error = one.mean(which).tolist(), one.error(which).nan_to_num(0).tolist()
+        points = tuple(
+            Point(
+                x, y, f"{name}\n{x:.0%} of the regions perturbed: {y:.3f} ± {e:.3f}", y - e, y + e
+            )
+            for x, y, e in zip(one.share.tolist(), mean, error, strict=True)
+        )
+        lines.append(Line(name, points, dashed=which == "random"))
+    score = str(found[0].settings.get("score", "score"))
+    shares = found[0].share.tolist()
+    return Chart(
+        f"The network's {score} while regions are perturbed, {title}: {better}",
+        Axis("regions perturbed", percent=True),
+        Axis(f"{score} of the class; {better}; the band is one standard error over the images"),
+        tuple(lines),
+        ("method", *(f"{share:.0%}" for share in shares)),
+        tuple((line.name, *(f"{point.y:.3f}" for point in line.points)) for line in lines),
+        name=title,
+    )
+
+
+def _randomised(told: Sequence[Mapping[str, Any]]) -> Chart:
+    layers = ["none", *told[0]["layers"]]
+    lines = []
+    for one in told:
+        means = [1.0, *(sum(row) / len(row) for row in one["spearman"])]
+        points = tuple(
+            Point(place, value, f"{one['method']}\nrandomised down to {layer}: {value:.3f}")
+            for place, (layer, value) in enumerate(zip(layers, means, strict=True))
+        )
+        lines.append(Line(one["method"], points))
+    numbered = ", ".join(f"{place}: {layer}" for place, layer in enumerate(layers))
+    return Chart(
+        "Rank correlation of heatmaps with those of a network randomised from the output down; "
+        "near 0 is good",
+        Axis("layers randomised"),
+        Axis(f"rank correlation with the original heatmap. Layers: {numbered}"),
+        tuple(lines),
+        ("method", *layers),
+        tuple((line.name, *(f"{point.y:.3f}" for point in line.points)) for line in lines),
+    )
+
+
+def _readable(row: Mapping[str, Any]) -> dict[str, str]:
+    cells = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            error = "" if value["error"] is None else f" ± {value['error']:.3f}"
+            cells[name] = f"{value['mean']:.3f}{error}"
+        elif name == "lost":
+            cells[name] = f"{value:.1%}" if value else ""
+        elif value is None:
+            cells[name] = ""
+        else:
+            cells[name] = f"{value:.1f}" if isinstance(value, float) else str(value)
+    return {("ms/image" if name == "ms" else name): value for name, value in cells.items()}
+
+
+def _cautions(rows: Sequence[Mapping[str, Any]], images: int) -> Iterator[str]:
+    if images < 50:
+        yield f"The methods were judged on {images} images: mind the standard errors."
+    blind = [
+        row["method"] for row in rows if row.get("randomised") and row["randomised"]["mean"] > 0.5
+    ]
+    if blind:
+        yield (
+            "The heatmaps of these methods stay much the same when the network's weights are drawn "
+            f"at random, so that they say little about what it has learned: {', '.join(blind)}."
+        )
+    lost = [row["method"] for row in rows if row.get("lost")]
+    if lost:
+        yield f"These methods lose relevance on its way to the pixels: {', '.join(lost)}."
+    yield (
+        "A perturbed image is none that the network knows: how its output falls depends on what "
+        "stands in the perturbed regions as well."
+    )
