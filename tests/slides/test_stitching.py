@@ -139,3 +139,41 @@ def test_batches_and_processes_change_nothing(slide):
     assert one[1] == two[1]
     for a, b in zip(one[0], two[0], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_finished_is_not_looked_at_again(slide, tmp_path, monkeypatch):
+    from niwaki.errors import DataError
+    from niwaki.slides._network import Network
+
+    asked = []
+    look = Network.look
+
+    def counted(self, pixels, grid):
+        asked.append(len(pixels))
+        if len(asked) == 4 and not (tmp_path / "again").exists():
+            raise KeyboardInterrupt
+        return look(self, pixels, grid)
+
+    monkeypatch.setattr(Network, "look", counted)
+    options = {"classes": {1: "b"}, "methods": ["gradient"], "mpp": 0.5, "whole": True}
+    model = Whole(convolutional()).eval()
+
+    def run(**others):
+        with explain_slide(
+            model, slide, PLAIN, folder=tmp_path / "run", scratch=tmp_path, **{**options, **others}
+        ) as found:
+            return found.rows
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert asked == [8] * 4
+    (tmp_path / "again").touch()
+    asked.clear()
+    rows = run()
+    assert sum(asked) == len(rows) - 3 * 8
+    asked.clear()
+    assert run() == rows
+    assert asked == []
+    with pytest.raises(DataError, match="another setting"):
+        run(mpp=0.25)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "run"]

@@ -161,9 +161,10 @@ def slide(
     if common.as_json:
         typer.echo(json.dumps({"folder": str(out), **about}, indent=2))
         return
-    o.console().print(f"{about['tiles']} tiles of {about['mpp']:g} um per pixel; {about['joined']}")
+    o.console().print(f"{_count(about['tiles'])} of {about['mpp']:g} um per pixel")
+    o.console().print(about["joined"])
     for name, count in about["predictions"].items():
-        o.console().print(f"{name}: {count} tiles")
+        o.console().print(f"{name}: {_count(count)}")
     o.console().print(f"wrote {out / ('tiles.csv' if no_page else 'viewer.html')}")
 
 
@@ -236,6 +237,10 @@ def _write(
 def _counted(found: SlideMaps) -> dict[str, int]:
     said = [row["prediction"] for row in found.rows]
     return {name: said.count(name) for name in found.class_names if name in said}
+
+
+def _count(tiles: int) -> str:
+    return "1 tile" if tiles == 1 else f"{tiles} tiles"
 
 
 def _told(about: Mapping[str, Any]) -> dict[str, str]:

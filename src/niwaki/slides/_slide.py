@@ -78,7 +78,7 @@ class Slide:
                 f"finer detail was never scanned. Give --mpp {max(self.mpp):g} or more, the "
                 "resolution that the network was trained at"
             )
-        if max(self.canvas(mpp)) < 8:
+        if max(self.canvas(mpp)) < 16:
             raise DataError(
                 f"at {mpp:g} um per pixel, nothing is left of {self.path}: it is only "
                 f"{self.canvas(mpp)[0]} x {self.canvas(mpp)[1]} pixels then"
