@@ -5,7 +5,7 @@ matters, `prune` removes those that matter least, `load` rebuilds what was saved
 what a network should not be looking at. The rooms behind them are `niwaki.propagation`,
 `attribution`, `criteria`, `pruning`, `car`, `filters`, `auditing`, `evaluation`, `models`, `data`,
 `datasets`, `slides` and `report`. A room is imported when it is first used, because PyTorch alone
-takes seconds.
+takes seconds. All of them share `niwaki.errors` and `niwaki.processes`.
 """
 
 from importlib import import_module
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         evaluation,
         filters,
         models,
+        processes,
         propagation,
         pruning,
         report,
@@ -55,6 +56,7 @@ __all__ = [
     "filters",
     "load",
     "models",
+    "processes",
     "propagation",
     "prune",
     "prune_weights",

@@ -1,4 +1,4 @@
-"""Sums over a data set: a small state with a pure update and an associative merge."""
+"""Sums over a data set: a pure update, an associative merge, a reduction across processes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from niwaki import processes
 
 __all__ = ["Totals"]
 
@@ -37,6 +39,20 @@ class Totals:
             more = value.detach().to(torch.float64)
             sums[name] = sums[name] + more if name in sums else more
         return Totals(sums, self.samples + other.samples)
+
+    def reduced(self, device: torch.device | None = None) -> Totals:
+        """Return the totals over all processes that work together, the same in each.
+
+        Every one of them has to call it; see `niwaki.processes`. With one, these are the totals.
+
+        Parameters
+        ----------
+        device : torch.device, optional
+            Where the sums are then, also in a process that had none.
+        """
+        if processes.size() == 1:
+            return self
+        return self.from_state_dict(processes.summed(self.state_dict(), device))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return plain tensors, for safetensors or another process."""

@@ -15,6 +15,7 @@ __all__ = [
     "FewSamplesWarning",
     "KeptWarning",
     "LeftOutWarning",
+    "LostProcessError",
     "LostRelevanceError",
     "ModelError",
     "NearChanceWarning",
@@ -46,6 +47,10 @@ class WeightsError(ModelError):
 
 class DataError(NiwakiError):
     """Images or labels that cannot be read or do not fit the network."""
+
+
+class LostProcessError(NiwakiError):
+    """Another process of the same work has ended, or cannot be reached any more."""
 
 
 class PropagationError(NiwakiError):

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from niwaki.processes import is_first
 from niwaki.terminal import Terminal, clean
 
 __all__ = ["bar", "track"]
@@ -71,7 +72,7 @@ def bar(
         To be called with what has been done since.
     """
     if show is None:
-        show = sys.stderr.isatty()
+        show = sys.stderr.isatty() and is_first()
     if not show:
         yield lambda _: None
         return

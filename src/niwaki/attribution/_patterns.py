@@ -22,6 +22,7 @@ from niwaki.data import Data, batches
 from niwaki.errors import ModelError, PatternWarning
 from niwaki.files import read_layers, write_layers
 from niwaki.models import fingerprint, home
+from niwaki.processes import agreed
 from niwaki.ranges import BATCH, checked
 from niwaki.schema import Form, Text, Whole
 
@@ -181,11 +182,18 @@ def fit_patterns(
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator {estimator!r} is not one of {', '.join(ESTIMATORS)}")
     totals, weights, met = Totals(), dict[str, Tensor](), list[str]()
-    for inputs, _ in batches(data, batch_size, home(model), "fitting patterns"):
-        sums = PatternSums(layers, estimator=estimator)
-        run(model, inputs, sums)
-        totals = totals.update(sums.sums, len(inputs))
-        weights, met = sums.weights, sums.met
+    place, title = home(model), "fitting patterns"
+    with agreed():
+        for inputs, _ in batches(data, batch_size, place, title, shared=True):
+            sums = PatternSums(layers, estimator=estimator)
+            run(model, inputs, sums)
+            totals = totals.update(sums.sums, len(inputs))
+            weights, met = sums.weights, sums.met
+        if totals.samples == 0:  # there was no batch for this process
+            sums = PatternSums(layers, estimator=estimator)
+            run(model, next(batches(data, 1, place))[0][:1], sums)
+            weights, met = sums.weights, sums.met
+    totals = totals.reduced()
     weights = dict(reversed(weights.items()))  # they were met on the way back
     absent = set(layers or ()) - set(weights)
     if absent:

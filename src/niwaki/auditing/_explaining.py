@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from torch.utils.data import Dataset, Subset
 
 from niwaki import models
 from niwaki.attribution import ClassChoice, Propagating, chosen_classes, create
-from niwaki.data import Preprocessing, batches, check_labels, labels_of
+from niwaki.data import Place, Preprocessing, batches, check_labels, labels_of
 from niwaki.errors import DataError
 from niwaki.propagation import per_class
-from niwaki.runs import Folder, open_run
+from niwaki.runs import Folder, each_once, open_run
 
 Array = NDArray[Any]
 # From inputs and labels of a batch to the network's outputs and heatmaps.
@@ -115,9 +114,12 @@ def kept_batches(
     compute: Callable[[Tensor, Tensor], Mapping[str, Tensor]],
     identity: Callable[[], dict[str, Any]],
     folder: Folder,
-    **loop: Any,
-) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
-    """Yield what is computed of each batch, and its labels; what a folder keeps is read there.
+    *,
+    batch_size: int,
+    place: Place = None,
+    description: str | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Yield what is computed of each batch, with its labels; what a folder keeps is read there.
 
     Parameters
     ----------
@@ -129,10 +131,29 @@ def kept_batches(
         Says what a run is of, so that none goes on with another's batches.
     folder : str or Path, optional
         Keeps finished batches.
-    **loop
+    batch_size, place, description
         As for `niwaki.data.batches`.
     """
+
+    def computed(number: int) -> dict[str, Tensor]:
+        batch, truth = read_batch(data, number, batch_size, place)
+        return {**compute(batch, truth), "labels": truth}
+
+    names = batch_names(data, batch_size)
     with open_run(folder, identity) as kept:
-        for number, (batch, truth) in enumerate(batches(data, **loop)):
-            part = kept.once(f"batch-{number:05}", partial(compute, batch, truth))
-            yield part, truth.cpu()
+        yield from each_once(kept, names, computed, description)
+
+
+def batch_names(data: Dataset[Any], batch_size: int) -> list[str]:
+    """Name the batches of a data set, as parts of a run."""
+    samples = len(data)  # type: ignore[arg-type]
+    return [f"batch-{number:05}" for number in range(-(-samples // batch_size))]
+
+
+def read_batch(
+    data: Dataset[Any], number: int, batch_size: int, place: Place
+) -> tuple[Tensor, Tensor]:
+    """Read the inputs and labels of one batch of a data set."""
+    samples = range(len(data))  # type: ignore[arg-type]
+    some = samples[number * batch_size :][:batch_size]
+    return next(batches(Subset(data, some), batch_size, place))

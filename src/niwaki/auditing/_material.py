@@ -260,14 +260,21 @@ def gather(
     inputs, pixels, relevance = Tensors(), Tensors(), Maps()
     labels: list[Tensor] = []
     outputs: list[Tensor] = []
-    loop = {"batch_size": batch_size, "place": models.home(model), "description": "explaining"}
-    for part, truth in kept_batches(subset, compute, identity, folder, **loop):
-        shown = part["inputs"].cpu()
+    for part in kept_batches(
+        subset,
+        compute,
+        identity,
+        folder,
+        batch_size=batch_size,
+        place=models.home(model),
+        description="explaining",
+    ):
+        shown = part["inputs"]
         inputs.append(shown.numpy())
         pixels.append(known.denormalise(shown).numpy())
-        relevance.append(part["relevance"].cpu().numpy())
-        outputs.append(part["outputs"].cpu())
-        labels.append(truth)
+        relevance.append(part["relevance"].numpy())
+        outputs.append(part["outputs"])
+        labels.append(part["labels"])
     said = torch.cat(outputs)
     groups, regions = groups_of(data), getattr(data, "regions", {})
     centres = groups_of(data, "centres")

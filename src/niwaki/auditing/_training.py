@@ -120,9 +120,11 @@ def gather_training(
         return {"features": torch.from_numpy(found), "said": torch.from_numpy(outputs.argmax(1))}
 
     place = models.home(material.model)
-    loop = {"batch_size": size, "place": place, "description": "training"}
-    parts, labels = zip(*kept_batches(subset, look, identity, folder, **loop), strict=True)
-    known = torch.cat(labels)
+    found = kept_batches(
+        subset, look, identity, folder, batch_size=size, place=place, description="training"
+    )
+    parts = list(found)
+    known = torch.cat([part["labels"] for part in parts])
     count = len(chosen)
     return Training(
         torch.cat([part["features"] for part in parts]).numpy(),

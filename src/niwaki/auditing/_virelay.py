@@ -13,18 +13,24 @@ import h5py
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from niwaki import models
 from niwaki.attribution import ClassChoice, check_choice
-from niwaki.auditing._explaining import class_names_of, explaining, preprocessing_of
+from niwaki.auditing._explaining import (
+    batch_names,
+    class_names_of,
+    explaining,
+    preprocessing_of,
+    read_batch,
+)
 from niwaki.auditing._material import Material
 from niwaki.auditing._spray import Strategies
-from niwaki.data import batches
 from niwaki.errors import DataError
 from niwaki.files import write_atomically, write_json, write_text
+from niwaki.processes import decided
 from niwaki.ranges import BATCH, checked
-from niwaki.runs import Folder, Run, Workplace, described, digest, discard, open_run
+from niwaki.runs import Folder, Run, Workplace, described, digest, discard, each_once, open_run
 from niwaki.schema import Anything, MapOf, parse_json
 
 Array = NDArray[Any]
@@ -141,10 +147,8 @@ def collect(
     check_choice(target)
     known = preprocessing_of(data)
     unfinished = home / _UNFINISHED if run is None else run
-    if (home / _ATTRIBUTION).exists() and not overwrite:
-        if run is None:
-            discard(home / _UNFINISHED)  # of a call that was killed when all was written
-        raise DataError(f"{home} holds a collection already; choose another, or overwrite=True")
+    if not overwrite:
+        decided(lambda: _check_new(home, run))
     about = {
         "method": method,
         "options": described(options),
@@ -174,24 +178,34 @@ def collect(
             "data": (known.denormalise(batch) * 255).round().to(torch.uint8),
         }
 
+    place, names = models.home(model), batch_names(data, batch_size)
+
+    def computed(number: int) -> dict[str, Tensor]:
+        return compute(*read_batch(data, number, batch_size, place))
+
     with open_run(unfinished, identity) as kept:
-        parts = [f"batch-{number:05}" for number in range(-(-about["samples"] // batch_size))]
-        due = [number for number, part in enumerate(parts) if kept.read(part) is None]
-        rest = [i for n in due for i in range(about["samples"])[n * batch_size :][:batch_size]]
-        if due:
-            place = models.home(model)
-            loop = batches(Subset(data, rest), batch_size, place, f"explaining by {method}")
-            for number, (batch, truth) in zip(due, loop, strict=True):
-                kept.write(parts[number], compute(batch, truth))
-        _write(home, about, parts, kept)
-        with h5py.File(home / _ATTRIBUTION) as file:
-            names = class_names_of(data, file["prediction"].shape[1])
-        _write_label_map(home, names)
-        write_project(home, method=method, target=str(target), model=type(model).__name__)
-        kept.drop(*kept.parts)
+        for _ in each_once(kept, names, computed, f"explaining by {method}"):
+            pass
+
+        def finish() -> None:
+            _write(home, about, names, kept)
+            with h5py.File(home / _ATTRIBUTION) as file:
+                classes = class_names_of(data, file["prediction"].shape[1])
+            _write_label_map(home, classes)
+            write_project(home, method=method, target=str(target), model=type(model).__name__)
+            kept.drop(*kept.parts)
+
+        decided(finish)
     if not isinstance(unfinished, Workplace):
-        discard(unfinished)
+        decided(lambda: discard(unfinished))
     return Collection(home)
+
+
+def _check_new(home: Path, run: Folder) -> None:
+    if (home / _ATTRIBUTION).exists():
+        if run is None:
+            discard(home / _UNFINISHED)  # of a call that was killed when all was written
+        raise DataError(f"{home} holds a collection already; choose another, or overwrite=True")
 
 
 def _write(home: Path, about: dict[str, Any], parts: list[str], kept: Run) -> None:

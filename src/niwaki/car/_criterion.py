@@ -14,8 +14,10 @@ from niwaki.car._evaluator import Evaluator
 from niwaki.car._index import measure
 from niwaki.car._units import checked_copy, list_units, name_of
 from niwaki.criteria import Criterion, register
+from niwaki.data import Data, batches
 from niwaki.machine import parse_bytes
-from niwaki.models import fingerprint
+from niwaki.models import fingerprint, home
+from niwaki.processes import size
 from niwaki.propagation import Layer
 
 
@@ -44,12 +46,19 @@ class Car(Criterion):
         parse_bytes(max_memory)
         self._prepared: tuple[str, Evaluator] | None = None
 
+    def prepared(self, model: nn.Module, data: Data, batch_size: int) -> Criterion:
+        """Look at the first images: a process of several may get none in `batch`."""
+        if size() > 1:
+            example = next(batches(data, 8, home(model)))[0][:8]
+            self._evaluator(self.network(model, example), example)
+        return self
+
     def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """See `Criterion.batch`."""
         evaluator = self._evaluator(model, inputs)
-        totals, size = Totals(), evaluator.batch_size(len(inputs))
-        for start in range(0, len(inputs), size):
-            x, y = inputs[start : start + size], labels[start : start + size]
+        totals, most = Totals(), evaluator.batch_size(len(inputs))
+        for start in range(0, len(inputs), most):
+            x, y = inputs[start : start + most], labels[start : start + most]
             totals = totals.update(measure(evaluator, x, y), len(x))
         return totals.sums
 

@@ -18,9 +18,10 @@ from niwaki.car._units import checked_copy, list_units, name_of, outputs
 from niwaki.data import Data, batches, check_labels
 from niwaki.machine import parse_bytes
 from niwaki.models.network import Network
+from niwaki.processes import check_same
 from niwaki.pruning import Group
 from niwaki.ranges import BATCH, checked
-from niwaki.runs import Folder, digest, open_run
+from niwaki.runs import Folder, accumulate, digest, open_run
 
 _SUMS = "sums"  # the part of a run folder that keeps them
 
@@ -61,9 +62,10 @@ def index(
     batch_size : int
         Images that are looked at together, fewer where memory asks for it; a loader has its own.
     max_memory : int or str
-        Bytes to stay below, beside the network and the data themselves; such as ``"500MB"``.
+        Bytes to stay below in each process, beside the network and the data themselves; such as
+        ``"500MB"``.
     folder : str or Path, optional
-        Keeps the counts after each batch; the same call goes on from there.
+        Keeps the counts as they grow; the same call goes on from there.
     description : str, optional
         Title of a progress bar; none if not given.
 
@@ -98,19 +100,17 @@ def index(
         names = [name_of(group) for group in groups]
         return {"model": fingerprint, "data": digest(data, ordered=True), "layers": names}
 
+    def sums(inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        totals = Totals()
+        for x, y in zip(torch.split(inputs, size), torch.split(labels, size), strict=True):
+            totals = totals.update(measure(evaluator, x, y), len(x))
+        return totals.sums
+
+    # Which way is exact for which unit is found out with numbers.
+    check_same("way to judge units", list(zip(map(name_of, groups), evaluator.paths, strict=True)))
+    loop = {"batch_size": size, "place": models.home(model), "description": description}
     with open_run(folder, identity) as kept:
-        part, seen = kept.read(_SUMS), 0
-        totals = Totals() if part is None else Totals.from_state_dict(part.tensors)
-        for inputs, labels in batches(data, size, models.home(model), description):
-            for start in range(0, len(inputs), size):
-                rows = slice(start, min(start + size, len(inputs)))
-                seen += rows.stop - rows.start
-                fresh = min(seen - totals.samples, rows.stop - rows.start)
-                if fresh > 0:  # else the sums have these images
-                    rows = slice(rows.stop - fresh, rows.stop)
-                    sums = measure(evaluator, inputs[rows], labels[rows])
-                    totals = totals.update(sums, fresh)
-                    kept.write_rarely(_SUMS, totals.state_dict)
+        totals = accumulate(data, sums, kept, _SUMS, **loop)
     paths = dict(zip(map(name_of, groups), evaluator.paths, strict=True))
     return _index_of(totals, groups, paths, fingerprint)
 

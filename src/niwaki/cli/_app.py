@@ -38,6 +38,7 @@ from niwaki.cli import (
 )
 from niwaki.errors import ModelError
 from niwaki.machine import check_alone
+from niwaki.processes import is_first, joined, may_speak
 from niwaki.terminal import Terminal, clean, headed
 
 __all__ = ["app", "main"]
@@ -51,12 +52,16 @@ app = typer.Typer(
 )
 
 
-def _add(name: str, command: Callable[..., None]) -> None:
+def _add(name: str, command: Callable[..., None], *, shared: bool = False) -> None:
+    """Add a command; one that is `shared` may run in several processes of a launcher."""
+
     @functools.wraps(command)
     def guarded(*args: Any, **options: Any) -> None:
-        check_alone(f"niwaki {name}")
+        if not shared:
+            check_alone(f"niwaki {name}")
         try:
-            command(*args, **options)
+            with joined():
+                command(*args, **options)
         except (Exception, KeyboardInterrupt):
             raise
         # Code of the user's, such as a network's forward pass, must not end the program as if all
@@ -73,12 +78,12 @@ _add("explain", _explain.explain)
 _add("compare", _compare.compare)
 _add("evaluate", _evaluate.evaluate)
 _add("compare-criteria", _compare_criteria.compare_criteria)
-_add("prune", _prune.prune)
+_add("prune", _prune.prune, shared=True)
 _add("prune-weights", _prune_weights.prune_weights)
 _add("choose-rules", _choose_rules.choose_rules)
-_add("car", _car.car)
+_add("car", _car.car, shared=True)
 _add("filters", _filters.filters)
-_add("audit", _audit.audit_command)
+_add("audit", _audit.audit_command, shared=True)
 _add("slide", _slide.slide)
 _add("tiles", _tiles.tiles)
 _add("report", _report.report)
@@ -117,7 +122,8 @@ def main() -> None:
         sys.exit(130)
     except _WrongUsage as error:
         if not isinstance(error, _UsageError) or type(error).__name__ == "NoArgsIsHelpError":
-            error.show()
+            if may_speak():
+                error.show()
         else:
             _tell(f"{error.format_message()}{_given(error)}", "UsageError")
         sys.exit(error.exit_code)
@@ -162,11 +168,13 @@ def _given(error: Exception) -> str:
 
 
 def _tell(message: str, kind: str) -> None:
+    if not may_speak():  # another process has told of it, or of what it follows from
+        return
     if "--json" in sys.argv[1:]:
         typer.echo(json.dumps({"error": message, "kind": kind}))
     Terminal(stderr=True, soft_wrap=True).print(headed("error:", message, "bold red"))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
-    if issubclass(category, UserWarning):
+    if issubclass(category, UserWarning) and is_first():
         print(f"warning: {clean(str(message))}", file=sys.stderr)

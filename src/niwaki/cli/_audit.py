@@ -12,6 +12,8 @@ from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
+from niwaki.machine import check_alone
+from niwaki.processes import held_by_first, is_first
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -133,6 +135,7 @@ def audit_command(
     masks = _regions(region or [])
     common.check_output(out, model, data, training, files=[folder for _, folder in masks])
     if demo:
+        check_alone("niwaki audit --demo")
         if model or data or training:
             raise NiwakiError("--demo brings its own network and data: leave MODEL and DATA out")
         place = o.prepare(common.device, common.threads)
@@ -156,7 +159,7 @@ def audit_command(
     known: Dataset[Any] | None = learned
     if learned and slides:
         known = Described(learned, groups=groups_named(learned, slides))
-    with work.result() as folder:
+    with held_by_first(work.result) as folder:
         found = audit(
             loaded.model,
             described,
@@ -171,7 +174,10 @@ def audit_command(
             folder=work,
         )
         if heatmaps:
-            _collect(folder / "virelay", work, loaded, described, found, target)
+            there = (folder or out) / "virelay"  # written by the first process
+            _collect(there, work, loaded, described, found, target)
+        if folder is None:
+            return
         heading = f"Audit of {Path(model).name.rpartition(':')[2]} on {Path(data).name}"
         remarks = [_remark(images, found)]
         remarks += [f"The network learned from {training}."] if training else []
@@ -218,8 +224,9 @@ def _collect(
 
     method = found.material.method
     collection = collect(loaded.model, images, folder, method=method, target=target, run=work)
-    write_analysis(folder, found.material, found.strategies)
-    write_project(folder, method=method, target=target, model=type(loaded.model).__name__)
+    if is_first():
+        write_analysis(folder, found.material, found.strategies)
+        write_project(folder, method=method, target=target, model=type(loaded.model).__name__)
     return collection
 
 

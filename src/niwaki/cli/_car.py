@@ -15,10 +15,13 @@ from niwaki.cli import _options as o
 from niwaki.cli._provenance import provenance
 from niwaki.cli._spread import Bytes
 from niwaki.errors import DataError, NiwakiError
+from niwaki.machine import check_alone
+from niwaki.processes import is_first
 
 if TYPE_CHECKING:
     from niwaki.car import CarIndex
     from niwaki.data import Images
+    from niwaki.runs import Workplace
 
 __all__ = ["car"]
 
@@ -78,8 +81,7 @@ def car(
     from niwaki.report import write_report
 
     common.check_output(out, model, data)
-    if floor is not None and greedy is None:
-        raise NiwakiError("--floor says when --greedy stops; give both")
+    _check_greedy(greedy, floor)
     work = common.workplace(out)
     loaded = common.load(model)
     images = common.images(data, loaded)
@@ -109,12 +111,9 @@ def car(
     )
     if greedy is None:
         index = room.index(loaded.model, chosen, description="judging filters", **shared)
-        with work.result() as folder:
-            index.save(folder / "index.safetensors")
-            _write_numbers(folder, _told(index, loaded))
-            write_json(folder / "run.json", made)
-            write_report(folder)
-        _report(index, loaded, top, out, common.as_json)
+        if is_first():
+            _write_index(work, index, loaded, made)
+            _report(index, loaded, top, out, common.as_json)
         return
     shown = o.console(common.as_json)
     shown.print(f"the search sees {len(chosen)} images; accuracy is measured on {words}")
@@ -157,6 +156,24 @@ def car(
     shown.print(f"{pruned.settings['evaluated']:.1%} of all (filter, image) pairs were evaluated")
     shown.print(f"wrote {out}; it is a model again: niwaki explain {out} IMAGES")
     shown.print(f"open {out / 'index.html'}")
+
+
+def _check_greedy(greedy: int | None, floor: float | None) -> None:
+    if floor is not None and greedy is None:
+        raise NiwakiError("--floor says when --greedy stops; give both")
+    if greedy is not None:
+        check_alone("niwaki car --greedy")
+
+
+def _write_index(work: Workplace, index: CarIndex, loaded: o.Loaded, made: dict[str, Any]) -> None:
+    from niwaki.files import write_json
+    from niwaki.report import write_report
+
+    with work.result() as folder:
+        index.save(folder / "index.safetensors")
+        _write_numbers(folder, _told(index, loaded))
+        write_json(folder / "run.json", made)
+        write_report(folder)
 
 
 def _parts(data: str, images: Images, loaded: o.Loaded, common: o.Common) -> tuple[Any, Any, str]:

@@ -26,6 +26,7 @@ from niwaki.cli._loading import (
 from niwaki.cli._outputs import check_output
 from niwaki.cli._spread import Written, spread
 from niwaki.errors import NiwakiError
+from niwaki.processes import local_rank
 from niwaki.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ def prepare(device: str, threads: int | None) -> torch.device:
         torch.set_num_threads(threads)
     try:
         found = torch.device(device)
+        if device == "cuda" and (number := local_rank()) is not None:
+            found = torch.device("cuda", number)  # each process of a launcher has its own
         float(torch.ones(1, device=found))  # some devices, such as meta, hold no numbers
     except Exception as error:
         reason = str(error).splitlines()[0]

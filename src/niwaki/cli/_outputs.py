@@ -8,6 +8,7 @@ from pathlib import Path
 
 from niwaki.errors import NiwakiError
 from niwaki.ownership import MARKER, check_apart, check_replaceable, sign
+from niwaki.processes import decided
 
 __all__ = ["check_output", "signed"]
 
@@ -40,10 +41,15 @@ def check_output(
     goes_on
         Whether it is known to be unfinished and ours, to be gone on with.
     """
+    named = [Path(path).expanduser() for path in files if path is not None]
+    read, inside = [*_model(model), *named], [path for spec in data for path in _data(spec)]
+    decided(lambda: _check(out, read, inside, force=force, goes_on=goes_on))
+
+
+def _check(out: Path, read: list[Path], inside: list[Path], *, force: bool, goes_on: bool) -> None:
     from niwaki.runs import clear_beside, is_finished
 
-    named = [Path(path).expanduser() for path in files if path is not None]
-    check_apart(out, [*_model(model), *named], [path for spec in data for path in _data(spec)])
+    check_apart(out, read, inside)
     if goes_on:
         return
     clear_beside(out)

@@ -17,6 +17,7 @@ from niwaki.cli._heatmaps import pick
 from niwaki.cli._provenance import provenance
 from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning, repair_of
 from niwaki.errors import NiwakiError
+from niwaki.processes import is_first
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -124,6 +125,8 @@ def prune(
         if any(work.path.glob("*/*.safetensors")):
             print(f"stopped; the same command goes on from {work.path}", file=sys.stderr)
         raise typer.Exit(130) from None
+    if not is_first():
+        return
     before, after = _seconds(loaded, pruned, example)
     settings = {**pruned.settings, "data": data, "references": per_class, "seed": seed}
     whole = replace(

@@ -24,6 +24,7 @@ from niwaki.errors import (
     NothingToPruneError,
 )
 from niwaki.models import class_outputs, fingerprint, home
+from niwaki.processes import agreed
 from niwaki.propagation import Layer, trace
 from niwaki.ranges import BATCH, checked
 
@@ -118,17 +119,21 @@ def _scored(
     what: str,
 ) -> tuple[Scores, list[Layer]]:
     totals, layers, judged, outputs = Totals(), None, model, 0
-    for inputs, labels in batches(data, batch_size, home(model), f"{what} by {criterion.name}"):
-        if layers is None:
-            layers = list_layers(model, inputs[:1])
-        if not criterion.needs_data:
-            break
-        if totals.samples == 0:
-            outputs = class_outputs(model, inputs[:2], "a criterion").shape[1]
-            judged = criterion.network(model, inputs)
-        check_labels(labels, outputs, data)
-        totals = totals.update(criterion.batch(judged, inputs, labels), len(inputs))
-    assert layers is not None  # `batches` refuses empty data
+    title, share = f"{what} by {criterion.name}", criterion.needs_data
+    with agreed():
+        for inputs, labels in batches(data, batch_size, home(model), title, shared=share):
+            if layers is None:
+                layers = list_layers(model, inputs[:1])
+            if not criterion.needs_data:
+                break
+            if totals.samples == 0:
+                outputs = class_outputs(model, inputs[:2], "a criterion").shape[1]
+                judged = criterion.network(model, inputs)
+            check_labels(labels, outputs, data)
+            totals = totals.update(criterion.batch(judged, inputs, labels), len(inputs))
+        if layers is None:  # there was no batch for this process
+            layers = list_layers(model, next(batches(data, 1, home(model)))[0][:1])
+    totals = totals.reduced()
     values = criterion.scores(totals, layers, model)
     _check_finite(values, criterion)
     numbers = {name: value.detach().double().cpu() for name, value in values.items()}

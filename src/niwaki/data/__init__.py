@@ -7,7 +7,16 @@ besides their labels. Nothing here knows about models. The data sets that
 niwaki brings along are in `niwaki.datasets`.
 """
 
-from niwaki.data._batches import Data, Place, as_tensor, batches, check_labels, count, in_memory
+from niwaki.data._batches import (
+    Data,
+    Place,
+    as_dataset,
+    as_tensor,
+    batches,
+    check_labels,
+    count,
+    in_memory,
+)
 from niwaki.data._beside import Described, Masks, groups_by_name
 from niwaki.data._classes import check_same_classes, match_classes, number_classes
 from niwaki.data._groups import groups_from_table, groups_named
@@ -27,6 +36,7 @@ __all__ = [
     "Patches",
     "Place",
     "Preprocessing",
+    "as_dataset",
     "as_tensor",
     "batches",
     "check_labels",

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
+from itertools import islice
 from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    SequentialSampler,
+    TensorDataset,
+)
 
+from niwaki import processes
 from niwaki.data._classes import named_data, number_classes
 from niwaki.data._images import Images
 from niwaki.errors import DataError
@@ -124,6 +133,8 @@ def batches(
     batch_size: int = 32,
     place: Place = None,
     description: str | None = None,
+    *,
+    shared: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Go once through data, in its own order, batch by batch.
 
@@ -140,6 +151,10 @@ def batches(
         such as `niwaki.models.home` of a network. None leaves them as they are.
     description
         Title of a progress bar, which counts samples; None shows none.
+    shared
+        Whether processes that work together (see `niwaki.processes`) take turns, batch by batch:
+        each gets its own part, which may be nothing. A batch is the same as it is for a single
+        process, and so are the numbers that come of it.
 
     Yields
     ------
@@ -153,7 +168,8 @@ def batches(
     ------
     DataError
         No data, no pairs, inputs and labels of different length, inputs that are not finite
-        floating-point numbers, labels that are not integers.
+        floating-point numbers, labels that are not integers. A loader that several processes are
+        to share, and that shuffles: it is another order in each.
     """
     if batch_size < 1:
         raise DataError(f"batch_size={batch_size}; it must be at least 1")
@@ -166,7 +182,43 @@ def batches(
             raise DataError("there are no data: the length is 0")
         # Its own generator: a loader draws a seed for its workers from the global one otherwise.
         loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator())
-    return _checked(_shown(loader, description), place)
+    total = None if description is None else count(loader)
+    if not shared or processes.size() == 1:
+        return _checked(_shown(loader, description, total), place)
+    total = None if total is None else total // processes.size()
+    first = processes.rank() * (loader.batch_size or 1)
+    return _checked(_shown(_part(loader), description, total), place, first)
+
+
+def _part(loader: DataLoader[Any]) -> Iterable[Any]:
+    """Return every so manieth batch, this process's own; of a data set, no others are read."""
+    if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+        return islice(loader, processes.rank(), None, processes.size())
+    if not isinstance(loader.sampler, SequentialSampler):
+        raise DataError(
+            f"{processes.size()} processes are to share a DataLoader whose sampler is a "
+            f"{type(loader.sampler).__name__}, which is another order, or another part, in each: "
+            "pass the data set itself, or a loader that goes through it in order"
+        )
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=_Turns(loader.batch_sampler),
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        generator=torch.Generator(),
+    )
+
+
+class _Turns(Sampler[list[int]]):
+    """The batches of this process, by the numbers of their samples."""
+
+    def __init__(self, every: Iterable[list[int]]) -> None:
+        self._every = every
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return islice(self._every, processes.rank(), None, processes.size())
 
 
 def count(data: Data) -> int | None:
@@ -238,10 +290,10 @@ def as_dataset(data: Dataset[Any] | tuple[Tensor, Tensor]) -> Dataset[Any]:
     return TensorDataset(inputs, labels)
 
 
-def _shown(loader: DataLoader[Any], description: str | None) -> Iterable[Any]:
+def _shown(loader: Iterable[Any], description: str | None, total: int | None) -> Iterable[Any]:
     if description is None:
         return loader
-    return track(loader, description, count(loader), size=_samples)
+    return track(loader, description, total, size=_samples)
 
 
 def _samples(batch: Any) -> int:
@@ -249,8 +301,12 @@ def _samples(batch: Any) -> int:
     return len(batch[1]) if _is_pair(batch) and isinstance(batch[1], Sized) else 1
 
 
-def _checked(loader: Iterable[Any], place: Place) -> Iterator[tuple[Tensor, Tensor]]:
-    seen = 0
+def _checked(
+    loader: Iterable[Any], place: Place, first: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Check batches, of which the first sample has a number if these are a part of all."""
+    seen, turns = first or 0, 1 if first is None else processes.size()
+    empty = True
     device = place.device if isinstance(place, Tensor) else place
     for batch in loader:
         if not _is_pair(batch):
@@ -261,10 +317,10 @@ def _checked(loader: Iterable[Any], place: Place) -> Iterator[tuple[Tensor, Tens
         labels = _class_numbers(as_tensor(batch[1], "the labels"))
         _check_pair(inputs, labels)
         _check_inputs(inputs, seen)
-        seen += len(inputs)
+        seen, empty = seen + turns * len(inputs), False
         moved = inputs if place is None else inputs.to(place)
         yield moved, labels.to(device=device, dtype=torch.int64)
-    if seen == 0:
+    if empty and not first:  # a part may be empty, but not that of the first process
         raise DataError("there are no data: not one batch came")
 
 

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from niwaki import models
+from niwaki.accumulation import Totals
 from niwaki.data import Data, batches, check_labels
 from niwaki.errors import NearChanceWarning
 from niwaki.evaluation._explainers import Methods, factories, tolerant
+from niwaki.processes import agreed
 from niwaki.propagation import Layer, check_logit, trace
 from niwaki.ranges import BATCH, ROUNDS, checked
 
@@ -54,15 +56,16 @@ def accuracy(
         For data that cannot be read, or labels that are not among the outputs.
     """
     models.check(model)
-    right = seen = 0
-    for inputs, labels in batches(data, batch_size, models.home(model), description):
-        if seen == 0:
-            check_logit(model, inputs)
-        output = models.class_outputs(model, inputs, "accuracy")
-        check_labels(labels, output.shape[1], data)
-        right += int((output.argmax(1) == labels).sum())
-        seen += len(labels)
-    return right / seen
+    totals, place = Totals(), models.home(model)
+    with agreed():
+        for inputs, labels in batches(data, batch_size, place, description, shared=True):
+            if totals.samples == 0:
+                check_logit(model, inputs)
+            output = models.class_outputs(model, inputs, "accuracy")
+            check_labels(labels, output.shape[1], data)
+            totals = totals.update({"right": (output.argmax(1) == labels).sum()}, len(labels))
+    totals = totals.reduced()
+    return int(totals.sums["right"]) / totals.samples
 
 
 @checked(batch_size=BATCH)
@@ -87,17 +90,18 @@ def confusion(
         As for `accuracy`.
     """
     models.check(model)
-    counts: Tensor | None = None
-    for inputs, labels in batches(data, batch_size, models.home(model), description):
-        output = models.class_outputs(model, inputs, "a confusion matrix")
-        if counts is None:
-            check_logit(model, inputs)
-            counts = torch.zeros(output.shape[1], output.shape[1], dtype=torch.int64)
-        check_labels(labels, output.shape[1], data)
-        pairs = labels.cpu() * len(counts) + output.argmax(1).cpu()
-        counts += torch.bincount(pairs, minlength=len(counts) ** 2).view_as(counts)
-    assert counts is not None  # `batches` refuses empty data
-    return counts
+    totals, place = Totals(), models.home(model)
+    with agreed():
+        for inputs, labels in batches(data, batch_size, place, description, shared=True):
+            output = models.class_outputs(model, inputs, "a confusion matrix")
+            if totals.samples == 0:
+                check_logit(model, inputs)
+            classes = output.shape[1]
+            check_labels(labels, classes, data)
+            pairs = labels.cpu() * classes + output.argmax(1).cpu()
+            counts = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+            totals = totals.update({"pairs": counts}, len(labels))
+    return totals.reduced().sums["pairs"].long()
 
 
 # At an accuracy above this no two classes or more can be near chance, if they are about as many.
@@ -152,12 +156,10 @@ def warn_near_chance(model: nn.Module, data: Data | None, found: float | None, w
     """
     if data is None or found is None or found > _CLEAR:
         return
-    pairs = [
-        (models.class_outputs(model, x, "accuracy").argmax(1).cpu(), y.cpu())
-        for x, y in batches(data, place=models.home(model))
-    ]
-    predicted, labels = (torch.cat(parts).numpy() for parts in zip(*pairs, strict=True))
-    if said := near_chance(predicted, labels):
+    counts = confusion(model, data, batch_size=32).numpy()
+    labels, predicted = np.nonzero(counts)
+    times = counts[labels, predicted]
+    if said := near_chance(np.repeat(predicted, times), np.repeat(labels, times)):
         warnings.warn(f"{what}, {said}", NearChanceWarning, stacklevel=3)
 
 

@@ -11,7 +11,7 @@ literature.
 from niwaki.models import zoo
 from niwaki.models._build import build, class_names, is_saved, preprocessing
 from niwaki.models._export import Format, export
-from niwaki.models._fingerprint import fingerprint
+from niwaki.models._fingerprint import check_same_network, fingerprint
 from niwaki.models._origin import Origin
 from niwaki.models._outputs import (
     Part,
@@ -38,6 +38,7 @@ __all__ = [
     "class_names",
     "class_outputs",
     "export",
+    "check_same_network",
     "fingerprint",
     "fitted",
     "home",

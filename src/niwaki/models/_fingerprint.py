@@ -10,8 +10,9 @@ import torch.fx
 from torch import Tensor, nn
 
 from niwaki.hashing import content, without_addresses
+from niwaki.processes import check_same, size
 
-__all__ = ["fingerprint"]
+__all__ = ["check_same_network", "fingerprint"]
 
 _PASSING = {"training"}  # attributes of a module that are no part of what it computes
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
@@ -34,6 +35,32 @@ def fingerprint(model: nn.Module) -> str:
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):  # packed weights of quantised layers, and the like
             sha.update(f"{name}{without_addresses(repr(value))}".encode())
+    return sha.hexdigest()[:16]
+
+
+def check_same_network(model: nn.Module) -> None:
+    """Refuse to go on where processes that work together have different networks.
+
+    Raises
+    ------
+    NiwakiError
+        Naming the first module that differs.
+    """
+    if size() > 1:
+        modules = model.named_modules(remove_duplicate=False)
+        check_same(
+            "network",
+            [(name or type(model).__name__, _mark(module)) for name, module in modules],
+        )
+
+
+def _mark(module: nn.Module) -> str:
+    """Return a hash of what a module has beside its children."""
+    sha = hashlib.sha256(f"{type(module).__qualname__}({_own_text(module)})".encode())
+    sha.update(_settings(module).encode())
+    for place, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is not None:
+            sha.update(f"{place}{tuple(tensor.shape)}{tensor.dtype}".encode() + content(tensor))
     return sha.hexdigest()[:16]
 
 

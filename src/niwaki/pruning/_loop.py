@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from niwaki.criteria import Criterion, RebuiltError, Scores, score
 from niwaki.data import Data
+from niwaki.models import check_same_network
+from niwaki.processes import decided
 from niwaki.pruning._limits import LayerLimits
 from niwaki.pruning._measure import Measure
 from niwaki.pruning._plan import Plan, Removal
@@ -135,7 +137,7 @@ def _advance(job: Job, state: State, share: float) -> State:
         scores = score(state.model, job.data, job.criterion, layers=seen.hidden, batch_size=size)
     coupling = seen.coupling(list(scores), (*job.limits.ignore, *job.stays))
     groups = coupling.groups
-    removals = select(
+    chosen = select(
         groups,
         scores,
         job.budget(seen, groups),
@@ -145,6 +147,7 @@ def _advance(job: Job, state: State, share: float) -> State:
         per_cost=job.schedule.per_cost,
         within=_within(job, working, groups),
     )
+    removals = decided(lambda: chosen)
     plan = state.plan
     if removals:
         if job.repair == "compensate":
@@ -162,6 +165,7 @@ def _advance(job: Job, state: State, share: float) -> State:
             recalibrate(working, job.data, batch_size=size)
         elif job.repair == "rebuild":
             _rebuild(job, state, working, plan)
+        check_same_network(working)
     structure = Structure(working, job.example)
     row = job.measure.step(number, structure, started)
     if removals and job.tune is not None and job.tune.each:

@@ -130,6 +130,7 @@ def prune(
     bounds = limits.of(model)
     made = create(usual_criterion(repair) if criterion is None else criterion)
     models.check(model)
+    models.check_same_network(model)
     learned = None if training is None else training.training
     for other, what in ((test, "test"), (validation, "validation"), (learned, "training")):
         check_same_classes(data, other, f"the reference and the {what} images")

@@ -18,7 +18,7 @@ from torch import Tensor
 from niwaki.errors import DataError, NiwakiError
 from niwaki.files import clear_leftovers, read_layers, write_layers, write_text
 from niwaki.hashing import sha256_of
-from niwaki.machine import check_alone
+from niwaki.processes import check_joined, decided, held_by_first, size
 from niwaki.runs._lock import LOCK, locked
 from niwaki.runs._workplace import Workplace
 from niwaki.schema import Anything, MapOf, Record, Text, Whole, parse_json
@@ -168,9 +168,48 @@ class Run:
         return files
 
 
+class SharedRun(Run):
+    """A run of several processes: the first keeps it, and tells the others what it reads."""
+
+    def __init__(self, first: Run | None) -> None:
+        super().__init__(None, {})
+        self._first = first
+
+    @property
+    def parts(self) -> list[str]:
+        """See `Run.parts`."""
+        return decided(lambda: self._kept.parts)
+
+    def read(self, name: str) -> Part | None:
+        """See `Run.read`."""
+        return decided(lambda: self._kept.read(name))
+
+    def write(self, name: str, tensors: Mapping[str, Tensor] | None = None, **about: Any) -> None:
+        """See `Run.write`; what the first process has is written."""
+        decided(lambda: self._kept.write(name, tensors, **about))
+
+    def write_rarely(
+        self, name: str, tensors: Callable[[], Mapping[str, Tensor]], **about: Any
+    ) -> None:
+        """See `Run.write_rarely`."""
+        decided(lambda: self._kept.write_rarely(name, tensors, **about))
+
+    def drop(self, *names: str) -> None:
+        """See `Run.drop`."""
+        decided(lambda: self._kept.drop(*names))
+
+    @property
+    def _kept(self) -> Run:
+        assert self._first is not None  # only the first process asks
+        return self._first
+
+
 @contextmanager
 def open_run(folder: Folder, identity: Callable[[], Identity]) -> Iterator[Run]:
     """Begin a run in a folder, or go on with it, for this process alone.
+
+    Of processes that work together, the first opens the folder and writes; all of them see what it
+    reads, and have to ask for the same in the same order.
 
     Parameters
     ----------
@@ -191,12 +230,18 @@ def open_run(folder: Folder, identity: Callable[[], Identity]) -> Iterator[Run]:
         If the folder holds something else, or a run of another identity, whose differences are
         named.
     NiwakiError
-        If another process works in it, or a launcher has started several.
+        If another process works in it, or a launcher has started several that have not joined.
     """
     if folder is None:
         yield Run(None, {})
         return
-    check_alone("keeping a run")
+    check_joined("keeping a run")
+    with held_by_first(lambda: _opened(folder, identity)) as run:
+        yield run if run is not None and size() == 1 else SharedRun(run)
+
+
+@contextmanager
+def _opened(folder: str | Path | Workplace, identity: Callable[[], Identity]) -> Iterator[Run]:
     known = identity() if isinstance(folder, Workplace) else None
     path = folder.run(known) if isinstance(folder, Workplace) else Path(folder)
     check_ours(path)

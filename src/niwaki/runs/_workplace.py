@@ -14,6 +14,7 @@ from typing import Any
 
 from niwaki.errors import DataError, NiwakiError
 from niwaki.files import clear_leftovers, replace_folder, seal, sibling, told_plainly
+from niwaki.processes import check_joined, held_by_first
 from niwaki.runs._lock import LOCK, locked
 
 __all__ = ["Workplace", "clear_beside", "is_finished", "workplace"]
@@ -79,6 +80,8 @@ class Workplace:
 def workplace(out: str | Path, *, overwrite: bool = False) -> Iterator[Workplace]:
     """Work on an output, alone; go on with what an interrupted command has finished.
 
+    Of processes that work together, the first holds it.
+
     Parameters
     ----------
     out : str or Path
@@ -92,6 +95,13 @@ def workplace(out: str | Path, *, overwrite: bool = False) -> Iterator[Workplace
         If another process works on it, it cannot be written, or ``OUT.run`` holds something else.
     """
     target = Path(out).resolve()
+    check_joined(f"writing {out}")
+    with held_by_first(lambda: _held(target, overwrite)) as place:
+        yield place or Workplace(target, overwrite=overwrite)
+
+
+@contextmanager
+def _held(target: Path, overwrite: bool) -> Iterator[Workplace]:
     path = _beside(target)
     clear_beside(target)
     _check_ours(path)
@@ -99,7 +109,8 @@ def workplace(out: str | Path, *, overwrite: bool = False) -> Iterator[Workplace
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NiwakiError(f"{out} cannot be written: {error.strerror} ({error.filename})") from None
+        reason = f"{error.strerror} ({error.filename})"
+        raise NiwakiError(f"{target} cannot be written: {reason}") from None
     try:
         with locked(path):
             finished = is_finished(target)

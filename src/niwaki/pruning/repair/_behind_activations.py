@@ -77,4 +77,5 @@ def _missed(
         near = torch.clamp(given, rows.least.double(), rows.largest.double())
         sums = sums.update(aims(x, near), rows.images)
         missed = missed.update({"missed": (near - given).square().sum(1)}, rows.images)
-    return sums.sums, missed.sums["missed"]
+    place = matrix.device
+    return sums.reduced(place).sums, missed.reduced(place).sums["missed"]

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from niwaki.accumulation import Totals
 from niwaki.errors import DataError
+from niwaki.processes import agreed, decided
 from niwaki.pruning._plan import Plan
 from niwaki.pruning.repair._behind_activations import within
 from niwaki.pruning.repair._least_squares import Regression, fit, moments
@@ -41,9 +42,11 @@ class Fitting:
         # Of layers that are called several times: the sums over all calls but the first.
         self._later: dict[str, Halves] = {}
         self._tied = _tied(walk.small.modules)
+        self._images = 0
 
     def run(self, inputs: Tensor) -> None:
         """Fit them all."""
+        self._images = len(inputs)
         if any(len(calls) > 1 and self._fits(name) for name, calls in self._walk.calls.items()):
             self._walk.run(inputs, self._look_ahead)
         self._walk.run(inputs, self._visit, always={*self._masks, *self._later})
@@ -56,7 +59,8 @@ class Fitting:
         name = str(node.target)
         if self._fits(name) and node is not self._walk.calls[name][0]:
             known = self._later.get(name, _NOTHING)
-            self._later[name] = _merged(known, _halves(name, self._reading(node, before)))
+            more = self._halves(name, self._reading(node, before))
+            self._later[name] = _merged(known, more)
 
     def _visit(self, node: fx.Node, before: Values) -> None:
         """Fit a layer at its first call, unless it reads what it has always read."""
@@ -77,13 +81,13 @@ class Fitting:
         layer: Any = self._walk.small.modules[name]
         linear = isinstance(layer, nn.Linear)
         shape = before[0].shape
-        images = sum(len(before[b]) for b in range(len(before)))
         rows = max(FEWEST_ROWS, ROWS * matrix_of(layer).shape[-1])
-        places = Places(prod(shape[1:-1] if linear else shape[2:]), -(-rows // images))
+        places = Places(prod(shape[1:-1] if linear else shape[2:]), -(-rows // self._images))
         channel = -1 if linear else 1
         kept = kept_outputs(self._plan, name, shape[channel], width_of(layer))
         target = Target(self._walk, node, kept.to(layer.weight.device), channel)
-        return Reading(layer, self._walk.values[source][1], before, target, places)
+        inputs = self._walk.values[source][1]
+        return Reading(layer, inputs, before, target, places, self._walk.numbers)
 
     def _fit(self, node: fx.Node, reading: Reading) -> None:
         name = str(node.target)
@@ -97,13 +101,14 @@ class Fitting:
             offset = start.new_zeros(start.shape[:2])
         free = _mask_matrix(layer, self._masks[name]) if name in self._masks else None
         rows = reading.kept()
-        halves = _merged(_halves(name, rows), self._later.get(name, _NOTHING))
+        halves = _merged(self._halves(name, rows), self._later.get(name, _NOTHING))
         strength = self._pull / (halves[0].samples + halves[1].samples)
         sums = halves[0].merge(halves[1]).sums
         regression = Regression(sums, start, offset is not None, strength, free)
         found = fit(regression, halves, offset)
         if name not in self._later and reading.target.ends is not None:
             found = within(rows, regression, found, offset)
+        found = decided(found.cpu)
         set_matrix(layer, found.matrix)
         self.changed.append(name)
         if layer.bias is not None and found.offset is not None:
@@ -113,21 +118,26 @@ class Fitting:
             self.changed.append(behind)
         self.errors[name] = (found.before, found.after)
 
+    def _halves(self, name: str, reading: Iterable[Rows]) -> Halves:
+        """Sum up what a layer reads now, and what it should give, for two halves of the samples.
 
-def _halves(name: str, reading: Iterable[Rows]) -> Halves:
-    """Gather what a layer reads now, and what it should give, for two halves of the samples."""
-    halves = _NOTHING
-    for rows in reading:
-        half, cut = rows.halved()
-        x, t = rows.inputs, rows.target
-        one = moments(halves[0], x[:, :cut], t[:, :cut], half)
-        halves = one, moments(halves[1], x[:, cut:], t[:, cut:], rows.images - half)
-    if not all(bool(v.isfinite().all()) for one in halves for v in one.sums.values()):
-        raise DataError(
-            f"rebuild: what {name!r} reads or should give is NaN or infinite on the reference "
-            "samples; check these and the network"
-        )
-    return halves
+        Of several processes, each does so for its own blocks, and gets the sums of all.
+        """
+        halves = _NOTHING
+        with agreed():
+            for rows in reading:
+                half, cut = rows.halved()
+                x, t = rows.inputs, rows.target
+                one = moments(halves[0], x[:, :cut], t[:, :cut], half)
+                halves = one, moments(halves[1], x[:, cut:], t[:, cut:], rows.images - half)
+        place = self._walk.small.modules[name].weight.device
+        halves = halves[0].reduced(place), halves[1].reduced(place)
+        if not all(bool(v.isfinite().all()) for one in halves for v in one.sums.values()):
+            raise DataError(
+                f"rebuild: what {name!r} reads or should give is NaN or infinite on the reference "
+                "samples; check these and the network"
+            )
+        return halves
 
 
 def _merged(one: Halves, other: Halves) -> Halves:

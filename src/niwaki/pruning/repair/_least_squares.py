@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -39,6 +39,11 @@ class Fit:
     offset: Tensor | None
     before: float
     after: float
+
+    def cpu(self) -> Fit:
+        """Return it on the CPU, for another process."""
+        offset = None if self.offset is None else self.offset.cpu()
+        return replace(self, matrix=self.matrix.cpu(), offset=offset)
 
 
 def moments(totals: Totals, inputs: Tensor, targets: Tensor, images: int) -> Totals:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from niwaki.errors import ModelError
 from niwaki.models.network import Network, last_uses
+from niwaki.processes import is_mine, size
 
 __all__ = ["BLOCK", "Lockstep", "Values", "Visit"]
 
@@ -29,7 +30,7 @@ class Lockstep:
     """A walk through both networks at once, from the input to the output.
 
     Only values that are still to be read are kept. As long as nothing differs, both networks share
-    them.
+    them. Of several processes, each walks with its own blocks.
 
     Parameters
     ----------
@@ -43,6 +44,9 @@ class Lockstep:
     values : dict of fx.Node to tuple of Values
         What is kept at the moment: by the smaller network's operations, the values in the whole
         network and in the smaller one.
+    numbers : list of int
+        Of the blocks that this process walks with. It has at least one; if none is its own, that
+        of another process, which does not count.
 
     Raises
     ------
@@ -61,6 +65,7 @@ class Lockstep:
                 self.calls.setdefault(str(node.target), []).append(node)
         self._release = last_uses(small.nodes, ())
         self._memory = max_memory
+        self.numbers: list[int] = []
 
     def run(self, inputs: Tensor, visit: Visit, always: Collection[str] = ()) -> None:
         """Walk through both networks.
@@ -75,7 +80,9 @@ class Lockstep:
             Modules that are visited wherever they are called.
         """
         keep = _OnDisk if self._peak(inputs) > self._memory else list
-        blocks = [inputs[first : first + BLOCK] for first in range(0, len(inputs), BLOCK)]
+        every = range(-(-len(inputs) // BLOCK))
+        self.numbers = [number for number in every if is_mine(number)] or [0]
+        blocks = [inputs[BLOCK * n : BLOCK * (n + 1)] for n in self.numbers]
         for old, new in zip(self.whole.nodes, self.small.nodes, strict=True):
             if new is self.small.input:
                 self.values[new] = (blocks, blocks)
@@ -120,11 +127,11 @@ class Lockstep:
         peak = 0
         for old, new in zip(self.whole.nodes, self.small.nodes, strict=True):
             sizes = (self.whole.shapes.get(old, ()), self.small.shapes.get(new, ()))
-            alive[new] = sum(prod(size) for size in sizes)
+            alive[new] = sum(map(prod, sizes))
             peak = max(peak, sum(alive.values()))
             for done in self._release[new]:
                 alive.pop(done, None)
-        return peak * len(inputs) * inputs.element_size()
+        return peak * -(-len(inputs) // size()) * inputs.element_size()
 
 
 class _OnDisk(Sequence[Any]):

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from niwaki.accumulation import Totals
 from niwaki.data import Data, batches, count
 from niwaki.errors import DataError
 from niwaki.models import home
+from niwaki.processes import agreed, gathered
 from niwaki.pruning._plan import Removal
 from niwaki.pruning.units._surgery import doomed
 from niwaki.pruning.units._tracing import Followed, follow
@@ -63,9 +65,10 @@ def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 128) -> None:
                 return
             for norm, number in uses:
                 moments = _Moments()
-                for inputs, _ in batches(data, batch_size, device):
-                    _until(model, norm, number, inputs, moments)
-                moments.set(norm)
+                with agreed():
+                    for inputs, _ in batches(data, batch_size, device, shared=True):
+                        _until(model, norm, number, inputs, moments)
+                moments.of_all().set(norm)
     except BaseException:
         with torch.no_grad():
             for norm, mean, variance in before:
@@ -97,13 +100,23 @@ class _Moments:
         """Take in a norm's input, shape (N, channels, ...)."""
         x = inputs.detach().double().movedim(1, 0).flatten(1)
         mean = x.mean(1)
-        squares = (x - mean[:, None]).square().sum(1)
+        self._merge(x.shape[1], mean, (x - mean[:, None]).square().sum(1))
+
+    def of_all(self) -> _Moments:
+        """Return those of all processes together."""
+        whole = _Moments()
+        for seen, mean, squares in gathered((self.count, self.mean.cpu(), self.squares.cpu())):
+            if seen:
+                whole._merge(seen, mean, squares)
+        return whole
+
+    def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
         if self.count:
             apart = mean - self.mean
-            total = self.count + x.shape[1]
-            squares = self.squares + squares + apart.square() * (self.count * x.shape[1] / total)
-            mean = self.mean + apart * (x.shape[1] / total)
-        self.count, self.mean, self.squares = self.count + x.shape[1], mean, squares
+            total = self.count + count
+            squares = self.squares + squares + apart.square() * (self.count * count / total)
+            mean = self.mean + apart * (count / total)
+        self.count, self.mean, self.squares = self.count + count, mean, squares
 
     def set(self, norm: Any) -> None:
         """Let a norm have them."""
@@ -242,10 +255,11 @@ def _contributions(
     model: nn.Module, data: Data, lost: dict[Any, list[int]], batch_size: int
 ) -> dict[Any, Tensor]:
     """Mean of what the doomed inputs add to each output of their readers; shape (outputs,)."""
-    sums: dict[Any, Tensor] = {}
-    samples: dict[Any, int] = {}
+    totals = Totals()
+    names = {reader: str(number) for number, reader in enumerate(lost)}
 
     def hook(reader: Any, args: tuple[Tensor, ...]) -> None:
+        nonlocal totals
         dimension = -1 if isinstance(reader, nn.Linear) else 1
         # The layer is linear: the mean passes as all do.
         x = args[0].double().mean(0, keepdim=True).to(args[0])
@@ -255,17 +269,19 @@ def _contributions(
         # `forward`, unlike a call, does not come back to this hook.
         share = reader.forward(doomed) - reader.forward(torch.zeros_like(doomed))
         share = share.double().movedim(dimension, 0).flatten(1).mean(1) * len(args[0])
-        sums[reader] = share + sums.get(reader, 0)
-        samples[reader] = len(args[0]) + samples.get(reader, 0)
+        seen = share.new_tensor(len(args[0]))
+        totals = totals.update({names[reader]: share, f"seen by {names[reader]}": seen}, 0)
 
     if not lost:
         return {}
     handles = [reader.register_forward_pre_hook(hook) for reader in lost]
     try:
-        with torch.no_grad():
-            for inputs, _ in batches(data, batch_size, home(model)):
+        with torch.no_grad(), agreed():
+            for inputs, _ in batches(data, batch_size, home(model), shared=True):
                 model(inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return {reader: total / samples[reader] for reader, total in sums.items()}
+    sums = totals.reduced().sums
+    known = ((reader, name) for reader, name in names.items() if name in sums)
+    return {reader: sums[name] / sums[f"seen by {name}"] for reader, name in known}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from torch import Tensor
 
-from niwaki.pruning.repair._lockstep import Values
+from niwaki.processes import is_mine
+from niwaki.pruning.repair._lockstep import BLOCK, Values
 from niwaki.pruning.repair._rows import Places, inputs_at, matrix_of, outputs_at
 from niwaki.pruning.repair._targets import Target
 
@@ -46,19 +47,25 @@ class Rows:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a layer reads in the smaller network, beside what it gave in the whole one."""
+    """What a layer reads in the smaller network, beside what it gave in the whole one.
+
+    Of several processes, each goes through its own blocks, which have numbers.
+    """
 
     layer: Any
     inputs: Values
     before: Values
     target: Target
     places: Places
+    numbers: Sequence[int]
 
     def __iter__(self) -> Iterator[Rows]:
-        first = 0
-        for block, inputs in enumerate(self.inputs):
+        for block, number in enumerate(self.numbers):
+            if not is_mine(number):
+                continue
+            inputs = self.inputs[block]
             goal = self.target.of(self.before[block], block)
-            at = self.places.of(first, len(goal))
+            at = self.places.of(BLOCK * number, len(goal))
             least, largest = self.target.range_of(goal, block)
             yield Rows(
                 inputs_at(self.layer, inputs, goal.shape, at),
@@ -67,7 +74,6 @@ class Reading:
                 outputs_at(self.layer, largest, at),
                 len(goal),
             )
-            first += len(goal)
 
     def kept(self) -> Iterable[Rows]:
         """Return the rows in memory if they are few enough."""

@@ -13,6 +13,7 @@ from niwaki.data import Data
 from niwaki.errors import DataError
 from niwaki.machine import parse_bytes, physical
 from niwaki.models import home
+from niwaki.processes import agreed, decided, gathered, is_mine, summed
 from niwaki.pruning.repair._lockstep import BLOCK
 from niwaki.pruning.repair._rows import Places, inputs_at, is_linear, matrix_of
 from niwaki.pruning.repair._samples import FEWEST_ROWS, ROWS, drawn
@@ -60,19 +61,38 @@ def rechosen(
         If a layer reads NaN or infinite values on the samples.
     """
     memory = physical() // 4 if max_memory is None else parse_bytes(max_memory)
-    found = [list(units) for units in taken]
+    # What goes with what is decided by numbers: all processes begin with the same.
+    found = decided(lambda: [list(units) for units in taken])
     reading = {index: _readers(model, groups[index]) for index, units in enumerate(found) if units}
     samples = drawn(data, home(model))
     for some in _portions(model, reading, memory):
         names = list(dict.fromkeys(name for index in some for name in reading[index]))
         with torch.no_grad():
             grams = _grams(model, names, samples)
-            there = {name: Reader(gram, matrix_of(_layer(model, name))) for name, gram in grams}
-            for index in some:
+            for index, units in _eliminated(model, some, reading, grams, found).items():
+                found[index] = units
+    return found
+
+
+def _eliminated(
+    model: nn.Module,
+    indices: Sequence[int],
+    reading: Mapping[int, Mapping[str, Tensor]],
+    grams: Mapping[str, Tensor],
+    taken: Sequence[Sequence[int]],
+) -> dict[int, list[int]]:
+    """Choose the units of some groups; of several processes, each does so for its own groups."""
+    found: dict[int, list[int]] = {}
+    parts = _joined({index: reading[index] for index in indices})
+    with agreed():
+        for part in (some for number, some in enumerate(parts) if is_mine(number)):
+            names = dict.fromkeys(name for index in part for name in reading[index])
+            there = {n: Reader(grams[n], matrix_of(_layer(model, n))) for n in names if n in grams}
+            for index in sorted(part):
                 pairs = [(there[n], b) for n, b in reading[index].items() if n in there]
                 if pairs:
-                    found[index] = eliminate(pairs, len(found[index]))
-    return found
+                    found[index] = eliminate(pairs, len(taken[index]))
+    return {index: units for some in gathered(found) for index, units in some.items()}
 
 
 def _layer(model: nn.Module, name: str) -> Any:
@@ -149,28 +169,32 @@ def _bytes(model: nn.Module, names: Collection[str]) -> int:
     return sum(2 * 8 * shape[0] * shape[2] ** 2 for shape in shapes)
 
 
-def _grams(model: nn.Module, names: Sequence[str], samples: Tensor) -> list[tuple[str, Tensor]]:
-    """Add up the Gram matrices of what some layers read, at all their calls."""
+def _grams(model: nn.Module, names: Sequence[str], samples: Tensor) -> dict[str, Tensor]:
+    """Add up the Gram matrices of what some layers read, at all their calls.
+
+    Of several processes, each does so for its own blocks of samples, and gets the sums of all.
+    """
     sums = {name: _Sum(_layer(model, name), len(samples)) for name in names}
     handles = [
         _layer(model, name).register_forward_hook(sums[name], with_kwargs=True) for name in names
     ]
     try:
-        for first in range(0, len(samples), BLOCK):
-            model(samples[first : first + BLOCK])
+        with agreed():
+            for number, block in enumerate(torch.split(samples, BLOCK)):
+                if is_mine(number):
+                    for total in sums.values():
+                        total.begin(BLOCK * number)
+                    model(block)
     finally:
         for handle in handles:
             handle.remove()
-    found = []
-    for name, total in sums.items():
-        gram = total.gram
-        if gram is not None:
-            if not bool(gram.isfinite().all()):
-                raise DataError(
-                    f"what {name!r} reads is NaN or infinite on the reference samples; check these "
-                    "and the network"
-                )
-            found.append((name, gram))
+    found = summed({name: total.gram for name, total in sums.items() if total.gram is not None})
+    for name, gram in found.items():
+        if not bool(gram.isfinite().all()):
+            raise DataError(
+                f"what {name!r} reads is NaN or infinite on the reference samples; check these "
+                "and the network"
+            )
     return found
 
 
@@ -182,6 +206,10 @@ class _Sum:
         self._each = -(-max(FEWEST_ROWS, ROWS * features) // samples)
         self._read = 0
         self.gram: Tensor | None = None
+
+    def begin(self, first: int) -> None:
+        """Get ready for a block, whose first sample has a number."""
+        self._read = first
 
     def __call__(self, layer: Any, args: Any, kwargs: Mapping[str, Any], output: Tensor) -> None:
         inputs = args[0] if args else kwargs["input"]

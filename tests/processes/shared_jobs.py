@@ -1,0 +1,166 @@
+"""What the processes of a crew are asked to do; each returns plain data to compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import niwaki
+from niwaki import processes
+from niwaki.accumulation import Totals
+from niwaki.car import _index as car_room
+from niwaki.errors import DataError, LostRelevanceError
+
+SIDE = 12
+
+
+def network(seed: int = 0) -> nn.Module:
+    """A small network with batch norms, a residual sum and two linear layers."""
+    torch.manual_seed(seed)
+    return _Small().eval()
+
+
+class _Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.branch = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 12, 3, stride=2, padding=1)
+        self.hidden = nn.Linear(12, 10)
+        self.out = nn.Linear(10, 3)
+        with torch.no_grad():
+            self.norm.running_mean.normal_(0, 0.1)
+            self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x)).relu()
+        x = (x + self.branch(x)).relu()
+        x = self.last(x).relu().mean((2, 3))
+        found: Tensor = self.out(self.hidden(x).relu())
+        return found
+
+
+def images(count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, 3, SIDE, SIDE, generator=generator)
+    return inputs, torch.randint(0, 3, (count,), generator=generator)
+
+
+def sums(values: list[Tensor]) -> dict[str, Tensor]:
+    """Add up those of this process; the first of all has a name of its own."""
+    totals = Totals()
+    for number, value in enumerate(values):
+        if processes.is_mine(number):
+            more = {"all": value, **({"first": value} if number == 0 else {})}
+            totals = totals.update(more, 1)
+    return {**totals.reduced().state_dict()}
+
+
+def numbers_seen(data: Any, batch_size: int) -> list[float]:
+    found = niwaki.data.batches(data, batch_size, shared=True)
+    return [float(x.flatten()[0]) for inputs, _ in found for x in inputs]
+
+
+def fails_in(number: int) -> str:
+    """Let one process fail, and see that all do."""
+    with processes.agreed():
+        if processes.rank() == number:
+            raise LostRelevanceError("lost here", 0.7)
+    return "went on"
+
+
+def decides() -> tuple[int, str]:
+    """Decide by the rank, once well and once badly."""
+    value = processes.decided(lambda: processes.rank() + 7)
+    try:
+        processes.decided(_refuse)
+    except DataError as error:
+        return value, str(error)
+    return value, ""
+
+
+def _refuse() -> None:
+    raise DataError(f"refused by process {processes.rank()}")
+
+
+def scores(criterion: str, count: int, batch_size: int) -> dict[str, Tensor]:
+    found = niwaki.score(network(), images(count), criterion, batch_size=batch_size)
+    return {**found, "samples": torch.tensor(found.samples)}
+
+
+def weight_scores(criterion: str, count: int, batch_size: int) -> dict[str, Tensor]:
+    data = images(count)
+    return dict(niwaki.score_weights(network(), data, criterion, batch_size=batch_size))
+
+
+def accuracies(count: int, batch_size: int) -> tuple[float, Tensor]:
+    data = images(count)
+    return (
+        niwaki.evaluation.accuracy(network(), data, batch_size=batch_size),
+        niwaki.evaluation.confusion(network(), data, batch_size=batch_size),
+    )
+
+
+def pruned(count: int, options: dict[str, Any], folder: str | None = None) -> dict[str, Any]:
+    """Prune, and return the plan, the accuracies, the weights and what the folder holds."""
+    run = niwaki.pruning.Run(folder, 8)
+    found = niwaki.prune(network(), images(count), keep=0.5, test=images(30, 5), run=run, **options)
+    return {
+        "plan": found.plan.to_json(),
+        "rows": [(row.units, row.macs, row.accuracy) for row in found.trajectory],
+        "weights": {**found.model.state_dict()},
+    }
+
+
+def car_index(count: int, folder: str | None = None, stop_after: int | None = None) -> Any:
+    """Return all counts of an index; the process that is told so fails after so many batches."""
+    calls = 0
+
+    def counting(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if stop_after is not None and processes.rank() == 1 and calls > stop_after:
+            raise DataError("stopped")
+        return measured(*given)
+
+    measured = car_room.measure
+    car_room.measure = counting  # type: ignore[assignment]
+    try:
+        found = niwaki.car.index(network(), images(count), batch_size=8, folder=folder)
+    finally:
+        car_room.measure = measured  # type: ignore[assignment]
+    kinds = ("broken", "mended", "near_ties", "loss_change", "margin_change")
+    tensors = {f"{kind}/{n}": getattr(layer, kind) for n, layer in found.items() for kind in kinds}
+    return tensors, found.baseline, calls
+
+
+class _Labelled(TensorDataset):
+    preprocessing = niwaki.data.Preprocessing(SIDE, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def audited(count: int, folder: str | None = None) -> Any:
+    """Return what an audit found, in words and numbers."""
+    found = niwaki.audit(network(), _Labelled(*images(count)), batch_size=8, folder=folder)
+    rows = [(f.key, f.effect, f.p_seen, str(f)) for f in found.findings]
+    return rows, found.accuracy, found.material.relevance[:], found.material.labels
+
+
+def collected(count: int, folder: str) -> list[float]:
+    found = niwaki.auditing.collect(network(), _Labelled(*images(count)), folder, batch_size=8)
+    return [float(value) for value in found.read("attribution").flatten()[::7]]
+
+
+def other_network() -> None:
+    niwaki.models.check_same_network(network(int(processes.rank() == 2)))
+
+
+def accuracy_alone(count: int) -> float | None:
+    """Measure in one process, while the others do not call."""
+    if processes.rank() != 1:
+        return None
+    with processes.alone():
+        return niwaki.evaluation.accuracy(network(), images(count))

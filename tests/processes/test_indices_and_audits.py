@@ -1,0 +1,62 @@
+"""Several processes count and find what one does, and go on with what others have kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shared_jobs as jobs
+import torch
+
+from niwaki.errors import DataError
+
+SOME = [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 2, 4))]
+
+
+def assert_same_index(found, expected):
+    tensors, baseline, _ = found
+    assert baseline.samples == expected[1].samples
+    assert baseline.right == expected[1].right
+    assert tensors.keys() == expected[0].keys()
+    for name, value in expected[0].items():
+        if value.dtype == torch.int64:
+            assert torch.equal(tensors[name], value), name
+        else:
+            assert torch.allclose(tensors[name], value, rtol=1e-6, atol=1e-9), name
+
+
+@pytest.mark.parametrize("count", SOME)
+@pytest.mark.parametrize("samples", [41, 13])
+def test_counts_are_those_of_one_process(crew, count, samples):
+    expected = jobs.car_index(samples)
+    for found in crew(count, jobs.car_index, samples):
+        assert_same_index(found, expected)
+
+
+@pytest.mark.parametrize("count", SOME)
+def test_no_image_is_counted_twice_by_a_run_that_goes_on(crew, count, tmp_path):
+    expected = jobs.car_index(77)
+    folder = str(tmp_path / "run")
+    for error in crew(2, jobs.car_index, 77, folder, 2):
+        assert isinstance(error, DataError), error
+    calls = 0
+    for found in crew(count, jobs.car_index, 77, folder):
+        assert_same_index(found, expected)
+        calls += found[2]
+    assert 0 < calls < expected[2]  # something had been kept
+
+
+@pytest.mark.parametrize("count", SOME)
+def test_findings_are_those_of_one_process(crew, count, tmp_path):
+    rows, accuracy, relevance, labels = jobs.audited(120)
+    assert any(p < 1 for _, _, p, _ in rows)
+    for found in crew(count, jobs.audited, 120, str(tmp_path / "run")):
+        assert found[0] == rows
+        assert found[1] == accuracy
+        assert np.array_equal(found[2], relevance)
+        assert np.array_equal(found[3], labels)
+
+
+def test_heatmaps_are_written_once(crew, tmp_path):
+    expected = jobs.collected(41, str(tmp_path / "one"))
+    for found in crew(3, jobs.collected, 41, str(tmp_path / "three")):
+        assert found == expected
