@@ -33,7 +33,7 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     ask.add_argument("--data", required=True, type=Path)
     ask.add_argument("--weights", required=True, type=Path)
-    ask.add_argument("--criteria", nargs="+", default=["lrp.rebuilt", "lrp.epsilon_plus.rebuilt"])
+    ask.add_argument("--criteria", nargs="+", default=["lrp.rebuilt", "lrp.z_plus_sums.rebuilt"])
     ask.add_argument("--references", type=int, default=10, help="per class")
     ask.add_argument("--seeds", type=int, nargs="+", default=[100])
     ask.add_argument("--size", type=int, default=160, help="of the images, in pixels")

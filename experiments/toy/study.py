@@ -29,7 +29,7 @@ from niwaki.files import write_json, write_text
 from niwaki.pruning import Comparison, Outcome, Trajectory
 
 HERE = Path(__file__).parent
-CRITERIA = ["lrp", "lrp.z_plus", "gradient", "taylor", "weight", "random"]
+CRITERIA = ["lrp", "lrp.excitation_backprop", "gradient", "taylor", "weight", "random"]
 SIZES = [1, 2, 5, 10, 20, 50, 100, 200]
 REMOVED, LOWEST = 1000, 125
 TEST = 250  # fresh points per class, drawn anew for each seed

@@ -42,7 +42,7 @@ HEAD = ("classifier.1.weight", "classifier.1.bias")
 # Criteria, and the exponent of the cost by which each ranks.
 CRITERIA = dict.fromkeys(
     ("lrp", "lrp.epsilon_plus", "taylor", "taylor_gates", "gradient", "weight", "activation",
-     "random"),
+     "random", "lrp.rebuilt"),
     Schedule().per_cost,
 )  # fmt: skip
 CRITERIA["lrp.epsilon_plus"] = 0.0  # as Yeom et al. (2021)
@@ -236,7 +236,7 @@ def arguments() -> argparse.Namespace:
     ask = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     ask.add_argument("--data", required=True, type=Path, help="folder with train and test")
     ask.add_argument("--weights", required=True, type=Path, help="SqueezeNet 1.1 on ImageNet")
-    ask.add_argument("--criteria", nargs="+", choices=CRITERIA, default=list(CRITERIA))
+    ask.add_argument("--criteria", nargs="+", choices=CRITERIA, default=list(CRITERIA)[:-1])
     ask.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     ask.add_argument("--size", type=int, default=128, help="height and width of inputs")
     ask.add_argument(

@@ -28,15 +28,15 @@ LOOKING_BACK = [
 COMBINED = "taylor + 0.5*apoz + 2*weight"
 VARIANTS = [
     "lrp.absolute",
-    "lrp.alpha_2_beta_1",
+    "lrp.epsilon_alpha2_beta1",
     "lrp.epsilon_plus",
-    "lrp.epsilon_sums",
-    "lrp.gamma",
+    "lrp.excitation_backprop",
+    "lrp.epsilon_gamma_box",
     "lrp.predicted",
     "lrp.ratio_sums",
     "lrp.rebuilt",
     "lrp.signed",
-    "lrp.z_plus",
+    "lrp.z_plus_sums",
     "lrp.z_plus_output",
 ]
 WITH_DATA = ["activation", "apoz", *LOOKING_BACK]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from criteria_networks import Functional, Plain, close, randomise
 from torch import nn
 
+import niwaki
 from niwaki.attribution import fit_patterns
 from niwaki.criteria import create, names, score, score_weights
 from niwaki.errors import FallbackWarning, ModelError, NoEvidenceWarning, PropagationError
@@ -55,13 +56,21 @@ def rules(composite, **about):
 
 
 @pytest.mark.parametrize("text", ["epsilon_plus", "EpsilonPlus", "epsilonplus"])
-def test_a_composite_by_name_has_z_plus_at_sums(residual, samples, text):
-    expected = score(residual, samples, "lrp", composite=epsilon_plus(sums=ZPlus()))
+def test_a_composite_by_name_is_the_preset(residual, samples, text):
+    expected = score(residual, samples, "lrp", composite=epsilon_plus())
     close(score(residual, samples, "lrp", composite=text), expected)
     default = score(residual, samples, "lrp", composite=epsilon(sums=ZPlus()))
     close(score(residual, samples, "lrp"), default)
-    with_epsilon = score(residual, samples, "lrp", composite=epsilon_plus())
-    assert not torch.allclose(with_epsilon["inner"], expected["inner"])
+    with_z_plus = score(residual, samples, "lrp", composite=epsilon_plus(sums=ZPlus()))
+    assert not torch.allclose(with_z_plus["inner"], expected["inner"])
+
+
+def test_a_name_means_the_same_rules_as_a_criterion_and_as_a_method(residual):
+    shared = sorted({n for n in names() if n.startswith("lrp.")} & set(niwaki.attribution.names()))
+    assert "lrp.epsilon_plus" in shared
+    for name in shared:
+        method = niwaki.attribution.create(name, residual)
+        assert create(name).composite.rows == method.composite.rows, name
 
 
 @pytest.mark.parametrize("preset", [*PRESETS, "epsilon", "gradient"])
@@ -70,8 +79,9 @@ def test_every_preset_is_a_composite_by_name(preset, residual, samples):
     assert all(bool((values > 0).any()) for values in scores.values())
 
 
-def test_derivatives_keep_their_sums():
-    assert isinstance(create("lrp", composite="epsilon").composite.rows[0].rule, ZPlus)
+def test_only_the_default_has_z_plus_at_sums():
+    assert rules(create("lrp").composite, kind="sum") == ZPlus()
+    assert isinstance(rules(create("lrp", composite="epsilon").composite, kind="sum"), Epsilon)
     gradient = create("lrp", composite="gradient").composite
     assert not any(isinstance(row.rule, ZPlus) for row in gradient.rows)
 
@@ -84,15 +94,15 @@ def test_an_unknown_composite_shows_what_there_is():
 @pytest.mark.parametrize(
     ("variant", "options"),
     [
-        ("lrp.signed", {"composite": "epsilon_plus", "reduce": "signed"}),
+        ("lrp.signed", {"composite": epsilon_plus(sums=ZPlus()), "reduce": "signed"}),
         ("lrp.absolute", {"reduce": "absolute"}),
         ("lrp.predicted", {"target": "predicted"}),
         ("lrp.epsilon_plus", {"composite": "epsilon_plus", "reduce": "absolute"}),
-        ("lrp.epsilon_sums", {"composite": epsilon_plus(sums=Epsilon()), "reduce": "absolute"}),
+        ("lrp.z_plus_sums", {"composite": epsilon_plus(sums=ZPlus()), "reduce": "absolute"}),
         ("lrp.ratio_sums", {"composite": epsilon(sums=Ratio())}),
-        ("lrp.alpha_2_beta_1", {"composite": "epsilon_alpha2_beta1"}),
-        ("lrp.gamma", {"composite": "epsilon_gamma_box"}),
-        ("lrp.z_plus", {"composite": "excitation_backprop"}),
+        ("lrp.epsilon_alpha2_beta1", {"composite": "epsilon_alpha2_beta1"}),
+        ("lrp.epsilon_gamma_box", {"composite": "epsilon_gamma_box"}),
+        ("lrp.excitation_backprop", {"composite": "excitation_backprop"}),
     ],
 )
 def test_a_variant_is_the_criterion_with_its_options(residual, samples, variant, options):
@@ -110,11 +120,11 @@ def test_the_variants_are_named_after_their_rules():
         for name in names()
         if name.startswith("lrp.") and name != "lrp.rebuilt"
     }
-    assert rule["lrp.alpha_2_beta_1"] == AlphaBeta(2.0, 1.0)
+    assert rule["lrp.epsilon_alpha2_beta1"] == AlphaBeta(2.0, 1.0)
     assert isinstance(rule["lrp.absolute"], Epsilon)
     assert rule["lrp.epsilon_plus"] == ZPlus()
-    assert rule["lrp.z_plus"] == ZPlus()
-    gamma = create("lrp.gamma").composite
+    assert rule["lrp.excitation_backprop"] == ZPlus()
+    gamma = create("lrp.epsilon_gamma_box").composite
     assert Gamma(0.25) in [row.rule for row in gamma.rows]
 
 
@@ -219,7 +229,7 @@ def test_assign_is_not_needed_to_choose_a_rule(residual, samples):
 def test_criteria_that_differ_never_read_the_same(tmp_path):
     presets = [create("lrp", composite=name) for name in PRESETS]
     assert not any("#" in repr(made) for made in (create("lrp"), *presets))
-    usual, changed = create("lrp.epsilon_sums"), create("lrp", composite=epsilon_plus(1e-2))
+    usual, changed = create("lrp.epsilon_plus"), create("lrp", composite=epsilon_plus(1e-2))
     assert usual.composite.name == changed.composite.name
     assert "(EpsilonPlus, " in repr(usual)
     rows = [Assign(Gamma(g), layer=layer) for g in (0.1, 0.2) for layer in ("a", "b")]

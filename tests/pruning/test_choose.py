@@ -58,7 +58,7 @@ def test_layers_are_grouped_by_depth_without_the_first(model):
 def test_the_first_trials_are_the_defaults(network):
     model = randomise(network())
     choice = choose_rules(model, FEW, **bundled(**{**SMALL, "trials": 2}, function="choose_rules"))
-    for trial, name in zip(choice.trials, ("lrp", "lrp.epsilon_plus"), strict=True):
+    for trial, name in zip(choice.trials, ("lrp", "lrp.z_plus_sums"), strict=True):
         usual = niwaki.prune(
             model, FEW, name, test=HELD, keep=0.4, schedule=niwaki.pruning.Schedule(steps=3)
         )

@@ -1,4 +1,4 @@
-"""Composites by name or file, as criteria use them, and how a criterion tells which it has."""
+"""Composites that are the criteria's own, and how a criterion tells which it has."""
 
 from __future__ import annotations
 
@@ -12,44 +12,20 @@ import torch
 from torch import Tensor
 
 from niwaki.propagation import (
-    Assign,
     Composite,
-    Epsilon,
     ZPlus,
     composite_named,
     composite_names,
+    epsilon,
+    epsilon_plus,
 )
 
-__all__ = ["named", "told"]
+__all__ = ["EPSILON", "EPSILON_PLUS", "told"]
 
-
-def named(text: str) -> Composite:
-    """Make the preset of that name, with z-plus where it has epsilon at residual sums; or read one.
-
-    Where two branches nearly cancel, the epsilon rule lets relevances of both signs grow without
-    bound, which says nothing about a unit.
-
-    Parameters
-    ----------
-    text : str
-        ``"EpsilonPlus"`` or ``"epsilon_plus"``; or a file ``*.json`` that
-        `niwaki.propagation.save_composite` wrote, which is taken as it is.
-
-    Raises
-    ------
-    ValueError
-        For a name that does not exist, or a file that is no composite.
-    OSError
-        For a file that cannot be read.
-    """
-    found = composite_named(text)
-    if text.endswith(".json"):
-        return found
-    sums = next(row.rule for row in found.rows if "sum" in row.kinds)
-    if isinstance(sums, Epsilon):
-        changed = found.with_rows(Assign(ZPlus(), kind="sum"))
-        return replace(changed, name=f"{found.name} with z-plus at sums")
-    return found
+# Where two branches nearly cancel, the epsilon rule lets relevances of both signs grow without
+# bound, which says nothing about a unit: z-plus takes its place at residual sums.
+EPSILON = replace(epsilon(sums=ZPlus()), name="Epsilon with z-plus at sums")
+EPSILON_PLUS = replace(epsilon_plus(sums=ZPlus()), name="EpsilonPlus with z-plus at sums")
 
 
 def told(composite: Composite) -> str:
@@ -64,11 +40,9 @@ def told(composite: Composite) -> str:
 
 @cache
 def _usual() -> frozenset[str]:
-    """Digests of all presets, as they come and as criteria change them."""
-    known = [composite_named(name) for name in composite_names()] + [
-        named(name) for name in composite_names()
-    ]
-    return frozenset(map(_digest, known))
+    """Digests of all presets, and of those that criteria add."""
+    known = [composite_named(name) for name in composite_names()]
+    return frozenset(map(_digest, [*known, EPSILON, EPSILON_PLUS]))
 
 
 def _digest(composite: Composite) -> str:

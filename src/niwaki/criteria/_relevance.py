@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from niwaki.accumulation import Totals
 from niwaki.attribution import fit_patterns
 from niwaki.criteria._catalogue import make, register, register_variant
-from niwaki.criteria._composites import named, told
+from niwaki.criteria._composites import EPSILON, EPSILON_PLUS, told
 from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, per_unit_size, sums_of
 from niwaki.criteria._starts import Evidence, check_evidence
 from niwaki.data import Data, batches
@@ -21,13 +21,12 @@ from niwaki.models import home
 from niwaki.propagation import (
     Assign,
     Composite,
-    Epsilon,
     Layer,
     Operation,
     Ratio,
     ZPlus,
+    composite_named,
     epsilon,
-    epsilon_plus,
     pattern_attribution,
     propagate,
     unit_dimension,
@@ -67,7 +66,7 @@ class Relevance(Criterion):
     sums (where epsilon lets relevances of both signs grow without bound), and a unit's score is
     |sum over space|, summed over samples, as in Hatefi et al. (2024): of all rules and sums that
     were measured (see ``experiments/scarce``) this comes closest to what removing a unit does. The
-    paper's own choice, z-plus in convolutions, is `lrp.epsilon_plus`.
+    paper's own choice, z-plus in convolutions, is `lrp.z_plus_sums`.
 
     A sample whose class has an output of exactly zero, as networks that end in a ReLU give, has no
     evidence to hand on and counts for nothing: a `NoEvidenceWarning` says how many there are. If
@@ -76,10 +75,10 @@ class Relevance(Criterion):
     Parameters
     ----------
     composite : Composite or str
-        Gives each operation its rule. A preset's name, such as ``"epsilon_plus"`` or
-        ``"EpsilonGammaBox"`` (see `niwaki.propagation.PRESETS`), takes z-plus at residual sums
-        instead of epsilon; a composite that is made already, or the path of a ``.json`` file that
-        `niwaki.propagation.save_composite` wrote, is used as it is.
+        Gives each operation its rule: one that is made already, a preset's name, such as
+        ``"epsilon_plus"`` or ``"EpsilonGammaBox"`` (see `niwaki.propagation.PRESETS`), or the path
+        of a ``.json`` file that `niwaki.propagation.save_composite` wrote. Default: epsilon, with
+        z-plus at residual sums.
     reduce : {"absolute_of_sum", "absolute", "signed"}
         What is summed: the absolute value of each sample's sum over space, absolute relevances (as
         the paper's released code does for residual networks), or relevances.
@@ -97,7 +96,7 @@ class Relevance(Criterion):
     def __init__(
         self,
         *,
-        composite: Composite | str = "epsilon",
+        composite: Composite | str = EPSILON,
         reduce: Reduce = "absolute_of_sum",
         target: Literal["true", "predicted"] = "true",
         normalise: str | None = None,
@@ -110,7 +109,7 @@ class Relevance(Criterion):
             )
         if target not in ("true", "predicted"):
             raise ValueError(f"target {target!r} is neither 'true' nor 'predicted'")
-        self.composite = named(composite) if isinstance(composite, str) else composite
+        self.composite = composite_named(composite) if isinstance(composite, str) else composite
         self.reduce: Reduce = reduce
         self.target = target
         self.max_loss = max_loss
@@ -141,7 +140,7 @@ class Relevance(Criterion):
         """
         usual = type(self)()
         if self.name == "lrp" and repr(self) == repr(usual) and self.max_loss == usual.max_loss:
-            return [make("lrp.ratio_sums"), make("lrp.epsilon_plus"), make("taylor")]
+            return [make("lrp.ratio_sums"), make("lrp.z_plus_sums"), make("taylor")]
         return []
 
     def scores(
@@ -164,14 +163,14 @@ def _variant(name: str, about: str, **options: Any) -> None:
 
 _variant(
     "epsilon_plus",
-    "Sum of |relevance| by z-plus in convolutions, epsilon in linear layers (Yeom et al. 2021).",
+    "Sum of |relevance| by z-plus in convolutions, epsilon elsewhere (code of Yeom et al. 2021).",
     composite="epsilon_plus",
     reduce="absolute",
 )
 _variant(
-    "epsilon_sums",
-    "As `lrp.epsilon_plus`, with epsilon at residual sums (released code of Yeom et al. 2021).",
-    composite=epsilon_plus(sums=Epsilon()),
+    "z_plus_sums",
+    "As `lrp.epsilon_plus`, with z-plus at residual sums too (Yeom et al. 2021).",
+    composite=EPSILON_PLUS,
     reduce="absolute",
 )
 _variant(
@@ -181,8 +180,8 @@ _variant(
 )
 _variant(
     "signed",
-    "As `lrp.epsilon_plus`; relevances add up with their signs (Yeom et al. 2021, eq. 3).",
-    composite="epsilon_plus",
+    "As `lrp.z_plus_sums`; relevances add up with their signs (Yeom et al. 2021, eq. 3).",
+    composite=EPSILON_PLUS,
     reduce="signed",
 )
 _variant("absolute", "As `lrp`; all absolute relevances add up.", reduce="absolute")
@@ -190,7 +189,7 @@ _variant(
     "z_plus_output",
     "As `lrp`, with z-plus in the layer of the outputs, so that each sample counts the same.",
     # By epsilon, what a sample hands down grows beyond its 1 where its output is a small
-    # difference of large contributions: such samples outshout the others.
+    # difference of large contributions: such samples would dominate.
     composite=replace(
         epsilon(sums=ZPlus()).with_rows(
             Assign(ZPlus(), kind=("convolution", "linear"), place="last")
@@ -199,15 +198,19 @@ _variant(
     ),
 )
 _variant("predicted", "As `lrp`; from the predicted class, without labels.", target="predicted")
-_variant("z_plus", "Relevance by z-plus in all layers.", composite="excitation_backprop")
 _variant(
-    "alpha_2_beta_1",
+    "excitation_backprop",
+    "Relevance by z-plus in all layers (ExcitationBackprop).",
+    composite="excitation_backprop",
+)
+_variant(
+    "epsilon_alpha2_beta1",
     "Relevance by alpha 2 beta 1 in convolutions, epsilon in linear layers.",
     composite="epsilon_alpha2_beta1",
     max_loss=None,  # of relevance that may double in each layer, a share of the start says nothing
 )
 _variant(
-    "gamma",
+    "epsilon_gamma_box",
     "Relevance by gamma (0.25) in convolutions, epsilon in linear layers.",
     composite="epsilon_gamma_box",
 )

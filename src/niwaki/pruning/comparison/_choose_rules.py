@@ -50,7 +50,7 @@ def choose_rules(
     and last third of the convolutions, and the linear layers) among Epsilon, ZPlus, Gamma and
     AlphaBeta (2, 1), with epsilon from 1e-6 to 1 and gamma from 0.01 to 10 on a log scale; and how
     relevances are summed. Optuna's tree-structured Parzen estimator searches, beginning with the
-    defaults `lrp` and `lrp.epsilon_plus`, so that the best is never worse than these on the
+    defaults `lrp` and `lrp.z_plus_sums`, so that the best is never worse than these on the
     validation data. On other data it may be: the fewer the samples, the more of a lead is chance.
 
     Parameters

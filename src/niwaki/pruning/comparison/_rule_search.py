@@ -96,7 +96,7 @@ def _proposal(asked: optuna.Trial, groups: Groups, span: Span) -> Settings:
 
 
 def _defaults(groups: Groups, exponent: float) -> list[Settings]:
-    """Write the criteria `lrp` and `lrp.epsilon_plus` as proposals."""
+    """Write the criteria `lrp` and `lrp.z_plus_sums` as proposals."""
     everywhere: Settings = {}
     plus: Settings = {}
     for group in groups:
