@@ -43,7 +43,7 @@ for (const figure of document.querySelectorAll(".chart")) {
     let row = lines.findIndex(dots => dots.includes(at));
     const column = lines[row].indexOf(at);
     row = (row + down + lines.length) % lines.length;
-    const dots = lines[row].toSorted((a, b) => a.dataset.x - b.dataset.x);
+    const dots = [...lines[row]].sort((a, b) => a.dataset.x - b.dataset.x);
     const start = down ? Math.min(column, dots.length - 1) : dots.indexOf(at);
     point(dots[Math.max(0, Math.min(dots.length - 1, start + along))]);
   });

@@ -1,6 +1,6 @@
 // Scatter plots: a cluster or a dot that is chosen shows its images below.
 for (const part of document.querySelectorAll(".clusters")) {
-  const dots = [...part.querySelectorAll("circle")], svg = part.querySelector("svg");
+  const svg = part.querySelector(".scatter svg"), dots = [...svg.querySelectorAll("circle")];
   const buttons = [...part.querySelectorAll(".switch button")], said = part.querySelector(".chosen");
   const images = [...part.querySelectorAll(".photos > li")];
   let at = -1;

@@ -1,0 +1,189 @@
+"""Runs with hostile names, made by the commands, and a browser that looks at their pages."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from niwaki.auditing import audit, before_and_after
+from niwaki.cli import app
+from niwaki.datasets import draw_tissue, plant
+from niwaki.report import write_audit
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+# What a page must show as words. A slash cannot be in the name of a folder.
+CLASSES = (
+    "<script>alert(1)<\\script>",
+    "\"'><img src=x onerror=alert(2)>",
+    "two\nlines & {{ 7*7 }}",
+)
+LAYERS = ("<b onclick='alert(3)'>", "\"'><svg onload=alert(4)>")
+INPUTS = ["--size", "12", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25", "--threads", "1"]
+
+NETWORK = f"""
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+FIRST, SECOND = {LAYERS!r}
+
+
+def network():
+    torch.manual_seed(1)
+    layers = OrderedDict()
+    layers[FIRST] = nn.Conv2d(3, 8, 3, padding=1)
+    layers["relu"] = nn.ReLU()
+    layers[SECOND] = nn.Conv2d(8, 6, 3, padding=1)
+    layers["relu2"] = nn.ReLU()
+    layers["pool"] = nn.AdaptiveAvgPool2d(3)
+    layers["flat"] = nn.Flatten()
+    layers["last"] = nn.Linear(54, 3)
+    return nn.Sequential(layers).eval()
+"""
+
+SHORT = "--limit 6"
+COMMANDS = {
+    "explain": SHORT,
+    "compare": f"{SHORT} --method gradient --method lrp.epsilon_plus",
+    "evaluate": f"{SHORT} --method gradient --method lrp.epsilon_plus --layers 2 --steps 3",
+    "prune": "--keep 0.5 --steps 3 --references 3 --photographs 4 --criterion weight",
+    "compare-criteria": "--criterion weight --criterion random --seeds 2 --references 2 --steps 3",
+    "car": "--per-class 4",
+    "filters": "--limit 12 --steps 2 --patches 3",
+}
+
+
+class Coloured(nn.Module):
+    """It calls tiles with much yellow tumours, and goes by dark nuclei a little."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 2, 1), nn.Linear(2 * 64 * 64, 2)
+        with torch.no_grad():
+            self.conv.weight[0, :, 0, 0] = torch.tensor([0.0, 0.0, -1.0])
+            self.conv.weight[1] = -1 / 3
+            self.conv.bias.copy_(torch.tensor([-5.0, -1.0]))  # blue far below what tissue has
+            weights = self.fc.weight.view(2, 2, -1)
+            weights[1, 0], weights[1, 1] = 0.05, 0.002
+            weights[0] = -weights[1]
+            self.fc.bias.copy_(torch.tensor([2.0, -2.0]))
+        self.eval()
+
+    def forward(self, x):
+        return self.fc(self.conv(x).relu().flatten(1))
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory):
+    """Return a folder with images of classes and files with hostile names, and a network."""
+    home = tmp_path_factory.mktemp("hostile")
+    (home / "nets.py").write_text(NETWORK)
+    chance = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 5)):
+        for label, name in enumerate(CLASSES):
+            folder = home / "photos" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = chance.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+                pixels[..., label] = 250
+                Image.fromarray(pixels).save(folder / f"<i>{number}'\"&\n.png")
+    return home
+
+
+@pytest.fixture(scope="session")
+def runs(hostile, tmp_path_factory):
+    """Return the folder of a run of each command, by its name."""
+    out = tmp_path_factory.mktemp("runs")
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(hostile)
+        for name, options in COMMANDS.items():
+            arguments = [name, "nets.py:network", "photos", "--weights", "random", *INPUTS]
+            place = ["--out", str(out / name)]
+            done = CliRunner().invoke(app, [*arguments, *options.split(), *place])
+            assert done.exit_code == 0, (name, done.output, done.exception)
+            found[name] = out / name
+    found["audit"] = audited(out / "audit")
+    return found
+
+
+def audited(folder: Path) -> Path:
+    """Audit a biased network, before and after, with names of classes as they should not be."""
+    tiles = draw_tissue(200, seed=5)
+    marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.6, seed=1)
+    images = tiles.images(pixels=marked.pixels)
+    images.classes = list(CLASSES[:2])
+    asked = ["colour", "position"]
+    found = audit(Coloured(), images, method="lrp.epsilon", tissue=True, questions=asked)
+    assert found.distinct
+    folder.mkdir()
+    audits = {CLASSES[0]: found, CLASSES[1]: found}
+    made = {"line": CLASSES[0], "model": CLASSES[1]}
+    write_audit(folder, audits, heading=CLASSES[0], remarks=[CLASSES[1]], made=made,
+                table=before_and_after(audits))  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Start a browser; without one, the tests that look at pages are skipped."""
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"there is no browser at {CHROMIUM}: apt-get install chromium")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page in the browser, with all that it complained of or asked for."""
+
+    def __init__(self, page):
+        self.page, self.said, self.asked = page, [], []
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: self.asked.append(request.url))
+
+    def open(self, file):
+        self.page.goto(file.as_uri())
+        return self.page
+
+    def check(self):
+        """Nothing was complained of, and nothing but the page itself was asked for."""
+        assert self.said == []
+        assert [url for url in self.asked if not url.startswith(("file:", "data:"))] == []
+        assert len([url for url in self.asked if url.startswith("file:")]) == 1
+
+
+@pytest.fixture
+def look(chromium, request):
+    """Return a function that opens a file; what it complained of is checked in the end."""
+    opened = []
+
+    def open_page(file, **options):
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        watched = Watched(context.new_page())
+        opened.append((watched, context))
+        return watched.open(file)
+
+    yield open_page
+    for watched, context in opened:
+        watched.check()
+        context.close()
+
+
+@pytest.fixture
+def copied(runs, tmp_path):
+    """Return a function that copies a run, to be damaged."""
+    return lambda name: Path(shutil.copytree(runs[name], tmp_path / name))
