@@ -109,6 +109,7 @@ def write_ome_tiff(
                     photometric="rgb" if render else "minisblack",
                     compression="zlib",
                     compressionargs={"level": 1},
+                    maxworkers=1,  # several would hold hundreds of tiles in memory
                     resolution=(unit, unit),
                     resolutionunit="CENTIMETER",
                     subifds=None if number else len(pyramid.levels) - 1,

@@ -16,7 +16,7 @@ __all__ = ["Region", "find_regions"]
 
 Array = NDArray[Any]
 
-_LARGEST = 4096  # pixels of a side of the level in which regions are looked for
+_LARGEST = 2560  # pixels of a side of the level in which regions are looked for
 _SMOOTH = 4.0  # um, half a nucleus
 _SMALLEST = 100.0  # um2, two nuclei
 _MOST = 200  # regions
@@ -55,7 +55,7 @@ def find_regions(
     Parameters
     ----------
     pyramid : Pyramid
-        Of the map. Maps of more than 4096 pixels of a side are looked at in a coarser level.
+        Of the map. Maps of more than 2560 pixels of a side are looked at in a coarser level.
     mpp : float
         Micrometres per pixel of the finest level.
     scale : pair of float

@@ -15,7 +15,7 @@ __all__ = ["BLOCK", "Store"]
 Array = NDArray[np.float32]
 
 BLOCK = 512  # pixels of a side, which are the tiles of an OME-TIFF
-_HELD = 24  # blocks in memory, 1 MB each
+_HELD = 16  # blocks in memory, 1 MB each
 
 
 class Store:
@@ -62,6 +62,8 @@ class Store:
         for row in range(self.rows):
             for column in range(self.columns):
                 yield row, column, self.block(row, column)
+        while self._held:  # nothing of it stays in memory while others are read
+            self._let_go()
 
     def read(self, x: int, y: int, width: int, height: int) -> Array:
         """Return a part; NaN where nothing was written, or outside."""

@@ -1,0 +1,176 @@
+"""The page is used in a real browser, from the disk: no network, no error, the right pictures."""
+
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic import picture, write_slide
+
+pytest.importorskip("openslide", reason="the extra slides is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+BROWSER = Path("/usr/bin/chromium")
+SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+SWITCHES += ["--disable-component-update", "--disable-sync"]
+NEST = (700, 500, 940, 780)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not BROWSER.exists():
+        pytest.skip(f"there is no browser {BROWSER}")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=str(BROWSER), args=SWITCHES)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def folder(command, tmp_path):
+    slide = write_slide(tmp_path / "<b>a.tif", picture(1280, 1536, NEST), mpp=0.5)
+    words = ["--mpp", 0.5, "--method", "input_t_gradient", "--method", "gradient"]
+    code, _, err = command.slide(slide, "mapped", *words)
+    assert code == 0, err
+    return tmp_path / "out"
+
+
+class Seen:
+    """A page with all that it has complained of and asked for."""
+
+    def __init__(self, browser, folder, size=(1280, 800), hash=""):
+        self.page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+        self.complaints, self.asked = [], []
+        self.page.on("console", lambda said: self.complaints.append(said.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(f"{(folder / 'viewer.html').as_uri()}{hash}")
+        self.page.wait_for_function("window.niwakiViewer && window.niwakiViewer.ready()")
+        self.page.wait_for_timeout(700)
+
+    def state(self):
+        found = parse_qs(self.page.evaluate("location.hash").removeprefix("#"))
+        return {name: values[0] for name, values in found.items()}
+
+    def click(self, x, y):
+        """Click what lies at a place of the slide, in its pixels."""
+        where = self.page.evaluate(
+            """([x, y]) => { const base = window.niwakiViewer.base;
+            const point = base.viewport.viewportToViewerElementCoordinates(
+              new OpenSeadragon.Point(x / 1536, y / 1536));
+            const box = base.element.getBoundingClientRect();
+            return [box.x + point.x, box.y + point.y]; }""",
+            [x, y],
+        )
+        self.page.mouse.click(*where)
+        self.page.wait_for_timeout(700)
+        return where
+
+    def shot(self, tmp_path):
+        self.page.screenshot(path=tmp_path / "shot.png")
+        return np.asarray(Image.open(tmp_path / "shot.png").convert("RGB")).astype(int)
+
+    def choose(self, name, value):
+        self.page.locator(f"#{name}").select_option(value)
+        self.page.wait_for_timeout(700)
+
+    def slide_to(self, name, value):
+        self.page.locator(f"#{name}").fill(str(value))
+        self.page.wait_for_timeout(300)
+
+    def close(self):
+        self.page.close()
+        assert self.complaints == []
+        assert self.asked
+        assert all(url.startswith(("file://", "data:")) for url in self.asked), self.asked
+
+
+def test_the_page_is_used(browser, folder, tmp_path):
+    seen = Seen(browser, folder)
+    page = seen.page
+    assert page.title() == "<b>a.tif"
+    assert page.locator("#layer option").count() == 4
+    x, y = (int(side) for side in seen.click(820, 640))  # the middle of the nest
+    assert "tumour" in page.locator("#numbers").inner_text()
+    assert page.locator("#tile-name").inner_text().startswith("Tile in row")
+    assert page.locator("#small-slide canvas").count() == 1
+    assert page.locator("#small-map canvas").count() == 1
+    chosen = seen.state()["tile"]
+
+    seen.choose("layer", "-1")
+    plain = seen.shot(tmp_path)[y + 40, x + 40]
+    assert np.abs(plain - (90, 40, 140)).max() < 25
+    seen.choose("layer", "1")  # the relevance is at its strongest there, in red
+    seen.slide_to("opacity", 100)
+    red = seen.shot(tmp_path)[y + 40, x + 40]
+    assert red[0] > 80
+    assert red[0] > 2 * max(red[1], red[2])
+    seen.choose("table", "orange and purple")
+    orange = seen.shot(tmp_path)[y + 40, x + 40]
+    assert np.abs(orange - red).max() > 20
+    outside = seen.shot(tmp_path)[y + 40, x + 40 + 110]
+    seen.slide_to("threshold", 50)  # around the nest there is none: the slide shows through
+    through = seen.shot(tmp_path)
+    assert np.abs(through[y + 40, x + 40 + 110] - outside).max() > 20
+    assert np.abs(through[y + 40, x + 40] - orange).max() < 10
+
+    seen.choose("region", "0")
+    assert page.locator(".outline path").count() == 2
+    box = page.locator(".outline").bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(240 / 280, rel=0.05)
+    state = seen.state()
+    assert (state["layer"], state["opacity"], state["threshold"]) == ("1", "100", "50")
+    assert (state["region"], state["tile"]) == ("0", chosen)
+    hash = page.evaluate("location.hash")
+    seen.close()
+    again = Seen(browser, folder, hash=hash)
+    found = again.state()
+    for name in ("layer", "opacity", "threshold", "colours", "region", "tile"):
+        assert found.get(name, state[name]) == state[name], name
+    assert again.page.locator("#layer").input_value() == "1"
+    assert again.page.locator("#table").input_value() == "orange and purple"
+    before, after = (one.get("zoom", state["zoom"]) for one in (state, found))
+    assert float(after) == pytest.approx(float(before), rel=0.01)
+    again.close()
+
+
+def test_the_keyboard_is_enough(browser, folder):
+    seen = Seen(browser, folder)
+    page = seen.page
+    zoom = "window.niwakiViewer.base.viewport.getZoom()"
+    middle = "window.niwakiViewer.base.viewport.getCenter().x"
+    page.locator("#slide .openseadragon-canvas").focus()
+    before = page.evaluate(zoom)
+    page.keyboard.press("+")
+    page.wait_for_timeout(500)
+    assert page.evaluate(zoom) > before
+    x = page.evaluate(middle)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(500)
+    assert page.evaluate(middle) > x
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(500)
+    assert page.locator("#tile-name").is_visible()
+    page.locator("#home").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(700)
+    assert page.evaluate(zoom) == pytest.approx(before, rel=0.01)
+    page.locator("#layer").focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(500)
+    assert page.locator("#layer").input_value() == "1"
+    seen.close()
+
+
+def test_on_a_phone_all_is_there(browser, folder):
+    seen = Seen(browser, folder, size=(390, 844))
+    page = seen.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for name in ("layer", "opacity", "threshold", "region"):
+        box = page.locator(f"#{name}").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+    assert page.locator("#stage").bounding_box()["height"] > 400
+    seen.close()
