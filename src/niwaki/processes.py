@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "add_up",
     "agreed",
     "alone",
     "check_same",
@@ -215,6 +216,13 @@ def summed(tensors: Mapping[str, Tensor], device: torch.device | None = None) ->
         for name, part in zip(names, torch.split(flat, [len(p) for p in parts]), strict=True):
             found[name] = part.view(shapes[name]).to(place)
     return found
+
+
+def add_up(tensor: Tensor) -> None:
+    """Replace a tensor by the sum over all processes, where it lies and as precise as it is."""
+    if size() > 1:
+        with _connected() as distributed:
+            distributed.all_reduce(tensor)
 
 
 def check_same(what: str, marks: Sequence[tuple[str, str]]) -> None:

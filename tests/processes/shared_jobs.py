@@ -154,6 +154,35 @@ def collected(count: int, folder: str) -> list[float]:
     return [float(value) for value in found.read("attribution").flatten()[::7]]
 
 
+def tuned(count: int, norms: bool) -> dict[str, Tensor]:
+    """Fine-tune on batches that leave a last one of an odd number."""
+    model = network()
+    if not norms:
+        model.norm = nn.Identity().eval()
+    settings = niwaki.pruning.FineTune(epochs=2, batch_size=16, lr=0.05)
+    found = niwaki.pruning.fine_tune(model, images(count), settings)
+    loss = torch.tensor([epoch.loss for epoch in found.epochs])
+    return {**model.state_dict(), "loss": loss}
+
+
+def curves(count: int) -> dict[str, Tensor]:
+    """Perturb images, with noise and ties that are drawn, and randomise the network."""
+    methods, data, room = ["gradient", "lrp.epsilon"], images(count), niwaki.evaluation
+    how = room.Perturbation((3, 3), 4, replacement="gaussian")
+    found = room.perturbation_curves(network(), data, methods, how, batch_size=8)
+    alike = room.randomisation_test(network(), data, methods, layers=2, batch_size=8)
+    tensors = {f"{n}/{order}": v for n, c in found.items() for order, v in c.scores.items()}
+    return tensors | {f"{name}/alike": each.spearman for name, each in alike.items()}
+
+
+def sparse(count: int, folder: str | None = None) -> dict[str, Tensor]:
+    run = niwaki.pruning.Run(folder, 8)
+    data, test = images(count), images(30, 5)
+    found = niwaki.prune_weights(network(), data, keep=0.4, steps=2, test=test, run=run)
+    rows = torch.tensor([row.accuracy for row in found.trajectory])
+    return {**found.model.state_dict(), "accuracy": rows}
+
+
 def other_network() -> None:
     niwaki.models.check_same_network(network(int(processes.rank() == 2)))
 

@@ -56,6 +56,15 @@ def test_findings_are_those_of_one_process(crew, count, tmp_path):
         assert np.array_equal(found[3], labels)
 
 
+@pytest.mark.parametrize("count", SOME)
+def test_curves_are_those_of_one_process(crew, count):
+    expected = jobs.curves(21)
+    for found in crew(count, jobs.curves, 21):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(found[name], value), name
+
+
 def test_heatmaps_are_written_once(crew, tmp_path):
     expected = jobs.collected(41, str(tmp_path / "one"))
     for found in crew(3, jobs.collected, 41, str(tmp_path / "three")):

@@ -56,9 +56,8 @@ def test_prune_writes_once_what_one_process_writes(launcher, out):
 
 
 def test_an_error_is_told_once(launcher, out):
-    tune = ["--tune", "each", "--epochs", "1"]
     wrong = {
-        "not shared": ["prune", *INPUTS, *tune, "--out", "out"],
+        "not shared": ["car", *INPUTS, "--greedy", "3", "--out", "out"],
         "no such option": ["prune", *INPUTS, "--references", "-3", "--out", "out"],
         "in all of them": ["prune", *INPUTS, "--keep", "0.0001", "--out", "out"],
         "in the first": ["prune", *INPUTS, "--out", "/proc/out"],

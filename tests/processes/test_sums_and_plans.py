@@ -122,6 +122,26 @@ def test_plans_and_weights_are_those_of_one_process(crew, way, count):
         assert_close(found["weights"], expected["weights"])
 
 
+@pytest.mark.parametrize("count", SOME)
+def test_fine_tuning_learns_what_one_process_learns(crew, count):
+    expected = jobs.tuned(55, norms=False)
+    for found in crew(count, jobs.tuned, 55, False):
+        assert_close(found, expected, 2e-4)
+
+
+def test_batch_norms_are_the_same_everywhere(crew):
+    first, *others = crew(3, jobs.tuned, 55, True)
+    for found in others:
+        assert_close(found, first, 0)
+
+
+@pytest.mark.parametrize("count", SOME)
+def test_masks_are_those_of_one_process(crew, count, tmp_path):
+    expected = jobs.sparse(60)
+    for found in crew(count, jobs.sparse, 60, str(tmp_path / "run")):
+        assert_close(found, expected)
+
+
 def test_a_run_goes_on_with_another_number_of_processes(crew, tmp_path):
     options = {"schedule": niwaki.pruning.Schedule(steps=3)}
     expected = jobs.pruned(60, options)

@@ -76,10 +76,10 @@ def _add(name: str, command: Callable[..., None], *, shared: bool = False) -> No
 
 _add("explain", _explain.explain)
 _add("compare", _compare.compare)
-_add("evaluate", _evaluate.evaluate)
+_add("evaluate", _evaluate.evaluate, shared=True)
 _add("compare-criteria", _compare_criteria.compare_criteria)
 _add("prune", _prune.prune, shared=True)
-_add("prune-weights", _prune_weights.prune_weights)
+_add("prune-weights", _prune_weights.prune_weights, shared=True)
 _add("choose-rules", _choose_rules.choose_rules)
 _add("car", _car.car, shared=True)
 _add("filters", _filters.filters)

@@ -21,6 +21,7 @@ from niwaki.evaluation._explainers import (
     with_classes,
 )
 from niwaki.evaluation._regions import Grid, Pooling, Replacement, ranks, replaced
+from niwaki.processes import agreed, gathered, is_mine
 from niwaki.progress import track
 from niwaki.ranges import BATCH, SEED, SIDE, SOME, STEPS, checked
 
@@ -29,7 +30,7 @@ __all__ = ["Order", "Perturbation", "Score", "perturbation_curves"]
 Order = Literal["most", "least", "random"]
 Score = Literal["probability", "output"]
 MOST_STEPS = 100
-_Measured: TypeAlias = "tuple[str | None, Order, Tensor]"
+_Measured: TypeAlias = "tuple[int, str | None, Order, Tensor]"
 
 
 @checked(regions=SIDE, steps=STEPS, regions_per_step=SOME)
@@ -163,8 +164,8 @@ def perturbation_curves(
     run = _Run(how, score, target, seed)
     model, images = with_classes(model, data, target, batch_size)
     made = {name: tolerant(make(model)) for name, make in factories(methods).items()}
-    found: dict[str, dict[Order, list[Tensor]]] = {
-        name: {order: [] for order in how.orders} for name in made
+    found: dict[str, dict[Order, dict[int, Tensor]]] = {
+        name: {order: {} for order in how.orders} for name in made
     }
     measured = run.measure(model, images, made)
     samples = None if isinstance(data, torch.utils.data.DataLoader) else count(data)
@@ -172,16 +173,27 @@ def perturbation_curves(
     total = None if samples is None else ceil(samples / batch_size) * curves
     if description is not None:
         measured = track(measured, description, total)
-    for name, order, scores in measured:
-        for row in [name] if name is not None else list(made):
-            found[row][order].append(scores)
+    with agreed():
+        for number, name, order, scores in measured:
+            for row in [name] if name is not None else list(made):
+                found[row][order][number] = scores
+    everywhere = gathered(found)
     settings = {**run.settings(), "normalise": False}
     return {
         name: PerturbationCurves(
-            name, run.share(), {order: torch.cat(parts) for order, parts in by.items()}, settings
+            name,
+            run.share(),
+            {order: _in_order([some[name][order] for some in everywhere]) for order in how.orders},
+            settings,
         )
-        for name, by in found.items()
+        for name in found
     }
+
+
+def _in_order(parts: Sequence[dict[int, Tensor]]) -> Tensor:
+    """Put together what several processes have found of batches, by their numbers."""
+    numbered = {number: scores for part in parts for number, scores in part.items()}
+    return torch.cat([numbered[number] for number in sorted(numbered)])
 
 
 class _Run:
@@ -199,23 +211,29 @@ class _Run:
         images: Iterator[tuple[Tensor, Tensor]],
         methods: dict[str, Method],
     ) -> Iterator[_Measured]:
-        """Yield method (None: all), order and scores (B, steps + 1), batch by batch."""
-        for inputs, classes in images:
+        """Yield number, method (None: all), order and scores (B, steps + 1), batch by batch.
+
+        Several processes take turns with the batches. Random numbers are drawn for all of them, so
+        that those of an image do not depend on who looks at it.
+        """
+        for number, (inputs, classes) in enumerate(images):
             grid = self._grid(inputs)
             other = replaced(inputs, grid, self.how.replacement, self.noise)
             drawn = (len(inputs), 2, grid.count)
             chance = torch.rand(drawn, generator=self.chance, dtype=torch.float64).to(inputs.device)
+            if not is_mine(number):
+                continue
             order, ties = chance.unbind(1)
             if "random" in self.how.orders:
                 places = ranks(order, ties, descending=True)
-                yield None, "random", self._follow(model, inputs, other, classes, places)
+                yield number, None, "random", self._follow(model, inputs, other, classes, places)
             directed: list[Order] = [name for name in self.how.orders if name != "random"]
             for name, method in methods.items() if directed else ():
                 relevance = grid.relevance(method.attribute(inputs, classes), self.how.pooling)
                 for name_of_order in directed:
                     places = ranks(relevance, ties, descending=name_of_order == "most")
                     scores = self._follow(model, inputs, other, classes, places)
-                    yield name, name_of_order, scores
+                    yield number, name, name_of_order, scores
 
     def share(self) -> Tensor:
         """Share of the regions that is perturbed before the first and after each step."""

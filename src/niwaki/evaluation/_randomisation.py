@@ -21,6 +21,7 @@ from niwaki.evaluation._explainers import (
     tolerant,
     with_classes,
 )
+from niwaki.processes import agreed, gathered, is_mine
 from niwaki.progress import bar
 from niwaki.ranges import BATCH, SEED, SOME, checked
 
@@ -300,10 +301,18 @@ def _draw(parameter: nn.Parameter, generator: torch.Generator) -> None:
 
 
 def _heatmaps(method: Method, held: list[tuple[Tensor, Tensor]], absolute: bool) -> Tensor:
-    """Heatmaps of all images, channels summed, shape (N, H, W), on the CPU."""
+    """Heatmaps of all images, channels summed, shape (N, H, W), on the CPU.
+
+    Several processes take turns with the batches.
+    """
     tolerant(method)
-    parts = [method.attribute(inputs, classes).cpu() for inputs, classes in held]
-    maps = torch.cat(parts)
+    mine: dict[int, Tensor] = {}
+    with agreed():
+        for number, (inputs, classes) in enumerate(held):
+            if is_mine(number):
+                mine[number] = method.attribute(inputs, classes).cpu()
+    numbered = {number: maps for part in gathered(mine) for number, maps in part.items()}
+    maps = torch.cat([numbered[number] for number in range(len(held))])
     maps = maps.abs() if absolute else maps
     return maps.sum(1) if maps.dim() == 4 else maps
 

@@ -16,7 +16,7 @@ from niwaki.criteria import Criterion, create
 from niwaki.data import Data, batches, check_same_classes
 from niwaki.errors import FallbackWarning, NiwakiError
 from niwaki.evaluation import warn_near_chance
-from niwaki.machine import check_alone
+from niwaki.processes import check_joined
 from niwaki.pruning import _loop
 from niwaki.pruning._limits import Limits
 from niwaki.pruning._loop import REPAIR, Job, Repair, State
@@ -121,7 +121,7 @@ def prune(
     >>> pruned.save("smaller")
     """
     if tune is not None:
-        check_alone("fine-tuning")
+        check_joined("fine-tuning")
     training = _training(tune)
     _check_tuning(schedule, validation, training, model)
     schedule.targets(keep)

@@ -19,9 +19,11 @@ from niwaki.data import Data, batches, check_labels, count
 from niwaki.errors import DataError, ModelError
 from niwaki.evaluation import accuracy
 from niwaki.machine import check_alone
+from niwaki.processes import check_joined, gathered
 from niwaki.progress import track
 from niwaki.propagation import check_logit
 from niwaki.pruning.repair._history import Epoch, Kept, Tuned
+from niwaki.pruning.repair._together import average_buffers, average_gradients, share_of
 from niwaki.ranges import (
     BATCH,
     BELOW_ONE,
@@ -124,6 +126,9 @@ def fine_tune(
 ) -> Tuned:
     """Train a network in place.
 
+    Processes that work together each take their share of every batch; gradients are those of whole
+    batches. Batch norms see the share alone, and what they have seen is averaged after each epoch.
+
     It may run while other threads train other networks. Dropout draws from torch's one generator,
     so that the same seed gives the same weights only where no other thread draws from it.
 
@@ -155,7 +160,7 @@ def fine_tune(
     ModelError
         If all parameters are frozen, or training diverges.
     """
-    check_alone("fine-tuning")
+    check_joined("fine-tuning")
     settings = settings or FineTune()
     if settings.distil > 0 and teacher is None:
         raise ValueError(f"distil = {settings.distil} needs a teacher")
@@ -166,11 +171,13 @@ def fine_tune(
     gpus = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.enable_grad():
         torch.manual_seed(settings.seed)
-        return _train(model, _loader(data, settings), settings, teacher, validation, device)
+        loader = share_of(_loader(data, settings))
+        return _train(model, loader, settings, teacher, validation, device)
 
 
 def run_loop(loop: Callable[[nn.Module, int], object], model: nn.Module, step: int) -> None:
     """Call a training loop of the user's, with torch's generators seeded by the step."""
+    check_alone("a training loop of your own")
     flags = [(p, p.requires_grad) for p in model.parameters()]
     device = next(model.parameters()).device
     gpus = [device.index or 0] if device.type == "cuda" else []
@@ -211,10 +218,12 @@ def _train(
                     output = model(inputs)
                 loss = _loss(output, inputs, labels, settings, teacher, precision)
                 optimizer.zero_grad(set_to_none=True)
-                precision.step(loss, optimizer)
+                precision.step(loss, optimizer, len(labels))
                 total += float(loss.detach()) * len(labels)
                 seen += len(labels)
                 progress.batch()
+            total, seen = map(sum, zip(*gathered((total, seen)), strict=True))
+            average_buffers(model)
             if not math.isfinite(total):
                 raise ModelError(
                     f"fine-tuning diverged in epoch {epoch}: the loss is not finite. Lower "
@@ -364,9 +373,10 @@ class _Precision:
         """Compute in fewer bits within a `with` block."""
         return torch.autocast(self._device, self._dtype, enabled=self._dtype is not None)
 
-    def step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Take one step down a loss."""
+    def step(self, loss: Tensor, optimizer: torch.optim.Optimizer, samples: int) -> None:
+        """Take one step down a loss, which is the mean over so many samples."""
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        average_gradients([p for group in optimizer.param_groups for p in group["params"]], samples)
         self._scaler.step(optimizer)
         self._scaler.update()
 

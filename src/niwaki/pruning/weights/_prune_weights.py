@@ -15,6 +15,7 @@ from niwaki.criteria import Criterion, Scores, create, score_weights
 from niwaki.data import Data, batches, check_same_classes
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
 from niwaki.evaluation import warn_near_chance
+from niwaki.processes import decided
 from niwaki.propagation import trace
 from niwaki.pruning._measure import Measure
 from niwaki.pruning._run import Run
@@ -154,13 +155,14 @@ def prune_weights(
             since = time.perf_counter()
             scores = score_weights(working, data, made, batch_size=batch_size)
             there = {layer: at == 0 for layer, at in gone.items()}
-            masks = select_weights(
+            selected = select_weights(
                 Scores({layer: scores[layer] for layer in gone}),
                 keep ** (step / steps),
                 over=over,
                 min_weights=min_weights,
                 among=there,
             )
+            masks = _decided(selected)
             for layer, mask in masks.items():
                 gone[layer][there[layer] & ~mask] = step
             working = mask_weights(working, masks)
@@ -181,6 +183,11 @@ def prune_weights(
             "repair": repair,
         },
     )
+
+
+def _decided(masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the masks of the first process, which follow from floating-point numbers."""
+    return decided(lambda: masks)
 
 
 def _stored(gone: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,190 @@
+"""Processes that are killed: the others end by themselves, and the next start ends unharmed.
+
+A launcher that starts a command again after a process has died (``torchrun --max-restarts``) does
+what these tests do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from launching import kill
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+INPUTS = ["tiny.py:build", "digits", "--weights", "weights.safetensors"]
+COMMANDS = {
+    "prune": "--keep 0.5 --steps 6 --references 6",
+    "prune --tune": "--keep 0.6 --steps 2 --references 4 --tune each --epochs 1",
+    "prune-weights": "--keep 0.2 --steps 5 --references 6",
+    "car": "--per-class 12",
+    "audit": "--limit 100 --heatmaps",
+    "evaluate": "--limit 24 --method gradient --method lrp.epsilon_plus --layers 2 --steps 4",
+}
+KILLS = 10  # of each command
+PATIENCE = 30  # seconds in which the others have to end
+TIMED = {"seconds", "ms", "lost", "Date", "date", "made", "time"}
+
+
+@pytest.fixture
+def out(launcher):
+    folder, run = launcher.place / "out", launcher.place / "out.run"
+    for path in (folder, run):
+        shutil.rmtree(path, ignore_errors=True)
+    yield folder
+    for path in (folder, run):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def numbers(folder: Path):
+    """Return what a command has found: plans, tables and tensors, without what a clock measures."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".safetensors":
+            found[name] = load_file(path)
+        elif path.suffix == ".json" and path.name != "run.json":
+            found[name] = json.loads(path.read_text())
+        elif path.is_file():
+            found[name] = None
+    return found
+
+
+def assert_alike(found, expected, where=""):
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for name in expected.keys() - TIMED:
+            assert_alike(found[name], expected[name], f"{where}/{name}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for place, pair in enumerate(zip(found, expected, strict=True)):
+            assert_alike(*pair, f"{where}/{place}")
+    elif isinstance(expected, torch.Tensor):
+        assert torch.allclose(found.double(), expected.double(), rtol=1e-5, atol=1e-6), where
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-6), where
+    else:
+        assert found == expected, where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_again_and_again_they_end_the_same(launcher, out, name):
+    chance, run = random.Random(name), launcher.place / "out.run"
+    command = [name.split()[0], *INPUTS, *COMMANDS[name].split(), "--out", "out"]
+    sizes = (2,) if "tune" in name else (2, 3)  # batch norms see the share of a process
+    before = sorted(launcher.place.iterdir())
+    began = time.monotonic()
+    assert launcher.run(command, 2) == [0, 0], launcher.said()
+    seconds = time.monotonic() - began
+    expected = numbers(out)
+    shutil.rmtree(out)
+    kills, starts, ranks = 0, 0, set()
+    while kills < KILLS:
+        starts += 1
+        assert starts < 6 * KILLS
+        count = chance.choice(sizes)
+        children = launcher.start(command, count)
+        wait_for(run, seconds)
+        time.sleep(chance.uniform(0, 0.8 * seconds))
+        doomed = children if chance.random() < 0.25 else [chance.choice(children)]
+        for child in doomed:
+            kill(child)
+        killed_at = time.monotonic()
+        codes = launcher.ended(children)
+        if -9 not in codes:  # it was too late
+            assert codes == [0] * count, [launcher.said(rank) for rank in range(count)]
+            assert_alike(numbers(out), expected)
+            shutil.rmtree(out)
+            continue
+        assert time.monotonic() - killed_at < PATIENCE, "the others wait for the dead"
+        told = [launcher.said(rank) for rank in range(count)]
+        assert sum("error:" in text for text in told) <= 1, told
+        assert not any("Traceback" in text for text in told), told
+        kills += 1
+        ranks.add("all" if doomed is children else children.index(doomed[0]))
+        if out.exists():  # all was written when it was killed
+            assert_alike(numbers(out), expected)
+            shutil.rmtree(out)
+    codes = launcher.run(command, 2)
+    assert codes == [0, 0], launcher.said()
+    assert_alike(numbers(out), expected)
+    left = sorted(set(launcher.place.iterdir()) - set(before) - {out})
+    assert not left, left
+    print(f"{name}: {kills} kills of {sorted(map(str, ranks))} in {starts} starts")
+
+
+def wait_for(path: Path, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not path.exists():
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_all_with_one_line(launcher, out, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", disk], check=False)
+    if made.returncode:
+        pytest.skip("no small disk can be mounted")
+    try:
+        for name in ("prune", "car", "audit"):
+            command = [name, *INPUTS, *COMMANDS[name].split(), "--out", str(disk / "out")]
+            assert launcher.run(command, 3) == [2] * 3, name
+            told = "".join(launcher.said(rank) for rank in range(3))
+            assert told.count("error:") == 1, told
+            assert "no space is left on the disk" in told
+            assert not (disk / "out").exists()
+            shutil.rmtree(disk / "out.run", ignore_errors=True)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["torn", "flipped", "gone"])
+def test_damaged_parts_are_computed_again(launcher, out, harm):
+    command = ["car", *INPUTS, "--per-class", "12", "--out", "out"]
+    assert launcher.run(command, 2) == [0, 0]
+    expected = numbers(out)
+    shutil.rmtree(out)
+    children = launcher.start(command, 2)
+    run = launcher.place / "out.run"
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not list(run.glob("*/*.safetensors")):
+        time.sleep(0.002)
+    for child in children:
+        kill(child)
+    launcher.ended(children)
+    for file in [path for path in run.glob("*/*") if path.name != "niwaki.lock"]:
+        data = bytearray(file.read_bytes())
+        if harm == "gone":
+            file.unlink()
+        elif harm == "torn":
+            file.write_bytes(data[: len(data) // 2])
+        else:
+            data[len(data) // 2] ^= 255
+            file.write_bytes(data)
+    assert launcher.run(command, 3) == [0] * 3, launcher.said()
+    assert_alike(numbers(out), expected)
+
+
+def test_two_runs_do_not_share_a_folder(launcher, out):
+    command = ["car", *INPUTS, "--per-class", "12", "--out", "out"]
+    first = launcher.start(command, 2)
+    wait_for(launcher.place / "out.run" / "niwaki.lock", 60)
+    assert launcher.run(command, 2) == [2, 2]
+    assert f"in use by process {first[0]}" in launcher.said(0) + launcher.said(1)
+    for child in first:
+        kill(child)
+    launcher.ended(first)
