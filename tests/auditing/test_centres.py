@@ -269,8 +269,7 @@ def test_a_network_that_reads_what_the_scanner_changes_is_named(drawn):
     assert finding.answer == "yes"
     assert "centre Bonn" in finding.sentence
     assert finding.cause.flips > finding.cause.control_flips + 0.05
-    normal = [place for place in finding.examples if found.material.labels[place] == 0]
-    assert len(normal) == len(finding.examples) == 8  # what gets the look is of the other class
+    assert (found.material.centres[list(finding.examples)] == "Bonn").all()
     assert found.centres.errors["normal"]["Bonn"][1] > found.centres.errors["normal"]["Aachen"][1]
     assert "Bonn" in found.centres.told()
     assert found.to_json()["centres"]["errors"]["tumour"]["Bonn"]["images"] > 100

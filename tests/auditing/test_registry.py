@@ -31,15 +31,24 @@ def evidence():
     """Images with a mark that a network looks at, a region, and training images without it."""
     tiles = draw_tissue(120, seed=5)
     marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.6, seed=1)
-    images = Described(tiles.images(pixels=marked.pixels), regions={"mark": marked.mask})
+    centres = np.random.default_rng(0).permutation(np.repeat(["left", "right"], 60))
+    images = Described(
+        tiles.images(pixels=marked.pixels), regions={"mark": marked.mask}, centres=centres
+    )
     material = gather(Coloured(), images, method="lrp.epsilon")
     learned = gather_training(material, draw_tissue(120, seed=6).images())
-    return Evidence(material, tuple(find_strategies(material)), learned)
+    accepted = np.flatnonzero(marked.chosen)[:10]
+    strategies = tuple(find_strategies(material))
+    return Evidence(material, strategies, learned, {"mark": accepted})
 
 
 @pytest.fixture(scope="module")
 def every(evidence):
-    return examine(evidence.material, training=evidence.training)
+    return examine(
+        evidence.material,
+        training=evidence.training,
+        confirmed={name: found.tolist() for name, found in evidence.confirmed.items()},
+    )
 
 
 @pytest.mark.parametrize("name", question_names())
@@ -114,8 +123,11 @@ def test_a_question_of_ones_own_is_asked_like_the_others(tiles, monkeypatch):
 @pytest.mark.parametrize(
     ("chosen", "told"),
     [
-        (["positoin"], r"no question 'positoin'; did you mean position or region\? All: colour,"),
-        ([], "no question is chosen; there are colour, position"),
+        (
+            ["positoin"],
+            r"no question 'positoin'; did you mean position or region\? All: centre,",
+        ),
+        ([], "no question is chosen; there are centre, colour, confirmed, position"),
     ],
 )
 def test_questions_that_do_not_exist_are_refused_before_any_work(tiles, chosen, told):

@@ -16,9 +16,11 @@ from niwaki.auditing._annotations import (
     rank_accuracy,
 )
 from niwaki.auditing._audit import audit, examine
+from niwaki.auditing._candidates import STRIP, Candidate, read_confirmed, write_candidates
 from niwaki.auditing._centre_table import Centres
 from niwaki.auditing._centres import robustness_index
 from niwaki.auditing._comparison import before_and_after, markdown, side_by_side
+from niwaki.auditing._concepts import Concept, concept_of
 from niwaki.auditing._finding import MATTERS, Finding
 from niwaki.auditing._interventions import (
     Cause,
@@ -27,8 +29,9 @@ from niwaki.auditing._interventions import (
     compare_regions,
     filled,
 )
-from niwaki.auditing._latent import Latent
+from niwaki.auditing._latent import Latent, latent_of
 from niwaki.auditing._material import Material, gather
+from niwaki.auditing._odd_filters import odd_filters
 from niwaki.auditing._power import ANSWERS, POWER, Power
 from niwaki.auditing._question import Evidence, Question, question
 from niwaki.auditing._question import describe as describe_question
@@ -47,6 +50,7 @@ from niwaki.auditing._statistics import (
 )
 from niwaki.auditing._training import Training, gather_training
 from niwaki.auditing._virelay import Collection, collect, write_analysis, write_project
+from niwaki.auditing._watch import Watched, watch
 from niwaki.auditing.questions import foreign, zones
 from niwaki.auditing.remedies._data_sets import Inpainted, Relabelled, Shifted, Spread, balanced
 from niwaki.auditing.remedies._project_out import artefact_direction, project_out
@@ -61,12 +65,15 @@ __all__ = [
     "ANSWERS",
     "MATTERS",
     "POWER",
+    "STRIP",
     "Audit",
+    "Candidate",
     "Cause",
     "CellScores",
     "Centres",
     "Cluster",
     "Collection",
+    "Concept",
     "ErrorRates",
     "Evidence",
     "Finding",
@@ -83,6 +90,7 @@ __all__ = [
     "Strategies",
     "Training",
     "Trial",
+    "Watched",
     "artefact_direction",
     "auc",
     "audit",
@@ -93,6 +101,7 @@ __all__ = [
     "collect",
     "compare_changes",
     "compare_regions",
+    "concept_of",
     "describe_question",
     "discs",
     "examine",
@@ -103,13 +112,16 @@ __all__ = [
     "gather_training",
     "group_test",
     "holm",
+    "latent_of",
     "markdown",
     "mass_accuracy",
+    "odd_filters",
     "project_out",
     "prune_artefact",
     "question",
     "question_names",
     "rank_accuracy",
+    "read_confirmed",
     "robustness_index",
     "shift_test",
     "side_by_side",
@@ -117,7 +129,9 @@ __all__ = [
     "specificity",
     "spectral",
     "stains",
+    "watch",
     "write_analysis",
+    "write_candidates",
     "write_project",
     "zones",
 ]

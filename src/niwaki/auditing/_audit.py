@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
+from niwaki.auditing._candidates import Candidate, find_candidates, places_of
 from niwaki.auditing._centre_table import centres_of
 from niwaki.auditing._echoes import with_echoes
 from niwaki.auditing._finding import decide
@@ -22,7 +23,7 @@ from niwaki.auditing._stains import by_stain
 from niwaki.auditing._statistics import auc
 from niwaki.auditing._training import Training, gather_training
 from niwaki.data import check_same_classes
-from niwaki.errors import DataError, NearChanceWarning
+from niwaki.errors import DataError, NearChanceWarning, NiwakiError
 from niwaki.evaluation import near_chance
 from niwaki.progress import track
 from niwaki.ranges import BATCH, SEED, SOME, checked
@@ -41,6 +42,7 @@ def audit(
     seed: int = 0,
     tissue: bool = False,
     training: Dataset[Any] | None = None,
+    confirmed: Mapping[str, Sequence[Any]] | None = None,
     questions: Sequence[str] | None = None,
     folder: Folder = None,
     **options: Any,
@@ -73,6 +75,10 @@ def audit(
         The images that the network learned from, if `data` are others: asks as well whether some of
         `data` are unlike any of them, a kind of image that training lacks. If `data` come with
         groups, these have to, named alike.
+    confirmed : mapping of str to sequence, optional
+        Images that a person has seen to have a thing that they should not be known by, by its name:
+        names of their files, or their numbers in `data`. See `Audit.candidates` and
+        `read_confirmed`.
     questions : sequence of str, optional
         Those to ask, of `niwaki.auditing.question_names`; default: all. Each has random numbers of
         its own, and p-values are corrected for all that are asked.
@@ -118,7 +124,7 @@ def audit(
     if training is not None:
         place = within(folder, "training")
         learned = gather_training(material, training, limit=limit, seed=seed, folder=place)
-    return _examine(material, chosen, seed, tissue, learned, started)
+    return _examine(material, chosen, seed, tissue, learned, started, confirmed or {})
 
 
 @checked(seed=SEED)
@@ -128,13 +134,16 @@ def examine(
     seed: int = 0,
     tissue: bool = False,
     training: Training | None = None,
+    confirmed: Mapping[str, Sequence[Any]] | None = None,
     questions: Sequence[str] | None = None,
 ) -> Audit:
     """Ask questions to images and heatmaps that are there already; see `audit`.
 
     Of the images that the network learned from, `gather_training` knows what is needed.
     """
-    return _examine(material, choose(questions), seed, tissue, training, time.perf_counter())
+    return _examine(
+        material, choose(questions), seed, tissue, training, time.perf_counter(), confirmed
+    )
 
 
 def _examine(
@@ -144,12 +153,13 @@ def _examine(
     tissue: bool,
     training: Training | None,
     started: float,
+    confirmed: Mapping[str, Sequence[Any]] | None = None,
 ) -> Audit:
     said = near_chance(material.outputs.argmax(1), material.labels)
     if said:
         warnings.warn(f"audit: {said}", NearChanceWarning, stacklevel=3)
     strategies = tuple(find_strategies(material, seed=seed))
-    evidence = Evidence(material, strategies, training)
+    evidence = Evidence(material, strategies, training, places_of(material, confirmed or {}))
     findings = [
         finding
         for asked in track(questions, "asking")
@@ -166,7 +176,16 @@ def _examine(
         time.perf_counter() - started,
         seed,
         centres_of(evidence),
+        _candidates(evidence, seed),
     )
+
+
+def _candidates(evidence: Evidence, seed: int) -> tuple[Candidate, ...]:
+    """Return groups of images for a person to judge; none where nothing is known of the inside."""
+    try:
+        return find_candidates(evidence.material, evidence.latent, seed)
+    except NiwakiError:
+        return ()
 
 
 def _check_classes(labels: Sequence[int] | NDArray[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,19 +52,39 @@ def outputs_moved(material: Material, layer: str, steps: Array) -> Array:
     steps : ndarray
         For each image, shape (N, C).
     """
-    said = []
-    current = torch.zeros(0)
 
-    def move(module: nn.Module, _: Any, output: Tensor) -> Tensor:
-        step = current.to(output)
+    def move(output: Tensor, block: Array) -> Tensor:
+        step = torch.from_numpy(steps[block]).to(output)
         return output + (step[:, :, None, None] if output.dim() == 4 else step)
 
-    handle = material.model.get_submodule(layer).register_forward_hook(move)
+    return outputs_changed(material, layer, move)
+
+
+def outputs_changed(
+    material: Material, layer: str, change: Callable[[Tensor, Array], Tensor]
+) -> Array:
+    """Return what the network says of all images if the output of a layer is changed.
+
+    Parameters
+    ----------
+    material : Material
+        The images.
+    layer : str
+        Name of a module.
+    change : callable
+        From its output on a batch, and the positions of the batch's images, to another output.
+    """
+    said = []
+    current = np.zeros(0, int)
+    handle = material.model.get_submodule(layer).register_forward_hook(
+        lambda module, _, output: change(output, current)
+    )
     try:
         with torch.no_grad():
-            for block in blocks(len(material), material.batch_size):
-                current = torch.from_numpy(steps[block])
-                said.append(material.model(material.inputs[block].to(material.device)).cpu())
+            for block in blocks(np.arange(len(material)), material.batch_size):
+                current = block
+                shown = material.inputs[torch.as_tensor(block)].to(material.device)
+                said.append(material.model(shown).cpu())
     finally:
         handle.remove()
     found: Array = torch.cat(said).double().numpy()

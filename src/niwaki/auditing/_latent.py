@@ -31,6 +31,8 @@ class Latent:
         In the order of the network.
     activity : dict of str to ndarray
         Mean output of each channel, behind its norm and activation, shape (N, channels).
+    peak : dict of str to ndarray
+        The largest output of each channel over space, likewise: a small thing shows there.
     relevance : dict of str to ndarray
         Relevance of each channel for the class that the network says, as a share of the layer's
         absolute relevance, shape (N, channels).
@@ -40,6 +42,7 @@ class Latent:
 
     layers: tuple[str, ...]
     activity: dict[str, Array]
+    peak: dict[str, Array]
     relevance: dict[str, Array]
     outputs: Array
 
@@ -103,6 +106,7 @@ def look_inside(model: nn.Module, inputs: Tensor, dimension: dict[str, int]) -> 
     return Latent(
         layers,
         {name: seen.active[name].numpy() for name in layers},
+        {name: seen.peak[name].numpy() for name in layers},
         {name: seen.carried[name].numpy() for name in layers},
         said.double().cpu().numpy(),
     )
@@ -114,6 +118,7 @@ def joined(parts: Sequence[Latent]) -> Latent:
     return Latent(
         layers,
         {name: np.concatenate([part.activity[name] for part in parts]) for name in layers},
+        {name: np.concatenate([part.peak[name] for part in parts]) for name in layers},
         {name: np.concatenate([part.relevance[name] for part in parts]) for name in layers},
         np.concatenate([part.outputs for part in parts]),
     )
@@ -125,15 +130,16 @@ class _PerChannel:
     def __init__(self, dimension: dict[str, int]) -> None:
         self._dimension = dimension
         self.active: dict[str, Tensor] = {}
+        self.peak: dict[str, Tensor] = {}
         self.carried: dict[str, Tensor] = {}
 
     def output(self, operation: Operation, output: Tensor) -> None:
         """Keep the mean; that behind a norm comes later and takes its place."""
         name = operation.layer
         if name in self._dimension:
-            others = self._others(name, output)
-            mean = output.detach().mean(others) if others else output.detach()
-            self.active[name] = mean.double().cpu()
+            others, values = self._others(name, output), output.detach().double()
+            self.active[name] = (values.mean(others) if others else values).cpu()
+            self.peak[name] = (values.amax(others) if others else values).cpu()
 
     def activation(self, operation: Operation, output: Tensor) -> None:
         """Keep the mean behind the activation in its place."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import tries_of
@@ -33,11 +34,14 @@ class Evidence:
         Clusters of these heatmaps.
     training : Training or None
         The images that the network learned from, if they are known.
+    confirmed : dict of str to ndarray
+        Positions of images that a person accepted as having a thing, by its name.
     """
 
     material: Material
     strategies: tuple[Strategies, ...] = ()
     training: Training | None = None
+    confirmed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @cached_property
     def tries(self) -> dict[int, Tries]:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from niwaki import models
+from niwaki.auditing._candidates import Candidate
 from niwaki.auditing._centre_table import Centres
 from niwaki.auditing._finding import ALPHA, MATTERS, Finding
 from niwaki.auditing._material import Material
@@ -44,6 +45,8 @@ class Audit:
         Of everything that was drawn.
     centres : Centres or None
         What is known of centres, if they are.
+    candidates : tuple of Candidate
+        Groups of images that are unlike the rest inside the network, for a person to judge.
     """
 
     findings: tuple[Finding, ...]
@@ -56,6 +59,7 @@ class Audit:
     seconds: float
     seed: int = 0
     centres: Centres | None = None
+    candidates: tuple[Candidate, ...] = ()
 
     @property
     def caution(self) -> str | None:
@@ -154,6 +158,7 @@ class Audit:
             "findings": [self._told(finding) for finding in self.findings],
             "stains": self.stains,
             "centres": None if self.centres is None else self.centres.to_json(),
+            "candidates": [found.to_json(self.material) for found in self.candidates],
             "strategies": [found.to_json(self.material.class_names) for found in self.strategies],
             "seconds": round(self.seconds, 1),
         }

@@ -232,14 +232,36 @@ def find_strategies(
     return found
 
 
-def _cluster(
-    material: Material, features: Array, members: Array, label: int, kind: str, seed: int
-) -> Strategies:
+def clustered(
+    features: Array, labels: Array, label: int, seed: int = 0
+) -> tuple[tuple[Cluster, ...], Array, Array, Array]:
+    """Cluster the images of a class by vectors of length 1.
+
+    Parameters
+    ----------
+    features : ndarray
+        Of all images, shape (N, features).
+    labels : ndarray
+        Shape (N,).
+    label : int
+        The class.
+    seed : int
+        Of k-means.
+
+    Returns
+    -------
+    clusters : tuple of Cluster
+        The oddest first.
+    assigned : ndarray
+        Number of each of the class's images' cluster.
+    values, vectors : ndarray
+        See `spectral`.
+    """
     from sklearn import config_context
     from sklearn.cluster import KMeans
-    from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_samples
 
+    members = np.flatnonzero(labels == label)
     own = features[members]
     values, vectors = spectral(own)
     count = _eigengap(values)
@@ -248,7 +270,7 @@ def _cluster(
     assigned = KMeans(count, n_init=10, random_state=seed).fit_predict(rows)
     with config_context(working_memory=64):
         silhouette = silhouette_samples(rows, assigned)
-    same = (material.labels[_neighbours(own, features)] == label).mean(1)
+    same = (labels[_neighbours(own, features)] == label).mean(1)
     # Mean products with many vectors are products with their mean.
     overall = float(own.mean(0) @ own.mean(0))
     clusters = []
@@ -265,13 +287,22 @@ def _cluster(
                 float(same[inside].mean()),
             )
         )
+    clusters.sort(key=lambda cluster: -cluster.oddness)
+    return tuple(clusters), assigned, values, vectors
+
+
+def _cluster(
+    material: Material, features: Array, members: Array, label: int, kind: str, seed: int
+) -> Strategies:
+    from sklearn.manifold import TSNE
+
+    clusters, assigned, values, vectors = clustered(features, material.labels, label, seed)
     perplexity = min(30.0, (len(members) - 1) / 3)
     plane = TSNE(
         2, perplexity=perplexity, init="pca", random_state=seed, max_iter=300
-    ).fit_transform(vectors[:, : max(count, 8)])
-    clusters.sort(key=lambda cluster: -cluster.oddness)
+    ).fit_transform(vectors[:, : max(len(clusters), 8)])
     return Strategies(
-        label, kind, members, tuple(clusters), assigned, values, vectors, plane.astype(float)
+        label, kind, members, clusters, assigned, values, vectors, plane.astype(float)
     )
 
 

@@ -97,6 +97,25 @@ def audit_command(
             show_default=False,
         ),
     ] = None,
+    confirm: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="candidates.csv of an audit of the same images, with yes beside those that show "
+            "what they should not be known by: finds the others, and asks whether answers hang on "
+            "it.",
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REFERENCE",
+            help="Images on which the network is known to work, as DATA. Asks no questions, but "
+            "says which images of DATA, which need no labels, get their answer in an unusual way.",
+            show_default=False,
+        ),
+    ] = None,
     heatmaps: Annotated[
         bool,
         typer.Option(
@@ -124,8 +143,9 @@ def audit_command(
 
     Writes a page (index.html), audit.json and the pictures.
     """
-    from niwaki.auditing import audit
+    from niwaki.auditing import audit, read_confirmed
     from niwaki.cli._audit_demo import run_demo
+    from niwaki.cli._audit_watch import run_watch
     from niwaki.data import Described, Masks, groups_named
     from niwaki.report import write_audit
 
@@ -133,7 +153,13 @@ def audit_command(
         context, "Audit", model=model, data=data, seed=common.seed, device=common.device
     )
     masks = _regions(region or [])
-    common.check_output(out, model, data, training, files=[folder for _, folder in masks])
+    common.check_output(
+        out,
+        model,
+        data,
+        training,
+        files=[folder for _, folder in masks] + ([confirm] if confirm else []),
+    )
     if demo:
         check_alone("niwaki audit --demo")
         if model or data or training:
@@ -146,6 +172,15 @@ def audit_command(
         return
     if not model or not data:
         raise NiwakiError("give MODEL and DATA, or --demo")
+    if watch:
+        watched = run_watch(model, data, watch, out, common, limit=limit, slides=slides, made=made)
+        if common.as_json:
+            typer.echo(json.dumps(watched.to_json(), indent=2))
+        else:
+            o.console().print(str(watched))
+            o.console().print(f"wrote {out / 'watch.html'}")
+        _end(fail_on_finding and watched.p_more < 0.05)
+        return
     work = common.workplace(out)
     loaded = common.load(model)
     loaded, images, learned = _open(loaded, data, training, common)
@@ -170,6 +205,7 @@ def audit_command(
             seed=common.seed,
             tissue=tissue or data == "tissue",
             training=known,
+            confirmed=read_confirmed(confirm) if confirm else None,
             questions=[name.strip() for name in questions.split(",")] if questions else None,
             folder=work,
         )

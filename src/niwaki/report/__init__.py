@@ -24,6 +24,7 @@ from niwaki.report._report import write_report
 from niwaki.report._sheets import contact_sheet
 from niwaki.report._slide_overview import slide_overview
 from niwaki.report._slide_viewer import write_slide_viewer
+from niwaki.report._watch_page import write_watch
 
 __all__ = [
     "HeatmapFiles",
@@ -55,5 +56,6 @@ __all__ = [
     "slide_overview",
     "write_audit",
     "write_slide_viewer",
+    "write_watch",
     "write_report",
 ]

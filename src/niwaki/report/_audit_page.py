@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from niwaki.auditing import Audit, side_by_side
+from niwaki.auditing import Audit, side_by_side, write_candidates
 from niwaki.files import write_json
 from niwaki.report._audit_clusters import write_clusters
 from niwaki.report._audit_examples import examples_of
-from niwaki.report._audit_pictures import plot_examples, plot_maps, plot_stains, plot_strategies
+from niwaki.report._audit_pictures import (
+    plot_examples,
+    plot_maps,
+    plot_stains,
+    plot_strategies,
+    plot_strip,
+)
 from niwaki.report._pictures import Pictures
 from niwaki.report._report import write_report
 from niwaki.report._run_folder import PROVENANCE
@@ -95,8 +101,25 @@ def _shown(home: Path, number: int, name: str, audit: Audit, pictures: Pictures)
         "classes": [audit.material.class_names[label] for label in audit.maps],
         "stains": f"{prefix}stains.png" if audit.stains else None,
         "clusters": write_clusters(audit, f"clusters/{number}", pictures),
+        "strips": _strips(home, prefix, audit),
+        "table_of_candidates": f"{prefix}candidates.csv",
         "side": max(audit.material.pixels.shape[-2:]),
     }
+
+
+def _strips(home: Path, prefix: str, audit: Audit) -> list[dict[str, str]]:
+    """Draw the groups for a person to judge, and write the table in which that is done."""
+    if not audit.candidates:
+        return []
+    write_candidates(home / f"{prefix}candidates.csv", audit.candidates, audit.material)
+    strips = []
+    for candidate in audit.candidates:
+        file = f"{prefix}candidate-{_slug(candidate.name)}.png"
+        plot_strip(home / file, audit, candidate)
+        what = "alike in" if candidate.kind == "group" else "unlike all others in"
+        words = f"{candidate.name}: {candidate.count} images, {what} the channels of "
+        strips.append({"title": f"{words}{candidate.layer} that carry the answer", "picture": file})
+    return strips
 
 
 def _made(audits: Mapping[str, Audit]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from niwaki.auditing import Audit, Finding, Strategies
+from niwaki.auditing import STRIP, Audit, Candidate, Finding, Strategies
 from niwaki.report._colours import overlay, picture
 from niwaki.report._figures import save_figure
 
@@ -139,6 +139,37 @@ def plot_strategies(path: str | Path, audit: Audit, strategies: Strategies) -> N
                 axis.set_title("most typical images", fontsize=8, pad=3, loc="left")
             _bare(axis)
     figure.subplots_adjust(0.01, 0.3 / height, 0.995, 1 - 0.25 / height)
+    save_figure(path, figure)
+
+
+def plot_strip(path: str | Path, audit: Audit, candidate: Candidate) -> None:
+    """Draw the images of a candidate, and those of the class that come next, by their rank.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the PNG goes.
+    audit : Audit
+        Has the images.
+    candidate : Candidate
+        One of its groups for a person to judge.
+    """
+    places = candidate.positions[:STRIP]
+    across = 10
+    down = -(-len(places) // across)
+    figure = Figure(figsize=(across, 2 * down), dpi=110)
+    axes = figure.subplots(2 * down, across, squeeze=False)
+    for axis in axes.ravel():
+        axis.axis("off")
+    for rank, place in enumerate(places):
+        row, column = 2 * (rank // across), rank % across
+        heat = torch.from_numpy(audit.material.relevance[place])
+        image = audit.material.pixels[place]
+        axes[row, column].imshow(picture(image), interpolation="nearest")
+        axes[row + 1, column].imshow(overlay(image, heat), interpolation="nearest")
+        own = "" if rank < candidate.count else " (next)"
+        axes[row, column].set_title(f"{rank + 1}{own}", fontsize=7, pad=2)
+    figure.subplots_adjust(0.005, 0.01, 0.995, 0.95, wspace=0.04, hspace=0.06)
     save_figure(path, figure)
 
 

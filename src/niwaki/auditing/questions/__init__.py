@@ -2,6 +2,7 @@
 
 from niwaki.auditing.questions._centre import find_centres
 from niwaki.auditing.questions._colour import find_colours, foreign
+from niwaki.auditing.questions._confirmed import find_confirmed
 from niwaki.auditing.questions._position import find_positions, zones
 from niwaki.auditing.questions._quality import find_qualities
 from niwaki.auditing.questions._region import find_regions
@@ -11,6 +12,7 @@ from niwaki.auditing.questions._training import find_missing
 __all__ = [
     "find_centres",
     "find_colours",
+    "find_confirmed",
     "find_missing",
     "find_positions",
     "find_qualities",

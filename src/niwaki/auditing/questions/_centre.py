@@ -119,6 +119,7 @@ def _of_class(case: _Case, label: int, rng: np.random.Generator) -> Iterator[Fin
     names = np.unique(case.centres)
     centre = max(names, key=lambda name: toward[case.centres == name].mean())
     is_centre = case.centres == centre
+    own = np.flatnonzero(is_centre & (material.labels == label))
     recipients = np.flatnonzero(~is_centre & (material.labels != label))
     who = material.class_names[label]
     effect, effect_name, p = _seen(case, label, is_centre, centre, rng)
@@ -136,7 +137,8 @@ def _of_class(case: _Case, label: int, rng: np.random.Generator) -> Iterator[Fin
             effect_name=effect_name,
             smallest=SMALLEST,
             p_seen=p,
-            having=tuple(case.kept[is_centre].tolist()),
+            examples=tuple(case.kept[own[np.argsort(-toward[own])[:8]]].tolist()),
+            having=tuple(case.kept[own].tolist()),
             power=of_centre(len(recipients), slides, tries, ways, TRIED),
             numbers={"images_of_centre": float(is_centre.sum())},
         )
@@ -180,24 +182,21 @@ def _seen(
 
 
 def _tried(
-    case: _Case, finding: Finding, centre: str, tried: Array, given: tuple[Cause, Array] | None
+    case: _Case, finding: Finding, centre: str, tried: Array, cause: Cause | None
 ) -> Finding:
-    if given is None:
+    if cause is None:
         return replace(
             finding,
             power=Power(len(tried), _never),
             note="Not tried: each class comes from centres of its own, so that features of the "
             "centre cannot be told from those of the class.",
         )
-    cause, after = given
-    who, part = case.material.class_names[finding.label], case.material.select(tried)
-    fall = margins(part.outputs, part.labels) - margins(after, part.labels)
+    who = case.material.class_names[finding.label]
     changed = finding.key.endswith("features")
     what = "features that tell the centre" if changed else "stain and sharpness"
     return replace(
         finding,
         cause=cause,
-        examples=tuple(case.kept[tried[np.argsort(-fall)[:8]]].tolist()),
         sentence=f"The network takes images for class {who!r} because they look as if they came "
         f"from centre {centre}. Given its {what}, {cause.flips:.0%} of the other classes' images "
         f"from elsewhere turn wrong; by changes of the same size in random directions, "
@@ -207,9 +206,7 @@ def _tried(
     )
 
 
-def _look_given(
-    case: _Case, is_centre: Array, tried: Array, rng: np.random.Generator
-) -> tuple[Cause, Array]:
+def _look_given(case: _Case, is_centre: Array, tried: Array, rng: np.random.Generator) -> Cause:
     """Put the centre's stain and sharpness on images, and as large changes at random."""
     material = case.material
     plain = material.pixels[torch.as_tensor(tried)]
@@ -229,7 +226,7 @@ def _look_given(
             change[mine] = _as_large(own, found.turned(rng).put_on(own), given)
     part = material.select(tried)
     outputs = np.stack([part.ask(change) for change in changes])
-    return compare_outputs(part, outputs, rng, slides=True), outputs[0]
+    return compare_outputs(part, outputs, rng, slides=True)
 
 
 def _as_large(own: Tensor, changed: Tensor, given: Tensor) -> Tensor:
@@ -242,7 +239,7 @@ def _as_large(own: Tensor, changed: Tensor, given: Tensor) -> Tensor:
 
 def _features_given(
     case: _Case, is_centre: Array, tried: Array, rng: np.random.Generator
-) -> tuple[Cause, Array] | None:
+) -> Cause | None:
     """Move the last hidden layer's channels to the centre, and as far in random directions."""
     material, means = case.material, case.means
     if means is None:
@@ -261,7 +258,7 @@ def _features_given(
         )[:, None]
     part = material.select(tried)
     outputs = np.stack([outputs_moved(part, case.layer, step) for step in steps])
-    return compare_outputs(part, outputs, rng, slides=True), outputs[0]
+    return compare_outputs(part, outputs, rng, slides=True)
 
 
 def _errors(case: _Case, label: int, rng: np.random.Generator) -> Finding:
@@ -295,19 +292,24 @@ def _errors(case: _Case, label: int, rng: np.random.Generator) -> Finding:
     here, elsewhere = float(wrong[inside].mean()), float(wrong[~inside].mean())
     ways = exchange.arrangements(names[worst])
     places = case.kept[mine]
-    return replace(
+    finding = replace(
         finding,
         title=f"errors on images of centre {names[worst]} (class {who})",
         effect=min(here / max(elsewhere, 1e-9), 99.0),
         p_seen=p,
-        cause=ErrorRates(here, elsewhere, here, elsewhere, p, len(mine)),
-        smallest_drop=elsewhere + _MORE_ERRORS,
         examples=tuple(places[inside & wrong][:8].tolist()),
         having=tuple(places[inside].tolist()),
         ordinary=tuple(places[~inside & ~wrong][:8].tolist()),
         power=of_centre_errors(
             int(inside.sum()), int((~inside).sum()), elsewhere, ways, material.draws
         ),
+    )
+    if not finding.suspicious():
+        return finding
+    return replace(
+        finding,
+        cause=ErrorRates(here, elsewhere, here, elsewhere, p, len(mine)),
+        smallest_drop=elsewhere + _MORE_ERRORS,
         sentence=f"Of the images of class {who!r} from centre {names[worst]}, the network gets "
         f"{here:.0%} wrong; of those from elsewhere, {elsewhere:.0%}.",
         advice="See what differs at this centre (scanner, stain, patients), and add its images of "

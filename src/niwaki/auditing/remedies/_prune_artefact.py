@@ -105,6 +105,8 @@ def prune_artefact(
     clean: tuple[Tensor, Tensor],
     *,
     tolerance: float = 0.01,
+    scores: Scores | None = None,
+    rebuilt: bool = False,
 ) -> PrunedArtefact:
     """Remove the units that an artefact's relevance passes and that of other images does not.
 
@@ -124,6 +126,13 @@ def prune_artefact(
         Inputs that do not have it, and their classes, of all classes.
     tolerance : float
         AUC on clean images that may be lost.
+    scores : Scores, optional
+        The order in which units go, highest first, as far as it is above 0, such as `odd_filters`;
+        default: `specificity`.
+    rebuilt : bool
+        Whether the layers that are left are fitted, after each trial's removal, to what the given
+        network computes on the clean images (`niwaki.pruning.rebuild`): accuracy comes back, and
+        the artefact does not, as these images lack it.
 
     Raises
     ------
@@ -139,7 +148,7 @@ def prune_artefact(
             f"{tuple(without.shape)}; give the same images in the same order"
         )
     models.check(model)
-    scores = specificity(model, artefact, clean)
+    scores = scores or specificity(model, artefact, clean)
     order = _order(copy.deepcopy(model), inputs[:1], scores)
     if not order:
         raise NothingToPruneError("no unit may go that sees the artefact more than other images")
@@ -153,6 +162,8 @@ def prune_artefact(
             break
         smaller = copy.deepcopy(model)
         pruning.operate(smaller, inputs[:2], removals)
+        if rebuilt:
+            pruning.rebuild(smaller, model, clean, pruning.Plan((removals,)))
         networks.append((smaller, removals))
         trials.append(_try(smaller, count, inputs, without, labels, clean))
     best = max(trial.auc for trial in trials)

@@ -59,6 +59,10 @@ def clusters(run: RunFolder) -> Section | None:
             "stains": run.picture(shown["stains"]),
             "pixels": shown["side"] <= 64,
             "clusters": (_strategies(run, found) for found in shown["clusters"]),
+            "strips": [
+                {**one, "picture": run.picture(one["picture"])} for one in shown.get("strips", ())
+            ],
+            "table_of_candidates": shown.get("table_of_candidates"),
         }
         for _, shown in read[0]
     ]

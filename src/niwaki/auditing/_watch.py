@@ -1,0 +1,260 @@
+"""Watch: which predictions on new images, without labels, are made in an unusual way."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import binom
+from torch import nn
+from torch.utils.data import Dataset, Subset
+
+from niwaki import models
+from niwaki.auditing._explaining import class_names_of, explaining, groups_of, names_of, sample
+from niwaki.auditing._latent import Latent, channels_of, joined, look_inside
+from niwaki.auditing._usual import FEWEST, Usual, usual_of
+from niwaki.data import batches, check_labels
+from niwaki.errors import DataError
+from niwaki.files import write_json, write_text
+from niwaki.ranges import BATCH, INSIDE, SEED, SOME, checked
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """How usual the predictions on new images are.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the images: their files, or their numbers.
+    said : ndarray
+        The class that the network says, shape (N,).
+    likelihood : ndarray
+        Logarithm of the likelihood of the channels' relevance under the mixture of this class,
+        shape (N,); NaN where the reference has too few images of the class.
+    p : ndarray
+        Share of the held-out images of the reference, said to be of this class, that are as
+        unlikely, shape (N,): what a usual image has is even between 0 and 1.
+    level : float
+        An image is odd whose p is at most this: as many usual images are called odd.
+    class_names : tuple of str
+        One per output.
+    learned, held_out : dict of int to int
+        By class how many images of the reference the mixture and the threshold are made of.
+    """
+
+    names: tuple[str, ...]
+    said: Array
+    likelihood: Array
+    p: Array
+    level: float
+    class_names: tuple[str, ...]
+    learned: dict[int, int]
+    held_out: dict[int, int]
+
+    @property
+    def odd(self) -> Array:
+        """Which predictions are made in an unusual way, shape (N,), bool."""
+        found: Array = self.p <= self.level
+        return found
+
+    @property
+    def judged(self) -> int:
+        """Of how many images it can be said."""
+        return int(np.isfinite(self.p).sum())
+
+    @property
+    def p_more(self) -> float:
+        """Probability that as many of usual images, which are independent, are called odd."""
+        return float(binom.sf(int(self.odd.sum()) - 1, self.judged, self.level))
+
+    def order(self) -> Array:
+        """Return positions, the oddest first; those that nothing is known of come last."""
+        found: Array = np.lexsort((np.nan_to_num(self.likelihood), np.nan_to_num(self.p, nan=2.0)))
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each image, the oddest first."""
+        return [
+            {
+                "image": self.names[place],
+                "said": self.class_names[self.said[place]],
+                "log_likelihood": _plain(self.likelihood[place]),
+                "p": _plain(self.p[place]),
+                "odd": bool(self.odd[place]) if np.isfinite(self.p[place]) else None,
+            }
+            for place in self.order()
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "images": len(self.names),
+            "judged": self.judged,
+            "odd": int(self.odd.sum()),
+            "level": self.level,
+            "p_more": self.p_more,
+            "reference": {
+                self.class_names[label]: {"learned": n, "held_out": self.held_out[label]}
+                for label, n in self.learned.items()
+            },
+            "rows": self.rows(),
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``watch.csv`` and ``watch.json`` into a folder."""
+        lines = io.StringIO()
+        table = csv.DictWriter(
+            lines, ["image", "said", "log_likelihood", "p", "odd"], lineterminator="\n"
+        )
+        table.writeheader()
+        table.writerows(self.rows())
+        write_text(Path(folder) / "watch.csv", lines.getvalue())
+        write_json(Path(folder) / "watch.json", self.to_json())
+
+    def __str__(self) -> str:
+        said = (
+            f"{int(self.odd.sum())} of {self.judged} predictions are made in an unusual way; of "
+            f"images like the reference it would be {self.level:.0%}"
+        )
+        said += f" (p = {self.p_more:.2g})." if self.judged else "."
+        if missing := len(self.names) - self.judged:
+            said += f" Of {missing} nothing can be said: the reference lacks images of their class."
+        return said
+
+
+@checked(level=INSIDE, limit=SOME, batch_size=BATCH, seed=SEED)
+def watch(
+    model: nn.Module,
+    reference: Dataset[Any],
+    data: Dataset[Any],
+    *,
+    level: float = 0.05,
+    limit: int | None = 2000,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Watched:
+    """Say of each new image whether the network's answer is carried by the usual channels.
+
+    For each class that the network says, a Gaussian mixture describes which channels carry that
+    answer on a reference (PCX, Dreyer et al. 2024, "Understanding the (extra-)ordinary"); the
+    likelihood of a new image is compared with those of other images of the reference, which the
+    mixture has not seen. No labels of the new images are needed, and nothing is said about whether
+    answers are right.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, returning shape (N, classes). Never changed.
+    reference : Dataset
+        Images on which the network is known to work, such as those that it was validated on; with
+        labels only those that are right count. Images of a slide (`niwaki.data.Described`) are
+        kept together: other slides are held out.
+    data : Dataset
+        New images. Labels are not looked at.
+    level : float
+        Share of usual images that are called odd.
+    limit : int, optional
+        Largest number of images of the reference; None: all.
+    batch_size : int
+        For the network.
+    seed : int
+        Of the sample, the halves and the mixtures.
+
+    Returns
+    -------
+    Watched
+        A likelihood, its p-value and an answer for each image.
+
+    Raises
+    ------
+    DataError
+        A reference with fewer than 40 images that the network says one class of.
+
+    Examples
+    --------
+    >>> found = niwaki.auditing.watch(model, validation, new_images)
+    >>> found.odd
+    """
+    models.check(model)
+    chosen = sample(reference, limit, seed)
+    subset = Subset(reference, chosen)
+    judged, _ = explaining(model, reference, "gradient", "predicted", {})
+    known, labels = _inside(judged, subset, batch_size, "looking at the reference")
+    said = known.outputs.argmax(1)
+    if (labels >= 0).all():
+        check_labels(torch.from_numpy(labels), known.outputs.shape[1], reference)
+        right = said == labels
+    else:
+        right = np.ones(len(said), bool)
+    groups = groups_of(reference)
+    slides = np.asarray(chosen) if groups is None else groups[chosen]
+    values = relevance_of(known)
+    mixtures = {}
+    for label in np.unique(said):
+        mine = right & (said == label)
+        usual = usual_of(values[mine], slides[mine], seed) if mine.sum() >= FEWEST else None
+        if usual is not None:
+            mixtures[int(label)] = usual
+    if not mixtures:
+        raise DataError(
+            f"the reference has no class of which the network gets {FEWEST} images right, from "
+            "several slides; add images"
+        )
+    new, _ = _inside(judged, data, batch_size, "watching")
+    return _compared(new, mixtures, level, data, class_names_of(reference, new.outputs.shape[1]))
+
+
+def relevance_of(latent: Latent) -> Array:
+    """Return the relevance of the channels of all layers, shape (N, channels)."""
+    return np.concatenate([latent.relevance[layer] for layer in latent.layers], 1)
+
+
+def _inside(
+    model: nn.Module, data: Dataset[Any], batch_size: int, description: str
+) -> tuple[Latent, Array]:
+    parts, labels = [], []
+    dimension: dict[str, int] = {}
+    for inputs, truth in batches(data, batch_size, models.home(model), description=description):
+        dimension = dimension or channels_of(model, inputs[:1])
+        parts.append(look_inside(model, inputs, dimension))
+        labels.append(truth.cpu().numpy())
+    return joined(parts), np.concatenate(labels)
+
+
+def _compared(
+    new: Latent,
+    mixtures: dict[int, Usual],
+    level: float,
+    data: Any,
+    class_names: tuple[str, ...],
+) -> Watched:
+    said, values = new.outputs.argmax(1), relevance_of(new)
+    likelihood, p = np.full(len(said), np.nan), np.full(len(said), np.nan)
+    for label, usual in mixtures.items():
+        mine = said == label
+        if mine.any():
+            likelihood[mine], p[mine] = usual.judge(values[mine])
+    names = names_of(data) or tuple(str(number) for number in range(len(said)))
+    return Watched(
+        tuple(names),
+        said,
+        likelihood,
+        p,
+        level,
+        class_names,
+        {label: usual.learned for label, usual in mixtures.items()},
+        {label: len(usual.held_out) for label, usual in mixtures.items()},
+    )
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
