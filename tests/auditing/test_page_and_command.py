@@ -210,8 +210,43 @@ def test_the_command_knows_slides_and_regions(tiles, tmp_path):
     assert {"centre/tumour/look", "centre/normal/errors"} <= keys
     assert not any(key.startswith("centre/") for key in said["flagged"])
     assert sorted(said["centres"]["errors"]["tumour"]) == ["1", "2"]
-    assert "Errors by class and centre" in (tmp_path / "out" / "audit.html").read_text()
+    assert "Errors by class and centre" in (tmp_path / "out" / "index.html").read_text()
     assert not any(key.startswith("training/") for key in said["flagged"])
     with pytest.raises(ValueError, match="NAME=FOLDER"):
         run(*arguments, "--region", "mark", "--out", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_the_command_goes_on_with_what_a_person_accepts_and_watches(tiles, tmp_path):
+    marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.4, seed=1)
+    for index, (pixels, label) in enumerate(zip(marked.pixels, tiles.labels, strict=True)):
+        for file in (f"images/{('normal', 'tumour')[label]}/{index:03}.png", f"new/{index:03}.png"):
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / file)
+    network = ["audit", "audit_networks:Coloured"]
+    options = ["--weights", "random", "--size", 64, "--threads", 1, "--json"]
+    mean, std = (",".join(map(str, values)) for values in (TISSUE.mean, TISSUE.std))
+    options += ["--mean", mean, "--std", std, "--questions", "confirmed"]
+    run(*network, tmp_path / "images", *options, "--out", tmp_path / "first")
+    table = tmp_path / "first" / "candidates.csv"
+    assert (
+        "write yes beside them in candidates.csv" in (tmp_path / "first" / "index.html").read_text()
+    )
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    accepted = [
+        f"{name},{image},yes"
+        for name, image, _ in rows
+        if name.startswith("tumour") and marked.chosen[int(image[-7:-4])]
+    ]
+    assert len(accepted) >= 10
+    (tmp_path / "accepted.csv").write_text("\n".join(["candidate,image,accept", *accepted]))
+    options += ["--confirm", tmp_path / "accepted.csv"]
+    done = run(*network, tmp_path / "images", *options, "--out", tmp_path / "second")
+    keys = {finding["key"] for finding in json.loads(done.stdout)["findings"]}
+    assert keys
+    assert all(key.startswith("confirmed/tumour/tumour") for key in keys)
+    watching = [*options[:11], "--watch", tmp_path / "images", "--out", tmp_path / "watch"]
+    said = json.loads(run(*network, tmp_path / "new", *watching).stdout)
+    assert said["images"] == 200
+    assert said["odd"] <= 0.15 * said["judged"]
+    assert (tmp_path / "watch" / "watch.html").exists()

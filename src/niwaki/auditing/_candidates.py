@@ -107,9 +107,9 @@ def find_candidates(material: Material, latent: Latent, seed: int = 0) -> tuple[
             name = f"{who} {number}"
             found.append(_ranked(material, latent, name, label, layer, "group", members, oddness))
         layer, members = _outliers(material, latent, label)
-        found.append(
-            _ranked(material, latent, f"{who} outliers", label, layer, "outliers", members, 0.0)
-        )
+        if len(members):
+            name = f"{who} outliers"
+            found.append(_ranked(material, latent, name, label, layer, "outliers", members, 0.0))
     return tuple(found)
 
 
@@ -125,7 +125,10 @@ def _groups(
 
 
 def _outliers(material: Material, latent: Latent, label: int) -> tuple[str, Array]:
-    """Return the images farthest from the others of the class, in the layer where they are most."""
+    """Return the images farthest from the others of the class, in the layer where they are most.
+
+    None, where no channel carries anything.
+    """
     from scipy.spatial.distance import cdist
 
     members, best = material.members(label), (0.0, "", np.zeros(0, int))

@@ -18,7 +18,7 @@ from niwaki.processes import held_by_first, is_first
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
-    from niwaki.auditing import Audit, Collection
+    from niwaki.auditing import Audit, Collection, Watched
     from niwaki.data import Described, Images
     from niwaki.runs import Workplace
 
@@ -158,6 +158,7 @@ def audit_command(
         model,
         data,
         training,
+        watch,
         files=[folder for _, folder in masks] + ([confirm] if confirm else []),
     )
     if demo:
@@ -174,11 +175,7 @@ def audit_command(
         raise NiwakiError("give MODEL and DATA, or --demo")
     if watch:
         watched = run_watch(model, data, watch, out, common, limit=limit, slides=slides, made=made)
-        if common.as_json:
-            typer.echo(json.dumps(watched.to_json(), indent=2))
-        else:
-            o.console().print(str(watched))
-            o.console().print(f"wrote {out / 'watch.html'}")
+        _tell(watched, out / "watch.html", common.as_json)
         _end(fail_on_finding and watched.p_more < 0.05)
         return
     work = common.workplace(out)
@@ -215,16 +212,18 @@ def audit_command(
         if folder is None:
             return
         heading = f"Audit of {Path(model).name.rpartition(':')[2]} on {Path(data).name}"
-        remarks = [_remark(images, found)]
-        remarks += [f"The network learned from {training}."] if training else []
-        remarks += [found.centres.told()] if found.centres else []
+        remarks = _remarks(images, found, training)
         write_audit(folder, found, heading=heading, remarks=remarks, made=made)
-    if common.as_json:
+    _tell(found, out / "index.html", common.as_json)
+    _end(fail_on_finding and bool(found.flagged))
+
+
+def _tell(found: Audit | Watched, page: Path, as_json: bool) -> None:
+    if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
         o.console().print(str(found))
-        o.console().print(f"open {out / 'index.html'}")
-    _end(fail_on_finding and bool(found.flagged))
+        o.console().print(f"open {page}")
 
 
 def _end(failed: bool) -> None:
@@ -273,6 +272,12 @@ def _regions(given: list[str]) -> list[tuple[str, Path]]:
         if not name or not folder:
             raise NiwakiError(f"--region {text!r} is not of the form NAME=FOLDER")
     return [(name, Path(folder)) for name, _, folder in pairs]
+
+
+def _remarks(images: Images, found: Audit, training: str | None) -> list[str]:
+    remarks = [_remark(images, found)]
+    remarks += [f"The network learned from {training}."] if training else []
+    return remarks + ([found.centres.told()] if found.centres else [])
 
 
 def _remark(images: Images, found: Audit) -> str:
