@@ -5,7 +5,8 @@ and whether that matters; and, given the training images, which kind of image th
 registers one more. `collect` writes the heatmaps of a data set for ViRelAy. `cell_scores`,
 `mass_accuracy` and `rank_accuracy` judge heatmaps against annotations. The remedies change what a
 network learns from (`Shifted`, `Inpainted`, `Spread`, `Relabelled`, `balanced`) or the network
-itself (`prune_artefact`, `project_out`), and `before_and_after` says what they did.
+itself (`prune_artefact`, `project_out`, `right_reasons`), and `before_and_after` says what they
+did. `watch` says which predictions on new images are made in an unusual way.
 """
 
 from niwaki.auditing._annotations import (
@@ -60,6 +61,7 @@ from niwaki.auditing.remedies._prune_artefact import (
     prune_artefact,
     specificity,
 )
+from niwaki.auditing.remedies._right_reasons import input_penalty, right_reasons
 
 __all__ = [
     "ANSWERS",
@@ -122,6 +124,8 @@ __all__ = [
     "question_names",
     "rank_accuracy",
     "read_confirmed",
+    "input_penalty",
+    "right_reasons",
     "robustness_index",
     "shift_test",
     "side_by_side",

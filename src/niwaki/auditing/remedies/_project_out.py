@@ -12,12 +12,16 @@ from torch import Tensor, nn
 from niwaki import models
 from niwaki.errors import DataError, ModelError
 
+_FALSE_ALARMS = 0.05  # share of clean images that are taken to have the artefact
+
 
 def project_out(
     model: nn.Module,
     layer: str,
     artefact: tuple[Tensor, NDArray[Any]],
     clean: Tensor,
+    *,
+    reactive: bool = False,
 ) -> nn.Module:
     """Return a copy of a network that no longer sees an artefact's direction behind a layer.
 
@@ -36,6 +40,12 @@ def project_out(
         Inputs that have it, shape (N, C, H, W), and where it is: (N, H, W), bool.
     clean : Tensor
         Inputs that do not, shape (M, C, H, W).
+    reactive : bool
+        Whether images are left as they are unless the artefact is present on them: unless the
+        component along its direction is, somewhere on the image, larger than on all but 5 % of the
+        clean images (Bareeva et al. 2024, "Reactive model correction"). Images that lack the
+        artefact then keep their answers, and the threshold of the network stays right for them. A
+        network like this is no longer made of convolutions alone, and is not pruned.
 
     Raises
     ------
@@ -47,12 +57,13 @@ def project_out(
     models.check(model)
     direction, mean = artefact_direction(model, layer, artefact, clean)
     changed = copy.deepcopy(model)
+    usual = _outputs(model, layer, clean)
     size = len(direction)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     projector: nn.Conv2d | nn.Linear
     matrix = torch.eye(size) - torch.outer(direction, direction)
     bias = direction * (direction @ mean)
-    if _outputs(model, layer, clean[:1]).dim() == 4:
+    if usual.dim() == 4:
         projector = nn.Conv2d(size, size, 1)
         matrix = matrix[:, :, None, None]
     else:
@@ -61,10 +72,43 @@ def project_out(
         projector.weight.copy_(matrix)
         assert projector.bias is not None
         projector.bias.copy_(bias)
+    part: nn.Module = projector
+    if reactive:
+        least = torch.quantile(_peaks(usual, direction, mean), 1 - _FALSE_ALARMS)
+        part = _WherePresent(projector, direction, mean, least)
     parent, _, name = layer.rpartition(".")
     old = changed.get_submodule(layer)
-    setattr(changed.get_submodule(parent), name, nn.Sequential(old, projector.to(device)).eval())
+    setattr(changed.get_submodule(parent), name, nn.Sequential(old, part.to(device)).eval())
     return changed
+
+
+class _WherePresent(nn.Module):
+    """Changes a layer's output on those images only that have an artefact."""
+
+    direction: Tensor
+    mean: Tensor
+    least: Tensor
+
+    def __init__(self, part: nn.Module, direction: Tensor, mean: Tensor, least: Tensor) -> None:
+        super().__init__()
+        self.part = part
+        self.register_buffer("direction", direction)
+        self.register_buffer("mean", mean)
+        self.register_buffer("least", least)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the changed output where the artefact is present, and the given one elsewhere."""
+        with torch.no_grad():
+            present = _peaks(x, self.direction, self.mean) > self.least
+            gate = present.to(x).reshape(-1, *[1] * (x.dim() - 1))
+        found: Tensor = self.part(x) * gate + x * (1 - gate)
+        return found
+
+
+def _peaks(outputs: Tensor, direction: Tensor, mean: Tensor) -> Tensor:
+    """Return the largest component along a direction on each image, shape (N,)."""
+    along = (outputs.detach().movedim(1, -1) - mean) @ direction
+    return along.flatten(1).amax(1) if along.dim() > 1 else along
 
 
 def artefact_direction(

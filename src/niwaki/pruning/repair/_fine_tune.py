@@ -39,6 +39,10 @@ from niwaki.ranges import (
 __all__ = ["FineTune", "check_precision", "fine_tune", "run_loop"]
 
 
+#: From a network in training and a batch of inputs to what is added to the loss.
+Penalty = Callable[[nn.Module, Tensor], Tensor]
+
+
 @checked(
     epochs=EPOCHS,
     lr=LEARNING_RATE,
@@ -123,6 +127,7 @@ def fine_tune(
     *,
     teacher: nn.Module | None = None,
     validation: Data | None = None,
+    penalty: Penalty | None = None,
 ) -> Tuned:
     """Train a network in place.
 
@@ -147,6 +152,8 @@ def fine_tune(
     validation : DataLoader, Dataset or pair of tensors, optional
         The weights with the best accuracy on these are kept, those at the start among them;
         without, the last ones.
+    penalty : callable, optional
+        From the network and a batch of inputs to what is added to the loss of the batch.
 
     Returns
     -------
@@ -172,7 +179,7 @@ def fine_tune(
     with torch.random.fork_rng(gpus), torch.enable_grad():
         torch.manual_seed(settings.seed)
         loader = share_of(_loader(data, settings))
-        return _train(model, loader, settings, teacher, validation, device)
+        return _train(model, loader, settings, teacher, validation, device, penalty)
 
 
 def run_loop(loop: Callable[[nn.Module, int], object], model: nn.Module, step: int) -> None:
@@ -198,6 +205,7 @@ def _train(
     teacher: nn.Module | None,
     validation: Data | None,
     device: torch.device,
+    penalty: Penalty | None = None,
 ) -> Tuned:
     history: list[Epoch] = []
     best = _Best(model, validation, settings.batch_size)
@@ -217,6 +225,8 @@ def _train(
                 with precision.autocast():
                     output = model(inputs)
                 loss = _loss(output, inputs, labels, settings, teacher, precision)
+                if penalty is not None:
+                    loss = loss + penalty(model, inputs)
                 optimizer.zero_grad(set_to_none=True)
                 precision.step(loss, optimizer, len(labels))
                 total += float(loss.detach()) * len(labels)
