@@ -12,6 +12,7 @@ import typer
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._command_line import given_command, today
+from niwaki.cli._provenance import provenance
 from niwaki.errors import DataError, NiwakiError
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def slide(
         int, r.THREADS.but(low=0), typer.Option(help="Processes that read tiles ahead.")
     ] = 2,
     no_page: Annotated[
-        bool, typer.Option("--no-page", help="Leave out the page and the pictures that it shows.")
+        bool,
+        typer.Option("--no-page", help="Leave out viewer.html and its pictures."),
     ] = False,
     out: o.Folder = Path("slide"),
     *,
@@ -114,9 +116,11 @@ def slide(
     """Map what a network says of a whole slide, and which pixels made it say so.
 
     Writes pyramids for QuPath (maps/NAME.ome.tif, of numbers and in colours), tiles and the most
-    relevant regions (objects.geojson, tiles.csv), the nuclei, if they are given, an overview
-    (overview.png) and a page to look around (viewer.html). A run that was interrupted goes on.
+    relevant regions (objects.geojson, tiles.csv), the nuclei, if they are given, a page with an
+    overview (index.html) and one to look around (viewer.html). A run that was interrupted goes on.
     """
+    from niwaki.files import write_json
+    from niwaki.report import write_report
     from niwaki.slides import explain_slide, open_slide, read_nuclei
 
     common.check_output(out, model, slide, files=[nuclei] if nuclei else [])
@@ -158,6 +162,10 @@ def slide(
             made = {"Command": given_command(context), "Date": today(), "Network": model}
             about = _write(folder, found, known, made, page=not no_page)
         scratch.rmdir()
+        title = f"{source.path.name} under {Path(model).name.rpartition(':')[2]}"
+        told: dict[str, Any] = {"network": loaded.model, "model": model, "data": slide}
+        write_json(folder / "run.json", provenance(context, title, **told, device=common.device))
+        write_report(folder)
     if common.as_json:
         typer.echo(json.dumps({"folder": str(out), **about}, indent=2))
         return
@@ -165,7 +173,7 @@ def slide(
     o.console().print(about["joined"])
     for name, count in about["predictions"].items():
         o.console().print(f"{name}: {_count(count)}")
-    o.console().print(f"wrote {out / ('tiles.csv' if no_page else 'viewer.html')}")
+    o.console().print(f"wrote {out / ('index.html' if no_page else 'viewer.html')}")
 
 
 def _names(given: str | None, loaded: o.Loaded) -> list[str]:

@@ -9,6 +9,7 @@ from niwaki.report.sections import _heatmaps  # isort: skip
 from niwaki.report.sections import _car  # isort: skip
 from niwaki.report.sections import _audit  # isort: skip
 from niwaki.report.sections import _filters  # isort: skip
+from niwaki.report.sections import _slide  # isort: skip
 
 __all__ = [
     "_audit",
@@ -18,5 +19,6 @@ __all__ = [
     "_heatmaps",
     "_methods",
     "_pruning",
+    "_slide",
     "_steps",
 ]
