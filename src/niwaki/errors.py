@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 __all__ = [
+    "AbsorbedWarning",
     "BypassedWarning",
     "CompletenessWarning",
     "DataError",
@@ -150,6 +151,10 @@ class FallbackWarning(UserWarning):
 
 class FewSamplesWarning(UserWarning):
     """Too few samples for what is to be learnt from them."""
+
+
+class AbsorbedWarning(UserWarning):
+    """Relevance that biases keep almost whole, so that layers cannot be ranked against others."""
 
 
 class NoEvidenceWarning(UserWarning):

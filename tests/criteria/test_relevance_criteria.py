@@ -1,5 +1,7 @@
 """Variants of relevance: composites by name, PatternAttribution, names with options."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,13 @@ from torch import nn
 import niwaki
 from niwaki.attribution import fit_patterns
 from niwaki.criteria import create, names, score, score_weights
-from niwaki.errors import FallbackWarning, ModelError, NoEvidenceWarning, PropagationError
+from niwaki.errors import (
+    AbsorbedWarning,
+    FallbackWarning,
+    ModelError,
+    NoEvidenceWarning,
+    PropagationError,
+)
 from niwaki.propagation import (
     PRESETS,
     AlphaBeta,
@@ -161,6 +169,35 @@ def test_where_nothing_is_above_zero_at_sums_ratios_take_the_place_of_z_plus():
         found = score(model, data)
     assert found.criterion == "lrp.ratio_sums"
     close(found, score(model, data, "lrp.ratio_sums"))
+
+
+@pytest.mark.parametrize("bias", [0.0, 1e5])
+def test_relevance_that_biases_keep_is_told(bias):
+    """Nothing is lost, so that no check of conservation sees it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)
+    ).double()
+    with torch.no_grad():
+        model[2].bias.fill_(bias)
+        model[5].bias.zero_()
+        model[5].weight.abs_()
+    data = torch.rand(6, 1, 6, 6).double(), torch.arange(6) % 2
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = score(model.eval(), data, "lrp.epsilon_plus")
+    told = [str(w.message) for w in seen if w.category is AbsorbedWarning]
+    share = float(found["0"].sum() / found["2"].sum())
+    if bias:
+        assert share < 1e-3
+        assert len(told) == 1
+        assert told[0].startswith(f"lrp.epsilon_plus: layer '0' gets {share:.0e} of the relevance")
+    else:
+        assert share > 0.1
+        assert not told
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        score(model, data, "lrp.epsilon_plus", normalise="sum")
 
 
 def test_the_first_layers_rule_does_not_matter():

@@ -117,6 +117,15 @@ class Criterion(ABC):
             The network.
         """
 
+    def check_comparable(self, scores: Mapping[str, Tensor]) -> None:  # noqa: B027 - few have anything to say
+        """Warn if scores cannot be ranked over all layers as they are; by default nothing is said.
+
+        Parameters
+        ----------
+        scores : mapping of str to Tensor
+            Layer name to one value per unit.
+        """
+
     def fallbacks(self) -> list[Criterion]:
         """List the criteria to take, in turn, where this one loses too much relevance."""
         return []

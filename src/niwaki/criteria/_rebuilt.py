@@ -72,6 +72,10 @@ class RebuiltError(Criterion):
         """Return the scores of the base."""
         return self.base.scores(totals, layers, model)
 
+    def check_comparable(self, scores: Mapping[str, Tensor]) -> None:
+        """See `Criterion.check_comparable`."""
+        self.base.check_comparable(scores)
+
     def fallbacks(self) -> list[Criterion]:
         """List those of the base, each with the same choice within layers."""
         return [RebuiltError(other) for other in self.base.fallbacks()]

@@ -77,7 +77,10 @@ def score(
     known = None if layers is None else list(layers)
     scores, _ = scored(model, data, made, lambda *seen: known or hidden_layers(*seen), batch_size)
     taken = made if scores.criterion == made.name else create(scores.criterion)
-    return scores.normalised(taken.normalise if normalise is None else normalise)
+    how = taken.normalise if normalise is None else normalise
+    if how == "none":
+        taken.check_comparable(scores)
+    return scores.normalised(how)
 
 
 def scored(
