@@ -109,7 +109,9 @@ ROOMS = (
 # Examples that do not run here, and why.
 TOLD = {
     "niwaki.auditing.question": "it would stay in the catalogue",
+    "niwaki.auditing.watch": "it needs a network that is right",
     "niwaki.data.groups_by_name": "it needs images with such names",
+    "niwaki.data.groups_named": "it needs images with such names",
     "niwaki.evaluation.quantus_explain": "Quantus is no dependency of niwaki's own",
     "niwaki.models.Part": "it builds a large network",
     "niwaki.models.export": "it takes long, and is tested with the exports",

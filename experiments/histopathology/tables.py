@@ -54,6 +54,7 @@ def aucs(rows: Sequence[Row], names: Sequence[str]) -> str:
 def grouped(results: dict[str, Row]) -> Groups:
     """Sort cases by bias and strength, in an order that does not depend on when they ran."""
     groups: Groups = defaultdict(list)
+    results = {name: row for name, row in results.items() if not name.startswith("scanner/")}
     for name in sorted(results, key=lambda name: int(name.rpartition("/")[2])):
         groups[name.rpartition("/")[0]].append(results[name])
 

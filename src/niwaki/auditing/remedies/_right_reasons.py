@@ -54,7 +54,8 @@ def right_reasons(
 
     Examples
     --------
-    >>> right_reasons(model, (inputs, labels), masks, FineTune(epochs=3, lr=1e-3))
+    >>> masks = (images[:, 0] > 0.9).numpy()
+    >>> told = niwaki.auditing.right_reasons(model, (images, labels), masks)
     """
     inputs, labels = data
     wanted = (len(inputs), *inputs.shape[-2:])
