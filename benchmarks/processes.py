@@ -9,7 +9,9 @@ Run it from a checkout, with the weights and images named on the command line::
 audit collects of its images, heatmaps included. The processes stand ready, with network and images
 in memory; each is bound to a processor of its own. One and several take turns, round after round,
 so that what else the machine does meets both. Wall-clock seconds; the medians are compared. The
-results of both are compared as well. ``chrt -r 1`` puts the processes before what else runs.
+results of both are compared as well. *Serial* is what did not get shorter, as a share of the time
+of one process, by Amdahl's law from the two medians. ``chrt -r 1`` puts the processes before what
+else runs.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def scoring(model: nn.Module, data: Images) -> Tensor:
 
 def index(model: nn.Module, data: Images) -> Tensor:
     """Count what each filter carries, on a part of the images."""
-    found = car.index(model, some(data, 32), batch_size=4)
+    found = car.index(model, some(data, 12), batch_size=2)
     return torch.cat([layer.lost.double() for layer in found.values()])
 
 
@@ -141,9 +143,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     workers, rows = Workers(args.processes, args), []
-    print(
-        f"{'job':10} {'1 process':>10} {args.processes:>4} processes {'times':>6}  results differ"
-    )
+    several_of = f"{args.processes} processes"
+    print(f"{'job':10} {'1 process':>10} {several_of:>14} {'times':>6} {'serial':>7}  differ")
     for job in args.jobs:
         pairs: list[Any] = []
         for _ in range(args.rounds):
@@ -152,7 +153,12 @@ def main() -> None:
         one, several = (median(seconds for seconds, _ in column) for column in columns)
         expected, found = pairs[0][0][1], pairs[0][1][1]
         apart = float((found - expected).abs().max() / expected.abs().max())
-        print(f"{job:10} {one:>8.2f} s {several:>12.2f} s {one / several:>6.2f}  {apart:.1e}")
+        serial = max(0.0, (args.processes * several / one - 1) / (args.processes - 1))
+        print(
+            f"{job:10} {one:>8.2f} s {several:>12.2f} s {one / several:>6.2f} {serial:>7.1%}  "
+            f"{apart:.1e}",
+            flush=True,
+        )
         rows.append({"job": job, "one": one, "several": several, "rounds": args.rounds})
     if args.json:
         args.json.write_text(json.dumps({"processes": args.processes, "rows": rows}, indent=1))

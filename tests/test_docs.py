@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch_pruning
 import typer
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser as torchrun_parser
 from torch.utils.data import DataLoader, TensorDataset
 from typer.main import get_command
 
@@ -174,6 +176,14 @@ OPTIONS = {
     name: {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)} | {"--help"}
     for name, command in COMMANDS.items()
 }
+# What starts a command several times, and how many words its name has.
+LAUNCHERS = {"torchrun": (torchrun_parser(), 1), "accelerate": (launch_command_parser(), 2)}
+LAUNCHED = {
+    flag
+    for launcher, _ in LAUNCHERS.values()
+    for action in launcher._actions
+    for flag in action.option_strings
+}
 FLAG = r"(?<![\w-])--[a-z][a-z-]*"
 
 
@@ -199,6 +209,11 @@ def test_a_shell_line_is_one_that_the_program_takes(page: str, words: list[str])
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
         return
+    if words[0] in LAUNCHERS:
+        launcher, taken = LAUNCHERS[words[0]]
+        place = words.index("-m")
+        launcher.parse_args([*words[taken:place], "-m", "niwaki"])
+        words = words[place + 1 :]
     assert words[0] == "niwaki", words
     command = COMMANDS[words[1]]
     command.make_context(words[1], words[2:])  # fails for what the command does not take
@@ -224,7 +239,7 @@ def test_every_option_that_is_named_exists(page: str) -> None:
         for flag in re.findall(FLAG, rest):
             [script] = [*ROOT.glob(name), *ROOT.glob(f"benchmarks/{name}")]
             assert f'"{flag}"' in script.read_text(), (name, flag)
-    known = set().union(*OPTIONS.values())
+    known = LAUNCHED.union(*OPTIONS.values())
     assert set(re.findall(FLAG, re.sub(scripts, "", text))) <= known
     for shown in re.findall(r"`niwaki ([^`\n]+)`", text):  # within a sentence, with parts left out
         name, *rest = shown.split()

@@ -30,6 +30,7 @@ __all__ = [
     "check_same",
     "decided",
     "gathered",
+    "goes_on_alone",
     "check_joined",
     "held_by_first",
     "is_alone",
@@ -89,6 +90,17 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _alone.reset(token)
+
+
+def goes_on_alone() -> bool:
+    """Whether this process is the first, which goes on by itself; the others are done.
+
+    What it calls from then on, until it ends, waits for no other.
+    """
+    if is_first():
+        _alone.set(True)
+        return True
+    return False
 
 
 def is_alone() -> bool:
@@ -264,7 +276,10 @@ def joined() -> Iterator[None]:
     """
     global _store
     if launched() == 1:
-        yield
+        try:
+            yield
+        finally:
+            _alone.set(False)
         return
     missing = [n for n in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not _given(n)]
     if missing:
@@ -288,6 +303,7 @@ def joined() -> Iterator[None]:
                 stack.enter_context(redirect_stdout(nowhere))
             yield
     finally:
+        _alone.set(False)
         distributed.destroy_process_group()
 
 

@@ -13,7 +13,7 @@ from niwaki.cli import _options as o
 from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
 from niwaki.machine import check_alone
-from niwaki.processes import held_by_first, is_first
+from niwaki.processes import goes_on_alone, held_by_first, is_first
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -209,7 +209,7 @@ def audit_command(
         if heatmaps:
             there = (folder or out) / "virelay"  # written by the first process
             _collect(there, work, loaded, described, found, target)
-        if folder is None:
+        if folder is None or not goes_on_alone():
             return
         heading = f"Audit of {Path(model).name.rpartition(':')[2]} on {Path(data).name}"
         remarks = _remarks(images, found, training)

@@ -16,7 +16,7 @@ from niwaki.cli._provenance import provenance
 from niwaki.cli._spread import Bytes
 from niwaki.errors import DataError, NiwakiError
 from niwaki.machine import check_alone
-from niwaki.processes import is_first
+from niwaki.processes import goes_on_alone
 
 if TYPE_CHECKING:
     from niwaki.car import CarIndex
@@ -111,7 +111,7 @@ def car(
     )
     if greedy is None:
         index = room.index(loaded.model, chosen, description="judging filters", **shared)
-        if is_first():
+        if goes_on_alone():
             _write_index(work, index, loaded, made)
             _report(index, loaded, top, out, common.as_json)
         return

@@ -17,7 +17,7 @@ from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, attribute_with_loss, by_default, pick, table
 from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
-from niwaki.processes import is_first
+from niwaki.processes import goes_on_alone
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +143,7 @@ def evaluate(
             curves[name] = _perturbed(kept, name, shared, perturb)
             if layers:
                 randomised[name] = _randomised(kept, name, randomise)
-    if not is_first():
+    if not goes_on_alone():
         return
     milliseconds = _milliseconds(loaded, picked, chosen, common.batch_size)
     lost = _lost(loaded, picked, chosen, which, common.batch_size)

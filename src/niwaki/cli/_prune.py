@@ -17,7 +17,7 @@ from niwaki.cli._heatmaps import pick
 from niwaki.cli._provenance import provenance
 from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning, repair_of
 from niwaki.errors import NiwakiError
-from niwaki.processes import is_first
+from niwaki.processes import decided, goes_on_alone, is_first
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -122,10 +122,10 @@ def prune(
             run=pruning.Run(work, common.batch_size, lambda step: shown.print(_row(step)), looking),
         )
     except KeyboardInterrupt:
-        if any(work.path.glob("*/*.safetensors")):
+        if is_first() and any(work.path.glob("*/*.safetensors")):
             print(f"stopped; the same command goes on from {work.path}", file=sys.stderr)
         raise typer.Exit(130) from None
-    if not is_first():
+    if not goes_on_alone():
         return
     before, after = _seconds(loaded, pruned, example)
     settings = {**pruned.settings, "data": data, "references": per_class, "seed": seed}
@@ -220,7 +220,7 @@ def _prices(loaded: o.Loaded, example: Tensor, work: Workplace) -> dict[str, flo
         found = kept.read("seconds")
         if found is not None:
             return {str(name): float(value) for name, value in found.about["seconds"].items()}
-        measured = seconds_per_mac(loaded.model, example)
+        measured = decided(lambda: seconds_per_mac(loaded.model, example))
         kept.write("seconds", seconds=measured)
         return measured
 

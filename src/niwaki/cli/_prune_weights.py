@@ -13,7 +13,7 @@ from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._prune_options import Common
 from niwaki.errors import NiwakiError
-from niwaki.processes import is_first
+from niwaki.processes import goes_on_alone
 
 if TYPE_CHECKING:
     from niwaki.pruning import PrunedWeights, WeightStep
@@ -99,7 +99,7 @@ def prune_weights(
         repair=None if repair == "none" else repair,
         run=pruning.Run(work, common.batch_size, callback=lambda step: shown.print(_row(step))),
     )
-    if not is_first():
+    if not goes_on_alone():
         return
     whole = replace(
         pruned,

@@ -71,12 +71,12 @@ def find_images(folder: Path, *, deep: bool = True) -> list[Path]:
     left_out: dict[str, list[Path]] = {}
     empty: list[Path] = []
     for file in _files(folder, deep):
-        kind = _kind(folder, file)
+        kind, size = _kind(folder, file)
         if kind is None:
             continue
         if kind:
             left_out.setdefault(kind, []).append(file)
-        elif file.stat().st_size == 0:
+        elif size == 0:
             empty.append(file)
         else:
             found.append(file)
@@ -96,7 +96,7 @@ def find_images(folder: Path, *, deep: bool = True) -> list[Path]:
 
 def has_image(folder: Path) -> bool:
     """Return whether there is an image file below a folder."""
-    return any(_kind(folder, file) == "" for file in _files(folder, True))
+    return any(_kind(folder, file)[0] == "" for file in _files(folder, True))
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -125,20 +125,27 @@ def _files(folder: Path, deep: bool) -> Iterator[Path]:
             below.clear()
 
 
-def _kind(folder: Path, file: Path) -> str | None:
-    """Return "" for an image, why it is left out, or None for what is no image by its name."""
+def _kind(folder: Path, file: Path) -> tuple[str | None, int]:
+    """Return "" for an image, why it is left out, or None for what is none by its name; its size.
+
+    A file is looked at once: over a network, a million looks take minutes.
+    """
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES and suffix not in _OTHERS:
-        return None
+        return None, 0
     if any(part.startswith(".") for part in file.relative_to(folder).parts):
-        return "hidden image files"
-    if not file.exists():
-        return "links that lead nowhere"
+        return "hidden image files", 0
+    try:
+        size = file.stat().st_size
+    except OSError:
+        if file.is_symlink():
+            return "links that lead nowhere", 0
+        raise
     if suffix in SLIDES:
-        return "slides, which are not read,"
+        return "slides, which are not read,", size
     if suffix in SUFFIXES or suffix in Image.registered_extensions():
-        return ""
-    return f"{suffix} files, which Pillow cannot read here (convert them),"
+        return "", size
+    return f"{suffix} files, which Pillow cannot read here (convert them),", size
 
 
 _SPLITS = ("train", "test", "val")
@@ -188,7 +195,8 @@ def _labelled(
             f"{empty[0]!r}; fill them or take them away"
         )
     paths = [path for found in files.values() for path in found]
-    targets = [classes.index(name) for name, found in files.items() for _ in found]
+    numbers = {name: number for number, name in enumerate(classes)}
+    targets = [numbers[name] for name, found in files.items() for _ in found]
     read = partial(_read_nth, paths)
     return Images(read, targets, classes, preprocessing, paths=paths)
 
