@@ -239,7 +239,7 @@ def test_every_option_that_is_named_exists(page: str) -> None:
         for flag in re.findall(FLAG, rest):
             [script] = [*ROOT.glob(name), *ROOT.glob(f"benchmarks/{name}")]
             assert f'"{flag}"' in script.read_text(), (name, flag)
-    known = LAUNCHED.union(*OPTIONS.values())
+    known = LAUNCHED.union(*OPTIONS.values(), *(one.opts for one in PROGRAM.params))
     assert set(re.findall(FLAG, re.sub(scripts, "", text))) <= known
     for shown in re.findall(r"`niwaki ([^`\n]+)`", text):  # within a sentence, with parts left out
         name, *rest = shown.split()

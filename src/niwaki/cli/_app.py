@@ -36,6 +36,7 @@ from niwaki.cli import (
     _slide,
     _tiles,
 )
+from niwaki.cli._json import begin, headed_json
 from niwaki.errors import ModelError
 from niwaki.machine import check_alone
 from niwaki.processes import is_first, joined, may_speak
@@ -47,7 +48,6 @@ app = typer.Typer(
     name="niwaki",
     help="Explain, prune and audit convolutional networks with one engine.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -57,6 +57,7 @@ def _add(name: str, command: Callable[..., None], *, shared: bool = False) -> No
 
     @functools.wraps(command)
     def guarded(*args: Any, **options: Any) -> None:
+        begin(name)
         if not shared:
             check_alone(f"niwaki {name}")
         try:
@@ -112,7 +113,8 @@ def _common(
 def main() -> None:
     """Run the command line; a wrong input ends with a message and exit code 2.
 
-    With ``--json``, the message is on stdout too, as ``{"error": ..., "kind": ...}``.
+    With ``--json``, the message is on stdout too, as ``{"error": ..., "kind": ...}`` below
+    the head that all output for machines has.
     """
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
@@ -171,7 +173,7 @@ def _tell(message: str, kind: str) -> None:
     if not may_speak():  # another process has told of it, or of what it follows from
         return
     if "--json" in sys.argv[1:]:
-        typer.echo(json.dumps({"error": message, "kind": kind}))
+        typer.echo(json.dumps(headed_json({"error": message, "kind": kind})))
     Terminal(stderr=True, soft_wrap=True).print(headed("error:", message, "bold red"))
 
 

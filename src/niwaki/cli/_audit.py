@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
 from niwaki.machine import check_alone
@@ -168,7 +168,7 @@ def audit_command(
         place = o.prepare(common.device, common.threads)
         said = run_demo(out, place, common.seed, common.force, common.as_json, made=made)
         if common.as_json:
-            typer.echo(json.dumps(said, indent=2))
+            say(said)
         _end(fail_on_finding and bool(said["flagged"]))
         return
     if not model or not data:
@@ -220,7 +220,7 @@ def audit_command(
 
 def _tell(found: Audit | Watched, page: Path, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        say({"folder": str(page.parent), **found.to_json()})
     else:
         o.console().print(str(found))
         o.console().print(f"open {page}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance
 from niwaki.cli._spread import Bytes
 from niwaki.errors import DataError, NiwakiError
@@ -144,7 +144,7 @@ def car(
             "accuracy_on": words,
             "trajectory": pruned.trajectory.to_json(),
         }
-        typer.echo(json.dumps({**told, "settings": pruned.settings}, indent=2))
+        say({**told, "settings": pruned.settings})
         return
     for gone in pruned.settings["removals"]:
         shown.print(
@@ -250,7 +250,7 @@ def _row(index: CarIndex, name: str, unit: int, loaded: o.Loaded) -> dict[str, A
 def _report(index: CarIndex, loaded: o.Loaded, top: int, out: Path, as_json: bool) -> None:
     told = _told(index, loaded)
     if as_json:
-        typer.echo(json.dumps({"folder": str(out), **told}, indent=2))
+        say({"folder": str(out), **told})
         return
     show = o.console().print
     show(f"accuracy {index.baseline.accuracy:.2%} on {index.baseline.total} images")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +9,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._json import say
 from niwaki.cli._outputs import signed
 from niwaki.cli._prune import hold_out
 from niwaki.cli._prune_options import Common
@@ -95,7 +95,7 @@ def choose_rules(
         )
     if common.as_json:
         best = {"folder": str(out), "criterion": _text(found, out), "best": found.best.number}
-        typer.echo(json.dumps({**best, **found.to_json()}, indent=2))
+        say({**best, **found.to_json()})
         return
     shown.print(f"best: trial {found.best.number}, area {found.best.area:.4f}")
     shown.print(f"wrote {out}; use it: niwaki prune {model} {data} --of {of}", soft_wrap=True)

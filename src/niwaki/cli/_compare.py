@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ import typer
 
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Explained, by_default, explain_images, pick, table
+from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
 
@@ -124,7 +124,7 @@ def _report(found: Explained, out: Path, alone: bool, as_json: bool) -> None:
             "left_out": found.left_out,
             "images": found.rows,
         }
-        typer.echo(json.dumps(about, indent=2))
+        say(about)
         return
     o.console().print(table(found.rows))
     for name, share in found.lost.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._heatmaps import pick
+from niwaki.cli._json import say
 from niwaki.cli._outputs import signed
 from niwaki.cli._provenance import provenance
 from niwaki.cli._prune_options import Repair, repair_of
@@ -129,7 +129,7 @@ def compare_criteria(
     shown = o.console(common.as_json)
     sizes = sorted(set(per_class or [10]))
     shown.print(f"{len(chosen)} criteria, {sizes} reference images per class, {seeds} draws")
-    with signed(out, _FILES):
+    with signed(out, _FILES), o.resumable(out):
         found = compare(
             loaded.model,
             training,
@@ -158,7 +158,7 @@ def compare_criteria(
             write_json(folder / "run.json", made)
             write_report(folder)
     if common.as_json:
-        typer.echo(json.dumps({"folder": str(out), "table": found.rows()}, indent=2))
+        say({"folder": str(out), "table": found.rows()})
         return
     shown.print(str(found))
     shown.print(f"area: mean accuracy between {keep:.0%} and 100 % of the {of} kept; wrote {out}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import typer
 from rich.table import Table
 
 from niwaki.cli import _options as o
+from niwaki.cli._json import say
 from niwaki.cli._outputs import check_output
 from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
@@ -126,7 +126,7 @@ def demo(
     if not same:
         raise NiwakiError("the reloaded network gives other outputs than the saved one")
     if as_json:
-        typer.echo(json.dumps({"folder": str(out), "accuracy": table}, indent=2))
+        say({"folder": str(out), "accuracy": table})
     show(
         headed("wrote", f"{out}/: index.html, heatmaps.png, curves.png, and the network that keeps")
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -13,6 +12,7 @@ import typer
 from rich.table import Table
 
 from niwaki import __version__
+from niwaki.cli._json import say
 from niwaki.cli._options import AsJson, console, spread
 from niwaki.errors import NiwakiError
 from niwaki.machine import physical, shown
@@ -39,7 +39,7 @@ def doctor(as_json: AsJson = False) -> None:
         "missing": missing,
     }
     if as_json:
-        typer.echo(json.dumps(about, indent=2))
+        say(about)
     else:
         _show(about, packages)
     if missing:

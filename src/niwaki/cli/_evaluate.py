@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ import typer
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, attribute_with_loss, by_default, pick, table
+from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
 from niwaki.processes import goes_on_alone
@@ -163,7 +163,7 @@ def evaluate(
         write_json(folder / "run.json", made)
         write_report(folder)
     if common.as_json:
-        typer.echo(json.dumps({"folder": str(out), "methods": rows}, indent=2))
+        say({"folder": str(out), "methods": rows})
         return
     show = o.console().print
     show(table([_readable(row) for row in rows]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ import typer
 
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Explained, explain_images, pick, table
+from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance
 
 __all__ = ["explain"]
@@ -98,7 +98,7 @@ def _report(found: Explained, out: Path, as_json: bool) -> None:
             "methods": list(found.heatmaps),
             "images": found.rows,
         }
-        typer.echo(json.dumps(about, indent=2))
+        say(about)
         return
     o.console().print(table(found.rows))
     o.console().print(f"wrote {out / 'sheet.png'}")

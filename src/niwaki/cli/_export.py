@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._fits import check_fits
+from niwaki.cli._json import say
 from niwaki.cli._outputs import check_output
 from niwaki.cli._spread import Listed, numbers
 from niwaki.errors import NiwakiError
@@ -75,7 +75,7 @@ def export(
     models.export(loaded.model, out, shape, format=format_)
     if as_json:
         about = {"file": str(out), "format": format_, "input_shape": list(shape)}
-        typer.echo(json.dumps({**about, "bytes": out.stat().st_size}, indent=2))
+        say({**about, "bytes": out.stat().st_size})
         return
     size = out.stat().st_size / 2**20
     o.console().print(f"wrote {out}, {size:.1f} MiB, inputs (N, {', '.join(map(str, shape))})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ import typer
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, pick, table
+from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
 
@@ -231,7 +231,7 @@ def _report(profile: Profile, compared: _Compared, out: Path, as_json: bool) -> 
         for name, layer in profile.items()
     ]
     if as_json:
-        typer.echo(json.dumps({"folder": str(out), "layers": rows}, indent=2))
+        say({"folder": str(out), "layers": rows})
         return
     show = o.console().print
     show(table(rows))

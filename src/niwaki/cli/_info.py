@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from niwaki.cli import _options as o
 from niwaki.cli._fits import check_fits
+from niwaki.cli._json import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ def info(
             "confusion": counts.tolist(),
         }
     if common.as_json:
-        typer.echo(json.dumps(about, indent=2))
+        say(about)
         return
     _show(found, shape)
     if counts is not None:

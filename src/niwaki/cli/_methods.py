@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
-import typer
 from rich.table import Table
 
+from niwaki.cli._json import say
 from niwaki.cli._options import AsJson, console, spread
 
 __all__ = ["methods"]
@@ -26,7 +24,7 @@ def methods(as_json: AsJson = False) -> None:
         "questions": {name: auditing.describe_question(name) for name in auditing.question_names()},
     }
     if as_json:
-        typer.echo(json.dumps(catalogue, indent=2))
+        say(catalogue)
         return
     for title, entries in catalogue.items():
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)

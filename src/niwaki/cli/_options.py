@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +26,7 @@ from niwaki.cli._loading import (
 from niwaki.cli._outputs import check_output
 from niwaki.cli._spread import Written, spread
 from niwaki.errors import NiwakiError
-from niwaki.processes import local_rank
+from niwaki.processes import is_first, local_rank
 from niwaki.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ __all__ = [
     "load_images",
     "load_model",
     "prepare",
+    "resumable",
     "spread",
 ]
 
@@ -207,6 +208,18 @@ def prepare(device: str, threads: int | None) -> torch.device:
     return found
 
 
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Let Ctrl-C end with a line that says how to go on, where there is something to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_first() and any(folder.rglob("*.safetensors")):
+            print(f"stopped; the same command goes on from {folder}", file=sys.stderr)
+            raise typer.Exit(130) from None
+        raise
+
+
 @dataclass(frozen=True)
 class Common:
     """The options that say what network and images are meant, and where and how to compute.
@@ -271,7 +284,9 @@ class Common:
         """Begin to work on an output, alone, until the command ends."""
         from niwaki.runs import workplace
 
-        return self.opened.enter_context(workplace(out, overwrite=self.force))
+        work = self.opened.enter_context(workplace(out, overwrite=self.force))
+        self.opened.enter_context(resumable(work.path))
+        return work
 
     def images(self, spec: str, loaded: Loaded, split: str = "test") -> Images:
         """Open the images that a spec names, prepared for the model."""

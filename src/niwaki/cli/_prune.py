@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +12,8 @@ from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._heatmaps import pick
+from niwaki.cli._json import say
+from niwaki.cli._log import Log
 from niwaki.cli._provenance import provenance
 from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning, repair_of
 from niwaki.errors import NiwakiError
@@ -63,6 +63,15 @@ def prune(
         r.PHOTOGRAPHS,
         typer.Option(help="Test images that are explained after each step, for the page."),
     ] = 12,
+    log: Annotated[
+        Path | None,
+        o.Written(),
+        typer.Option(
+            help="Folder for TensorBoard: accuracy and cost of each step, loss and learning rate "
+            "of each epoch of fine-tuning (extra `log`).",
+            show_default=False,
+        ),
+    ] = None,
     out: o.Folder = Path("pruned"),
     *,
     scheduling: Scheduling,
@@ -82,6 +91,7 @@ def prune(
     from niwaki.data import batches, in_memory, references
 
     common.check_output(out, model, data, files=named_files(criterion or ""))
+    logged = Log(log if is_first() else None)
     work = common.workplace(out)
     tuning.bundle(common.seed)  # refuses what does not go together, before anything is read
     seed, made = common.seed, None if criterion is None else _made(criterion, common.seed)
@@ -105,26 +115,26 @@ def prune(
     prices = _prices(loaded, example, work) if scheduling.of == "seconds" else None
     judged = in_memory(test, description="reading test images")
     looking = Photographs(loaded, pick(test, photographs, seed, data), example, common.batch_size)
+
+    def tell(step: Step) -> None:
+        shown.print(_row(step))
+        logged.write(step)
+
     shown.print(_HEAD)
-    try:
-        pruned = pruning.prune(
-            loaded.model,
-            in_memory(few),
-            made,
-            keep=scheduling.keep,
-            of="macs" if scheduling.of == "seconds" else scheduling.of,
-            schedule=scheduling.bundle(prices),
-            limits=limits,
-            repair=repair,
-            tune=tuning.bundle(seed, rest),
-            test=judged,
-            validation=None if held is None else in_memory(held),
-            run=pruning.Run(work, common.batch_size, lambda step: shown.print(_row(step)), looking),
-        )
-    except KeyboardInterrupt:
-        if is_first() and any(work.path.glob("*/*.safetensors")):
-            print(f"stopped; the same command goes on from {work.path}", file=sys.stderr)
-        raise typer.Exit(130) from None
+    pruned = pruning.prune(
+        loaded.model,
+        in_memory(few),
+        made,
+        keep=scheduling.keep,
+        of="macs" if scheduling.of == "seconds" else scheduling.of,
+        schedule=scheduling.bundle(prices),
+        limits=limits,
+        repair=repair,
+        tune=tuning.bundle(seed, rest),
+        test=judged,
+        validation=None if held is None else in_memory(held),
+        run=pruning.Run(work, common.batch_size, tell, looking),
+    )
     if not goes_on_alone():
         return
     before, after = _seconds(loaded, pruned, example)
@@ -273,16 +283,13 @@ def _report(
 ) -> None:
     first, last = pruned.trajectory[0], pruned.trajectory.final
     if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "folder": str(out),
-                    "trajectory": pruned.trajectory.to_json(),
-                    "seconds_per_batch": {"before": before, "after": after, "batch": batch},
-                    "settings": pruned.settings,
-                },
-                indent=2,
-            )
+        say(
+            {
+                "folder": str(out),
+                "trajectory": pruned.trajectory.to_json(),
+                "seconds_per_batch": {"before": before, "after": after, "batch": batch},
+                "settings": pruned.settings,
+            }
         )
         return
     show = o.console().print

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,6 +10,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._json import say
 from niwaki.cli._prune_options import Common
 from niwaki.errors import NiwakiError
 from niwaki.processes import goes_on_alone
@@ -126,7 +126,7 @@ def _report(pruned: PrunedWeights, out: Path, as_json: bool) -> None:
             "trajectory": pruned.trajectory.to_json(),
             "settings": pruned.settings,
         }
-        typer.echo(json.dumps(found, indent=2))
+        say(found)
         return
     show = o.console().print
     for layer, share in pruned.trajectory[-1].sparsities().items():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from niwaki.cli import _options as o
+from niwaki.cli._json import say
 from niwaki.cli._outputs import check_output
 from niwaki.errors import NiwakiError
 
@@ -48,6 +48,6 @@ def report(
     size = out.stat().st_size
     if as_json:
         about = {"file": str(out), "runs": [str(run) for run in runs], "bytes": size}
-        typer.echo(json.dumps(about, indent=2))
+        say(about)
         return
     o.console().print(f"open {out} ({size / 1e6:.1f} MB, {len(runs)} runs)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._command_line import given_command, today
+from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance
 from niwaki.errors import DataError, NiwakiError
 
@@ -167,7 +167,7 @@ def slide(
         write_json(folder / "run.json", provenance(context, title, **told, device=common.device))
         write_report(folder)
     if common.as_json:
-        typer.echo(json.dumps({"folder": str(out), **about}, indent=2))
+        say({"folder": str(out), **about})
         return
     o.console().print(f"{_count(about['tiles'])} of {about['mpp']:g} um per pixel")
     o.console().print(about["joined"])

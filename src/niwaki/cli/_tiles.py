@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._json import say
 from niwaki.cli._slide import MPP, SlideMpp
 from niwaki.errors import DataError, NiwakiError
 
@@ -119,7 +119,7 @@ def tiles(
 def _report(rows: list[dict[str, Any]], out: Path, as_json: bool) -> None:
     counts = Counter(row["class"] for row in rows)
     if as_json:
-        typer.echo(json.dumps({"folder": str(out), "classes": dict(counts)}, indent=2))
+        say({"folder": str(out), "classes": dict(counts)})
         return
     for name, count in sorted(counts.items()):
         o.console().print(f"{name}: {count} tiles")
