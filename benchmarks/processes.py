@@ -65,7 +65,7 @@ def scoring(model: nn.Module, data: Images) -> Tensor:
 
 def index(model: nn.Module, data: Images) -> Tensor:
     """Count what each filter carries, on a part of the images."""
-    found = car.index(model, some(data, 12), batch_size=2)
+    found = car.index(model, some(data, 24), batch_size=2)
     return torch.cat([layer.lost.double() for layer in found.values()])
 
 
@@ -110,6 +110,11 @@ class Workers:
         answers = [end.recv() for end in self._ends[:count]]
         return max(seconds for seconds, _ in answers), answers[0][1]
 
+    def stop(self) -> None:
+        """Let them go."""
+        for end in self._ends:
+            end.send(None)
+
 
 def _work(end: Connection, number: int, weights: Path, images: Path, total: int) -> None:
     torch.set_num_threads(1)
@@ -118,8 +123,8 @@ def _work(end: Connection, number: int, weights: Path, images: Path, total: int)
         os.sched_setaffinity(0, {mine[number % len(mine)]})
     model, data = load(weights, images, total)
     end.send("ready")
-    while True:
-        job, count, store = end.recv()
+    while (asked := end.recv()) is not None:
+        job, count, store = asked
         distributed.init_process_group(
             "gloo", store=distributed.FileStore(store, count), rank=number, world_size=count
         )
@@ -160,6 +165,7 @@ def main() -> None:
             flush=True,
         )
         rows.append({"job": job, "one": one, "several": several, "rounds": args.rounds})
+    workers.stop()
     if args.json:
         args.json.write_text(json.dumps({"processes": args.processes, "rows": rows}, indent=1))
 
