@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from niwaki.auditing import (
     foreign,
     project_out,
     prune_artefact,
+    right_reasons,
 )
 from niwaki.data import Data, Described
 from niwaki.datasets import plant
@@ -178,6 +180,8 @@ def harm(learner: Learner, model: nn.Module, test: Set, attacked: Set) -> Row:
     margin = clean[:, 1] - clean[:, 0]
     rise = (changed[:, 1] - changed[:, 0] - margin)[test.labels == 0]
     return {
+        "accuracy clean": float((clean.argmax(1) == test.labels).mean()),
+        "accuracy attacked": float((changed.argmax(1) == test.labels).mean()),
         "auc clean": auc(clean, test.labels),
         "auc attacked": auc(changed, test.labels),
         "artefact moves": float(rise.mean() / margin.std()),
@@ -209,10 +213,27 @@ def remedies(
     pruned = prune_artefact(
         model, (donors, labels[chosen][:128], where), repaired[chosen][:128], clean
     )
+    rebuilt = prune_artefact(
+        model,
+        (donors, labels[chosen][:128], where),
+        repaired[chosen][:128],
+        clean,
+        rebuilt=True,
+    )
+    told = copy.deepcopy(model)
+    right_reasons(told, (inputs, labels), masks, replace(learner.settings, epochs=2, seed=seed))
     return {
         "inpainted, trained again": learner.train((repaired, labels), seed),
         "spread, trained again": learner.train((augmented, labels), seed),
         "filters pruned": pruned.model,
+        "filters pruned, rebuilt": rebuilt.model,
+        "told where not to look": told,
+        "reactive P-ClArC at relu2": project_out(
+            model, "relu2", (donors, where), repaired[:300], reactive=True
+        ),
+        "reactive P-ClArC at relu4": project_out(
+            model, "relu4", (donors, where), repaired[:300], reactive=True
+        ),
         "P-ClArC at relu2": project_out(model, "relu2", (donors, where), repaired[:300]),
         "P-ClArC at relu4": project_out(model, "relu4", (donors, where), repaired[:300]),
     }

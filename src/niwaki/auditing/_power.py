@@ -367,7 +367,9 @@ def of_errors(exchanged: Exchanged, wrong: float, learned: int, learned_wrong: f
     return Power(images, chance)
 
 
-def of_centre(images: int, slides: int, tries: Tries, ways: float, most: int) -> Power:
+def of_centre(
+    images: int, slides: int, tries: Tries, exchanged: tuple[int, int], most: int
+) -> Power:
     """Return the power of asking whether the network goes by a centre.
 
     Parameters
@@ -378,15 +380,20 @@ def of_centre(images: int, slides: int, tries: Tries, ways: float, most: int) ->
         That these are of.
     tries : Tries
         Of the other classes.
-    ways : float
-        Logarithm of how many ways there are to exchange centres among slides.
+    exchanged : tuple of int
+        Number of the centre's slides, and of all slides that exchange centres. What is planted
+        shows on the same share of the centre's slides as of the images, and on no other.
     most : int
         How many images are tried at the most.
     """
+    own, every = exchanged
 
     def chance(having: int, level: float) -> float:
-        least = max(np.exp(-ways), 0.5**slides)
-        if images == 0 or least + 1 / (1 + tries.draws) >= level:
+        if images == 0:
+            return 0.0
+        marked = round(own * having / images)
+        seen = float(np.exp(_ways(own, marked) - _ways(every, marked)))
+        if max(seen, 0.5**slides) + 1 / (1 + tries.draws) >= level:
             return 0.0
         tried = min(images, most)
         return tries.chance(tried, round(having * tried / images), level)
@@ -404,7 +411,7 @@ def of_centre_errors(images: int, rest: int, wrong: float, ways: float, draws: i
     wrong : float
         Share of the others that are wrong.
     ways : float
-        As for `of_centre`.
+        Logarithm of how many ways there are to exchange centres among slides.
     draws : int
         Of the test.
     """

@@ -123,7 +123,7 @@ def _of_class(case: _Case, label: int, rng: np.random.Generator) -> Iterator[Fin
     recipients = np.flatnonzero(~is_centre & (material.labels != label))
     who = material.class_names[label]
     effect, effect_name, p = _seen(case, label, is_centre, centre, rng)
-    ways = _ways(case, is_centre, centre)
+    exchanged = int((case.exchange.centre == centre).sum()), len(case.exchange.centre)
     slides = len(np.unique(material.groups[recipients]))
     tries = case.evidence.tries_of_others(label)
     for thing, what in (("look", "stain and sharpness"), ("features", "features")):
@@ -139,7 +139,7 @@ def _of_class(case: _Case, label: int, rng: np.random.Generator) -> Iterator[Fin
             p_seen=p,
             examples=tuple(case.kept[own[np.argsort(-toward[own])[:8]]].tolist()),
             having=tuple(case.kept[own].tolist()),
-            power=of_centre(len(recipients), slides, tries, ways, TRIED),
+            power=of_centre(len(recipients), slides, tries, exchanged, TRIED),
             numbers={"images_of_centre": float(is_centre.sum())},
         )
         if finding.suspicious() and len(recipients) >= FEWEST:
@@ -148,13 +148,6 @@ def _of_class(case: _Case, label: int, rng: np.random.Generator) -> Iterator[Fin
             yield _tried(case, finding, str(centre), tried, given(case, is_centre, tried, rng))
         else:
             yield finding
-
-
-def _ways(case: _Case, is_centre: Array, centre: object) -> float:
-    """Return the logarithm of how many ways there are to exchange centres."""
-    if case.overlap(is_centre):
-        return case.exchange.arrangements(centre)
-    return CentreExchange(case.centres, case.material.groups).arrangements(centre)
 
 
 def _seen(
