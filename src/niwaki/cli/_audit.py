@@ -101,9 +101,9 @@ def audit_command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="candidates.csv of an audit of the same images, with yes beside those that show "
-            "what they should not be known by: finds the others, and asks whether answers hang on "
-            "it.",
+            help="The candidates.csv of an audit of the same images, with yes beside those that "
+            "show what they should not be known by. The audit then finds the others, and asks "
+            "whether answers depend on it.",
             show_default=False,
         ),
     ] = None,

@@ -283,6 +283,9 @@ class PatternRelevance(Relevance):
         )
         self.estimator = estimator
 
+    def check_comparable(self, scores: Mapping[str, Tensor]) -> None:
+        """Say nothing: this relevance is not conserved from layer to layer."""
+
     def prepared(self, model: nn.Module, data: Data, batch_size: int) -> Criterion:
         """Return the criterion with patterns fitted on the reference samples."""
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
