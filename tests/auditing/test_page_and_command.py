@@ -44,6 +44,7 @@ def test_the_page_says_what_was_found_and_is_self_contained(found, tmp_path):
     assert "strategies-tumour-place.png" in pictures
 
 
+@pytest.mark.slow
 def test_a_page_of_two_audits_has_their_table(found, tiles, tmp_path):
     clean = audit(Coloured(), tiles.images(), method="lrp.epsilon")
     audits = {"Before": found, "After": clean}
@@ -217,6 +218,7 @@ def test_the_command_knows_slides_and_regions(tiles, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_with_what_a_person_accepts_and_watches(tiles, tmp_path):
     marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.4, seed=1)
     for index, (pixels, label) in enumerate(zip(marked.pixels, tiles.labels, strict=True)):

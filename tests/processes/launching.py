@@ -72,6 +72,7 @@ class Launcher:
         weights(place / "weights.safetensors")
         self._logs = place.parent / f"{place.name}-said"
         self._logs.mkdir()
+        self._commands = 0
         self._server = subprocess.Popen(
             [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True, cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -83,12 +84,13 @@ class Launcher:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         found = []
+        self._commands += 1
         for rank in range(count):
             env = {} if count == 1 else {
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             }  # fmt: skip
-            said = str(self._logs / f"{rank}.txt")
+            said = str(self._logs / f"{self._commands}-{rank}.txt")
             found.append(self._ask({"command": list(command), "env": env, "said": said}))
         return found
 
@@ -102,7 +104,7 @@ class Launcher:
 
     def said(self, rank: int = 0) -> str:
         """Return what a process of the last command has printed."""
-        return (self._logs / f"{rank}.txt").read_text()
+        return (self._logs / f"{self._commands}-{rank}.txt").read_text()
 
     def stop(self) -> None:
         """End the server."""

@@ -54,6 +54,7 @@ def test_layers_are_grouped_by_depth_without_the_first(model):
     assert few == {"middle": ("3",), "linear": ("8",)}
 
 
+@pytest.mark.filterwarnings("ignore::niwaki.errors.AbsorbedWarning")
 @pytest.mark.parametrize("network", [deep, chain, Residual])
 def test_the_first_trials_are_the_defaults(network):
     model = randomise(network())

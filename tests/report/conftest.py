@@ -15,10 +15,6 @@ from niwaki.cli import app
 from niwaki.datasets import draw_tissue, plant
 from niwaki.report import write_audit
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
-
 # What a page must show as words. A slash cannot be in the name of a folder.
 CLASSES = (
     "<script>alert(1)<\\script>",
@@ -131,18 +127,6 @@ def audited(folder: Path) -> Path:
     write_audit(folder, audits, heading=CLASSES[0], remarks=[CLASSES[1]], made=made,
                 table=before_and_after(audits))  # fmt: skip
     return folder
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """Start a browser; without one, the tests that look at pages are skipped."""
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"there is no browser at {CHROMIUM}: apt-get install chromium")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 class Watched:

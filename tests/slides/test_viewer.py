@@ -1,6 +1,5 @@
 """The page is used in a real browser, from the disk: no network, no error, the right pictures."""
 
-from pathlib import Path
 from urllib.parse import parse_qs
 
 import numpy as np
@@ -9,22 +8,8 @@ from PIL import Image
 from synthetic import picture, write_slide
 
 pytest.importorskip("openslide", reason="the extra slides is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
-BROWSER = Path("/usr/bin/chromium")
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-SWITCHES += ["--disable-component-update", "--disable-sync"]
 NEST = (700, 500, 940, 780)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not BROWSER.exists():
-        pytest.skip(f"there is no browser {BROWSER}")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=str(BROWSER), args=SWITCHES)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -39,8 +24,8 @@ def folder(command, tmp_path):
 class Seen:
     """A page with all that it has complained of and asked for."""
 
-    def __init__(self, browser, folder, size=(1280, 800), hash=""):
-        self.page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    def __init__(self, chromium, folder, size=(1280, 800), hash=""):
+        self.page = chromium.new_page(viewport={"width": size[0], "height": size[1]})
         self.complaints, self.asked = [], []
         self.page.on("console", lambda said: self.complaints.append(said.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -87,8 +72,8 @@ class Seen:
         assert all(url.startswith(("file://", "data:")) for url in self.asked), self.asked
 
 
-def test_the_page_is_used(browser, folder, tmp_path):
-    seen = Seen(browser, folder)
+def test_the_page_is_used(chromium, folder, tmp_path):
+    seen = Seen(chromium, folder)
     page = seen.page
     assert page.title() == "<b>a.tif"
     assert page.locator("#layer option").count() == 4
@@ -125,7 +110,7 @@ def test_the_page_is_used(browser, folder, tmp_path):
     assert (state["region"], state["tile"]) == ("0", chosen)
     hash = page.evaluate("location.hash")
     seen.close()
-    again = Seen(browser, folder, hash=hash)
+    again = Seen(chromium, folder, hash=hash)
     found = again.state()
     for name in ("layer", "opacity", "threshold", "colours", "region", "tile"):
         assert found.get(name, state[name]) == state[name], name
@@ -136,8 +121,8 @@ def test_the_page_is_used(browser, folder, tmp_path):
     again.close()
 
 
-def test_the_keyboard_is_enough(browser, folder):
-    seen = Seen(browser, folder)
+def test_the_keyboard_is_enough(chromium, folder):
+    seen = Seen(chromium, folder)
     page = seen.page
     zoom = "window.niwakiViewer.base.viewport.getZoom()"
     middle = "window.niwakiViewer.base.viewport.getCenter().x"
@@ -164,8 +149,8 @@ def test_the_keyboard_is_enough(browser, folder):
     seen.close()
 
 
-def test_on_a_phone_all_is_there(browser, folder):
-    seen = Seen(browser, folder, size=(390, 844))
+def test_on_a_phone_all_is_there(chromium, folder):
+    seen = Seen(chromium, folder, size=(390, 844))
     page = seen.page
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     for name in ("layer", "opacity", "threshold", "region"):

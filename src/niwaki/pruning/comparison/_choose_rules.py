@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from niwaki import models, runs
 from niwaki.criteria import Criterion
 from niwaki.data import Data, batches
-from niwaki.errors import NiwakiError, UnknownOptionError
+from niwaki.errors import AbsorbedWarning, NiwakiError, UnknownOptionError
 from niwaki.propagation import trace
 from niwaki.pruning._prune import prune
 from niwaki.pruning._run import Run
@@ -162,7 +163,10 @@ def _try(choice: Choice, trial: Trial, measure: Callable[[Criterion, float], flo
     started = time.perf_counter()
     found, error = None, None
     try:
-        found = measure(choice.criterion_of(trial), float(trial.settings["per_cost"]))
+        with warnings.catch_warnings():
+            # Layers that cannot be compared show in what is measured.
+            warnings.simplefilter("ignore", AbsorbedWarning)
+            found = measure(choice.criterion_of(trial), float(trial.settings["per_cost"]))
     except UnknownOptionError:  # of `choose_rules` itself
         raise
     except NiwakiError as wrong:
