@@ -28,6 +28,7 @@ def found(tiles):
     return audit(Coloured(), images, method="lrp.epsilon", tissue=True)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_found_and_is_self_contained(found, tmp_path):
     page = write_audit(tmp_path, found, heading="A <test>", remarks=["All 200 images."])
     text = page.read_text()
@@ -143,6 +144,7 @@ def test_the_same_command_writes_the_same_page(folder, tmp_path):
     assert pages[0] == pages[1]
 
 
+@pytest.mark.slow
 def test_the_exit_code_says_on_request_that_something_was_found(folder, tmp_path):
     done = command(folder, tmp_path / "out", "--fail-on-finding", "--questions", "colour")
     assert done.exit_code == 1

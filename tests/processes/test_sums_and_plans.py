@@ -78,7 +78,7 @@ def test_another_network_is_refused_by_its_first_difference(crew):
 
 
 @pytest.mark.parametrize("count", SOME)
-@pytest.mark.parametrize("samples", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("samples", [41, pytest.param(13, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("criterion", niwaki.criteria.names())
 def test_scores_are_those_of_one_process(crew, criterion, samples, count):
     expected = jobs.scores(criterion, samples, 8)
