@@ -1,4 +1,4 @@
-"""Tables for notebooks: rows as HTML, whatever the names in them are."""
+"""Tables for people: rows as HTML, whatever the names in them are, and cells in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["html_table"]
+__all__ = ["html_table", "readable"]
 
 
 def html_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
@@ -35,3 +35,39 @@ def _cell(value: Any) -> str:
         text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
         return f'<td style="text-align: right">{text}</td>'
     return f"<td>{escape(str(value))}</td>"
+
+
+def readable(row: Mapping[str, Any]) -> dict[str, str]:
+    """Write the cells of a row of judged methods as a person reads them."""
+    cells = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            error = "" if value["error"] is None else f" ± {value['error']:.3f}"
+            cells[name] = f"{value['mean']:.3f}{error}"
+        elif name == "lost":
+            cells[name] = f"{value:.1%}" if value else ""
+        elif value is None:
+            cells[name] = ""
+        else:
+            cells[name] = f"{value:.1f}" if isinstance(value, float) else str(value)
+    return {("ms/image" if name == "ms" else name): value for name, value in cells.items()}
+
+
+def _cautions(rows: Sequence[Mapping[str, Any]], images: int) -> Iterator[str]:
+    if images < 50:
+        yield f"The methods were judged on {images} images: mind the standard errors."
+    blind = [
+        row["method"] for row in rows if row.get("randomised") and row["randomised"]["mean"] > 0.5
+    ]
+    if blind:
+        yield (
+            "The heatmaps of these methods stay much the same when the network's weights are drawn "
+            f"at random, so that they say little about what it has learned: {', '.join(blind)}."
+        )
+    lost = [row["method"] for row in rows if row.get("lost")]
+    if lost:
+        yield f"These methods lose relevance on its way to the pixels: {', '.join(lost)}."
+    yield (
+        "A perturbed image is none that the network knows: how its output falls depends on what "
+        "stands in the perturbed regions as well."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import shared_jobs as jobs
 import torch
+from closeness import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
 import niwaki
@@ -15,14 +16,6 @@ SOME = [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 2, 4))
 # By name, as many samples as batches of 8 leave uneven shares of: a last batch of one, and fewer
 # batches than processes.
 SIZES = {"last of one": 41, "fewer than processes": 13}
-
-
-def assert_close(found, expected, tolerance=1e-6):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        size = float(value.double().abs().max())
-        apart = float((found[name].double() - value.double()).abs().max())
-        assert apart <= tolerance * max(size, 1e-12), (name, apart, size)
 
 
 @pytest.mark.parametrize("count", COUNTS)

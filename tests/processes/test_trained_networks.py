@@ -5,17 +5,10 @@ from __future__ import annotations
 import pytest
 import real_jobs as jobs
 import torch
+from closeness import assert_close
 
 pytestmark = pytest.mark.slow
 NETWORKS = ("resnet20", "vgglike", "efficientnet_lite0")
-
-
-def assert_close(found, expected, tolerance=1e-6):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        size = float(value.double().abs().max())
-        apart = float((found[name].double() - value.double()).abs().max())
-        assert apart <= tolerance * max(size, 1e-12), (name, apart, size)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

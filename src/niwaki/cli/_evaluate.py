@@ -16,6 +16,7 @@ from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, attribute_with_loss, by_default, pick, table
 from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance
+from niwaki.display import readable
 from niwaki.errors import NiwakiError
 from niwaki.processes import goes_on_alone
 
@@ -166,7 +167,7 @@ def evaluate(
         say({"folder": str(out), "methods": rows})
         return
     show = o.console().print
-    show(table([_readable(row) for row in rows]))
+    show(table([readable(row) for row in rows]))
     show(_EXPLANATION)
     show(f"open {out / 'index.html'}")
 
@@ -284,19 +285,6 @@ def _plain(estimate: Estimate) -> dict[str, float | None]:
     return {"mean": estimate.mean, "error": None if isnan(estimate.error) else estimate.error}
 
 
-def _readable(row: dict[str, Any]) -> dict[str, Any]:
-    cells = {}
-    for name, value in row.items():
-        if isinstance(value, dict):
-            error = "" if value["error"] is None else f" ± {value['error']:.3f}"
-            cells[name] = f"{value['mean']:.3f}{error}"
-        elif name == "lost":
-            cells[name] = f"{value:.1%}" if value else ""
-        else:
-            cells[name] = f"{value:.1f}" if isinstance(value, float) else value
-    return {("ms/image" if name == "ms" else name): value for name, value in cells.items()}
-
-
 def _write(
     folder: Path,
     curves: dict[str, PerturbationCurves],
@@ -307,10 +295,10 @@ def _write(
     from niwaki.files import write_json, write_text
     from niwaki.report import plot_perturbation, plot_randomisation
 
-    readable = [_readable(row) for row in rows]
-    lines = ["| " + " | ".join(readable[0]) + " |", "|" + " --- |" * len(readable[0])]
-    for row in readable:
-        lines.append("| " + " | ".join(value or "" for value in row.values()) + " |")
+    shown = [readable(row) for row in rows]
+    lines = ["| " + " | ".join(shown[0]) + " |", "|" + " --- |" * len(shown[0])]
+    for row in shown:
+        lines.append("| " + " | ".join(row.values()) + " |")
     write_text(folder / "table.md", "\n".join([*lines, "", _EXPLANATION, ""]))
     write_json(folder / "table.json", rows)
     write_json(folder / "perturbation.json", [found.to_json() for found in curves.values()])

@@ -42,7 +42,7 @@ def write_page(path: str | Path, template: str, **values: Any) -> None:
         _environment()
         .get_template(template)
         .stream(
-            policy=_policy([style], [script]),
+            policy=content_policy([style], [script]),
             style=Markup(style),
             script=Markup(script),
             signature=SIGNATURE,
@@ -71,14 +71,23 @@ def _source(name: str) -> str:
     return (files("niwaki.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _policy(styles: Iterable[str], scripts: Iterable[str]) -> str:
-    """Return a content security policy: embedded pictures, and these styles and scripts alone.
+def contentcontent_policy(
+    styles: Iterable[str], scripts: Iterable[str], images: str = "data:"
+) -> str:
+    """Return a content security policy: no network, and these styles and scripts alone.
 
     Whatever a name of a class or file might bring along does nothing.
+
+    Parameters
+    ----------
+    styles, scripts : iterable of str
+        As they stand in the page.
+    images : str
+        Where pictures may come from; by default they are embedded.
     """
     parts = {
         "default-src": "'none'",
-        "img-src": "data:",
+        "img-src": images,
         "style-src": " ".join(map(_hash, styles)),
         "script-src": " ".join(map(_hash, scripts)),
         "base-uri": "'none'",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -17,6 +15,7 @@ from matplotlib import colormaps
 
 from niwaki.files import write_atomically
 from niwaki.ownership import SIGNATURE
+from niwaki.report._page import content_policy
 from niwaki.report._slide_tiles import cut_layer, cut_slide
 from niwaki.slides import Layer, Pyramid, SlideMaps, SlideObject, file_names, limits
 
@@ -108,7 +107,7 @@ def _write(path: Path, data: Mapping[str, Any], about: Mapping[str, str]) -> Non
     text = json.dumps(data, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
     page = environment.get_template("viewer.html.j2").render(
         signature=SIGNATURE,
-        policy=_policy(style, scripts),
+        policy=content_policy((style, _ADDED), scripts, "'self' file: data:"),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         data=Markup(text),
@@ -122,20 +121,3 @@ def _write(path: Path, data: Mapping[str, Any], about: Mapping[str, str]) -> Non
 
 def _source(name: str) -> str:
     return (files("niwaki.report") / name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, scripts: Sequence[str]) -> str:
-    """Allow our own style and scripts, and pictures from the page's folder; no network."""
-    parts = {
-        "default-src": "'none'",
-        "img-src": "'self' file: data:",
-        "style-src": f"{_hash(style)} {_hash(_ADDED)}",
-        "script-src": " ".join(map(_hash, scripts)),
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
-    return "; ".join(f"{kind} {sources}" for kind, sources in parts.items())
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def within(
     raised = raised_ahead = found.offset
     momentum = 1.0
     for _ in range(_ROUNDS):
-        targets, _ = _missed(reading, ahead, raised_ahead)
+        targets = _nearest(reading, ahead, raised_ahead)
         new = regression.weights(targets)
         new_raised = regression.offset(targets, new)
         momentum, before = (1 + (1 + 4 * momentum**2) ** 0.5) / 2, momentum
@@ -51,7 +51,7 @@ def _best(
 ) -> Fit:
     """Choose, output by output, so that no error grows and nothing that was exact is given up."""
     before, met, after = (
-        _missed(reading, *pair)[1] for pair in (start, (found.matrix, found.offset), refitted)
+        _missed(reading, *pair) for pair in (start, (found.matrix, found.offset), refitted)
     )
     matrix, raised = refitted
     worse, exact = after > before, met < EXACT * variance
@@ -65,17 +65,33 @@ def _best(
     return Fit(matrix, raised, float(before.sum()) / whole, float(after.sum()) / whole)
 
 
-def _missed(
+def _nearest(
     reading: Iterable[Rows], matrix: Tensor, offset: Tensor | None
-) -> tuple[Mapping[str, Tensor], Tensor]:
-    """Sum up the nearest values within the ranges, and the squared distances from them."""
-    sums, missed = Totals(), Totals()
+) -> Mapping[str, Tensor]:
+    """Sum up the values within the ranges that are nearest to what weights give."""
+    sums = Totals()
+    for images, inputs, _, near in _given(reading, matrix, offset):
+        sums = sums.update(aims(inputs, near), images)
+    return sums.reduced(matrix.device).sums
+
+
+def _missed(reading: Iterable[Rows], matrix: Tensor, offset: Tensor | None) -> Tensor:
+    """Sum up the squared distances from the ranges, for each output."""
+    sums = Totals()
+    for images, _, given, near in _given(reading, matrix, offset):
+        sums = sums.update({"missed": (near - given).square().sum(1)}, images)
+    return sums.reduced(matrix.device).sums["missed"]
+
+
+def _given(
+    reading: Iterable[Rows], matrix: Tensor, offset: Tensor | None
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Yield images, inputs, what weights give, and the nearest values within the ranges."""
     weights = matrix.double().transpose(1, 2)
     for rows in reading:
-        x = rows.inputs.double()
-        given = x @ weights if offset is None else x @ weights + offset.double()[:, None]
+        inputs = rows.inputs.double()
+        given = inputs @ weights
+        if offset is not None:
+            given = given + offset.double()[:, None]
         near = torch.clamp(given, rows.least.double(), rows.largest.double())
-        sums = sums.update(aims(x, near), rows.images)
-        missed = missed.update({"missed": (near - given).square().sum(1)}, rows.images)
-    place = matrix.device
-    return sums.reduced(place).sums, missed.reduced(place).sums["missed"]
+        yield rows.images, inputs, given, near

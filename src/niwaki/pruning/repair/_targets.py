@@ -81,12 +81,12 @@ class Target:
         if self.ends is None:
             return target, target
         least, largest = target, target
-        value, scale = target, torch.ones_like(target)
+        value, scale = target, target.new_ones(())
         norm = self._behind.norm
         if norm is not None:
             factor = _scale(norm)
             shift = -norm.running_mean * factor + (0 if norm.bias is None else norm.bias)
-            scale = scale * self._spread(factor, target)
+            scale = self._spread(factor, target)
             value = value * scale + self._spread(shift, target)
         if self._behind.other is not None:
             value = value + self._walk.values[self._behind.other][1][block]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from niwaki.display import readable
 from niwaki.evaluation import PerturbationCurves
 from niwaki.report._chart import Axis, Chart, Line, Point
 from niwaki.report._run_folder import RunFolder
@@ -33,8 +34,8 @@ def methods(run: RunFolder) -> Section | None:
         {
             "charts": [_perturbed(found, order) for order in _ORDERS],
             "randomised": _randomised(randomised) if randomised else None,
-            "head": list(_readable(rows[0])),
-            "rows": [list(_readable(row).values()) for row in rows],
+            "head": list(readable(rows[0])),
+            "rows": [list(readable(row).values()) for row in rows],
         },
         facts=(
             ("Methods", str(len(found))),
@@ -92,39 +93,4 @@ def _randomised(told: Sequence[Mapping[str, Any]]) -> Chart:
         tuple(lines),
         ("method", *layers),
         tuple((line.name, *(f"{point.y:.3f}" for point in line.points)) for line in lines),
-    )
-
-
-def _readable(row: Mapping[str, Any]) -> dict[str, str]:
-    cells = {}
-    for name, value in row.items():
-        if isinstance(value, dict):
-            error = "" if value["error"] is None else f" ± {value['error']:.3f}"
-            cells[name] = f"{value['mean']:.3f}{error}"
-        elif name == "lost":
-            cells[name] = f"{value:.1%}" if value else ""
-        elif value is None:
-            cells[name] = ""
-        else:
-            cells[name] = f"{value:.1f}" if isinstance(value, float) else str(value)
-    return {("ms/image" if name == "ms" else name): value for name, value in cells.items()}
-
-
-def _cautions(rows: Sequence[Mapping[str, Any]], images: int) -> Iterator[str]:
-    if images < 50:
-        yield f"The methods were judged on {images} images: mind the standard errors."
-    blind = [
-        row["method"] for row in rows if row.get("randomised") and row["randomised"]["mean"] > 0.5
-    ]
-    if blind:
-        yield (
-            "The heatmaps of these methods stay much the same when the network's weights are drawn "
-            f"at random, so that they say little about what it has learned: {', '.join(blind)}."
-        )
-    lost = [row["method"] for row in rows if row.get("lost")]
-    if lost:
-        yield f"These methods lose relevance on its way to the pixels: {', '.join(lost)}."
-    yield (
-        "A perturbed image is none that the network knows: how its output falls depends on what "
-        "stands in the perturbed regions as well."
     )
