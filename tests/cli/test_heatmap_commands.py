@@ -16,6 +16,7 @@ from niwaki.cli import _evaluate, app, main
 from niwaki.cli._loading import Loaded
 from niwaki.data import open_data
 from niwaki.errors import LostRelevanceError, ModelError, NiwakiError
+from niwaki.report import HeatmapFiles
 
 MODEL = ["niwaki.models.zoo:vgg_digits", "digits", "--weights", "random", "--threads", "1"]
 METHODS = ["--method", "gradient", "--method", "lrp.epsilon_plus"]
@@ -210,6 +211,31 @@ def test_lost_relevance_is_said_with_the_share(tmp_path, network):
     assert shares["gradient"] == 0
     table = (tmp_path / "judged" / "table.md").read_text()
     assert (spoken in table) == bool(lost)
+
+
+def test_explain_shows_what_the_usual_method_loses_also_when_it_goes_on(tmp_path, monkeypatch):
+    """A method that nobody has chosen is shown with the share, of images before a stop too."""
+    (tmp_path / "net.py").write_text(DEAD_ENDS)
+    arguments = [f"{tmp_path / 'net.py'}:quarter", "digits", "--limit", 4, "--batch-size", 2]
+    arguments += ["--out", tmp_path / "maps", "--json"]
+    whole = HeatmapFiles.write
+    calls = []
+
+    def stopped(self, *given):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(self, *given)
+
+    monkeypatch.setattr(HeatmapFiles, "write", stopped)
+    assert run("explain", *arguments).exit_code != 0
+    assert len(calls) == 2
+    monkeypatch.setattr(HeatmapFiles, "write", whole)
+    monkeypatch.setattr("niwaki.cli._heatmaps.attribute_with_loss", None)  # all is kept already
+    said = json.loads(run("explain", *arguments).stdout)
+    assert said["lost"] == {"lrp.epsilon_plus": pytest.approx(0.25, abs=1e-4)}
+    page = (tmp_path / "maps" / "index.html").read_text()
+    assert "up to 25.0% of the relevance is lost" in page
 
 
 def test_compare_refuses_what_explain_refuses_of_methods_that_are_asked_for(tmp_path):

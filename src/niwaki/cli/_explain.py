@@ -38,7 +38,9 @@ def explain(
     """Show which pixels speak for what the network says.
 
     Writes a page (index.html) and a contact sheet (sheet.png) of the methods and at most 64 images,
-    the heatmaps of all images as arrays, and what the network says (images.json).
+    the heatmaps of all images as arrays, and what the network says (images.json). Where the usual
+    method loses relevance, as in many pruned networks, the share that is lost is told; a method
+    that is named is refused there.
     """
     from niwaki.files import write_json
     from niwaki.report import (
@@ -64,7 +66,14 @@ def explain(
     with work.result() as folder:
         with HeatmapFiles(folder, format, len(picked.indices)) as files:
             found = explain_images(
-                loaded, picked, chosen, explained, common.batch_size, folder=work, keep=files.write
+                loaded,
+                picked,
+                chosen,
+                explained,
+                common.batch_size,
+                strict=bool(method),  # what nobody has chosen is shown with what gets lost
+                folder=work,
+                keep=files.write,
             )
         contact_sheet(
             folder / "sheet.png",
@@ -96,10 +105,13 @@ def _report(found: Explained, out: Path, as_json: bool) -> None:
         about: dict[str, Any] = {
             "folder": str(out),
             "methods": list(found.heatmaps),
+            "lost": found.lost,
             "images": found.rows,
         }
         say(about)
         return
     o.console().print(table(found.rows))
+    for name, share in found.lost.items():
+        o.console().print(f"{name}: up to {share:.1%} of the relevance is lost on its way")
     o.console().print(f"wrote {out / 'sheet.png'}")
     o.console().print(f"open {out / 'index.html'}")

@@ -178,17 +178,16 @@ def explain_images(
     lost: dict[str, float] = {}
     left_out: dict[str, str] = {}
 
-    def heatmap(name: str, batch: Tensor, classes: Tensor) -> Tensor | None:
+    def heatmap(name: str, batch: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        """Return what a part keeps of a method: its heatmaps, and the share that gets lost."""
         if strict:
-            return made[name].attribute(batch, classes)
+            return {f"by {name}": made[name].attribute(batch, classes)}
         try:
             found, share = attribute_with_loss(made[name], batch, classes)
         except PropagationError as error:
             left_out[name] = str(error)
-            return None
-        if share:
-            lost[name] = max(share, lost.get(name, 0.0))
-        return found
+            return {}
+        return {f"by {name}": found, f"lost by {name}": torch.tensor(share)}
 
     def explain(
         batch: Tensor, labels: Tensor, advance: Callable[[float], None]
@@ -199,11 +198,10 @@ def explain_images(
                 f"--target {target}: the network has {output.shape[1]} outputs, numbered from 0"
             )
         classes = attribution.chosen_classes(output, labels, target)
-        heatmaps = {}
+        heatmaps: dict[str, Tensor] = {}
         for name in made:
-            found = None if name in left_out else heatmap(name, batch, classes)
-            if found is not None:
-                heatmaps[f"by {name}"] = found
+            if name not in left_out:
+                heatmaps |= heatmap(name, batch, classes)
             advance(len(batch) / len(made))
         if not heatmaps:
             raise NiwakiError(f"no method can explain this: {next(iter(left_out.values()))}")
@@ -225,6 +223,9 @@ def explain_images(
         for number, (batch, truth) in enumerate(batches(picked.subset, batch_size, place)):
             part = kept.once(f"batch-{number:05}", partial(explain, batch, truth, advance))
             heatmaps = {name: part[f"by {name}"] for name in methods if f"by {name}" in part}
+            for name in heatmaps:
+                share = float(part.get(f"lost by {name}", 0))
+                lost[name] = max(share, lost.get(name, 0.0))
             if keep is not None:
                 keep(heatmaps, part["outputs"], truth)
             left = max(0, SHOWN - len(said))
@@ -238,7 +239,7 @@ def explain_images(
         picked.data.preprocessing.denormalise(first.pop("inputs")),
         first,
         _rows(loaded, picked, said),
-        {name: share for name, share in lost.items() if name in first},
+        {name: share for name, share in lost.items() if share and name in first},
         left_out,
     )
 

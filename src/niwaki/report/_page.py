@@ -71,9 +71,7 @@ def _source(name: str) -> str:
     return (files("niwaki.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def contentcontent_policy(
-    styles: Iterable[str], scripts: Iterable[str], images: str = "data:"
-) -> str:
+def content_policy(styles: Iterable[str], scripts: Iterable[str], images: str = "data:") -> str:
     """Return a content security policy: no network, and these styles and scripts alone.
 
     Whatever a name of a class or file might bring along does nothing.

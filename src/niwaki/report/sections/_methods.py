@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from niwaki.display import readable
@@ -93,4 +93,24 @@ def _randomised(told: Sequence[Mapping[str, Any]]) -> Chart:
         tuple(lines),
         ("method", *layers),
         tuple((line.name, *(f"{point.y:.3f}" for point in line.points)) for line in lines),
+    )
+
+
+def _cautions(rows: Sequence[Mapping[str, Any]], images: int) -> Iterator[str]:
+    if images < 50:
+        yield f"The methods were judged on {images} images: mind the standard errors."
+    blind = [
+        row["method"] for row in rows if row.get("randomised") and row["randomised"]["mean"] > 0.5
+    ]
+    if blind:
+        yield (
+            "The heatmaps of these methods stay much the same when the network's weights are drawn "
+            f"at random, so that they say little about what it has learned: {', '.join(blind)}."
+        )
+    lost = [row["method"] for row in rows if row.get("lost")]
+    if lost:
+        yield f"These methods lose relevance on its way to the pixels: {', '.join(lost)}."
+    yield (
+        "A perturbed image is none that the network knows: how its output falls depends on what "
+        "stands in the perturbed regions as well."
     )
