@@ -127,6 +127,26 @@ class Propagating(Method):
         assert result.relevance is not None
         return result.relevance
 
+    def attribute_with_loss(
+        self, inputs: Tensor, targets: Sequence[Target]
+    ) -> tuple[Tensor, Tensor]:
+        """As `attribute_each`, whatever gets lost; and tell how much that is.
+
+        Parameters
+        ----------
+        inputs, targets
+            See `attribute_each`.
+
+        Returns
+        -------
+        tuple of Tensor
+            The heatmaps, and for each sample the share of the relevance of all targets that got
+            lost on its way, shape (N,).
+        """
+        result = self._propagate(inputs, targets, max_loss=None)
+        assert result.relevance is not None
+        return result.relevance, result.lost
+
     def layers(
         self, inputs: Tensor, target: Target = None, names: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
@@ -176,9 +196,8 @@ class Propagating(Method):
         def start(output: Tensor) -> Tensor:
             return torch.stack([self.begin(output, target) for target in targets])
 
-        return propagate(
-            self.model, inputs, self.composite, start, max_loss=self.max_loss, **options
-        )
+        options = {"max_loss": self.max_loss, **options}
+        return propagate(self.model, inputs, self.composite, start, **options)
 
     def __repr__(self) -> str:
         return f"{type(self.model).__name__} under {self.composite}"

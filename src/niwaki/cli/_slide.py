@@ -173,6 +173,10 @@ def slide(
     o.console().print(about["joined"])
     for name, count in about["predictions"].items():
         o.console().print(f"{name}: {_count(count)}")
+    for name, (tiles, share) in about["lost"].items():
+        o.console().print(
+            f"{name}: {_count(tiles)} lost relevance on its way, {share:.1%} at the most"
+        )
     o.console().print(f"wrote {out / ('index.html' if no_page else 'viewer.html')}")
 
 
@@ -231,6 +235,7 @@ def _write(
             "tile": found.grid.side,
             "joined": found.grid.joined,
             "predictions": _counted(found),
+            "lost": {method: list(told) for method, told in found.lost.items()},
             "layers": [layer.title for layer in found.maps],
             "maps": maps,
             "regions": len(regions),

@@ -45,11 +45,19 @@ class Propagated:
         dimension in front); None if it was not asked for.
     operations : list of Operation
         All operations that carried the signal, in order, with the rule each one got.
+    start : Tensor
+        Relevance that the outputs started with; of several starts, the sum of the absolute ones.
     """
 
     output: Tensor
     relevance: Tensor | None
     operations: list[Operation]
+    start: Tensor
+
+    @property
+    def lost(self) -> Tensor:
+        """The share of its relevance that each sample lost on the way, shape (N,)."""
+        return _lost_shares(self.operations, self.start)
 
 
 @checked(max_loss=TOLERANCE)
@@ -141,14 +149,15 @@ def propagate(
     if to_input and any(one is None for one in found):
         raise PropagationError("the output does not depend on the input")
     _check_finite(relevance, found if to_input else [], watch.operations)
+    total = relevance.abs().sum(0) if several else relevance
     if max_loss is not None:
-        total = relevance.abs().sum(0) if several else relevance
         _check_evidence(output, total, watch.operations)
         _check_loss(watch.operations, total, max_loss)
     return Propagated(
         output.detach(),
         None if not to_input else torch.stack(found) if several else found[0],
         watch.operations,
+        total,
     )
 
 
@@ -265,8 +274,8 @@ def _check_evidence(output: Tensor, start: Tensor, operations: list[Operation]) 
         )
 
 
-def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> None:
-    """Refuse a loss that is large in sum, or beside all relevance where most of it arrives.
+def _lost_shares(operations: list[Operation], start: Tensor) -> Tensor:
+    """Return what each sample loses: in sum, or beside all relevance where most of it arrives.
 
     Losses of both signs may cancel in the sum. Relevances of both signs may also add up to many
     times the start, so that the absolute losses are measured by the absolute relevance.
@@ -278,7 +287,11 @@ def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> 
         lost, size = lost + ledger.lost, size + ledger.lost_size
         most = torch.maximum(most, torch.as_tensor(ledger.arrived).to(most))
     shares = torch.maximum(lost.abs() / started, size / most)
-    share = torch.where(started > 0, shares, torch.zeros_like(started)).max()
+    return torch.where(started > 0, shares, torch.zeros_like(started))
+
+
+def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> None:
+    share = _lost_shares(operations, start).max()
     if share <= max_loss:
         return
     worst = max(operations, key=lambda op: float(torch.as_tensor(op.ledger.lost_size).sum()))

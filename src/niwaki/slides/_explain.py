@@ -66,6 +66,20 @@ class SlideMaps:
     maps: dict[Layer, Store] = field(repr=False)
     rows: list[dict[str, Any]] = field(repr=False)
 
+    @property
+    def lost(self) -> dict[str, tuple[int, float]]:
+        """For each method that loses relevance: in how many tiles, and the largest share.
+
+        Only what is more than the method may lose, see `niwaki.attribution.Propagating`.
+        """
+        found = {}
+        for column in self.rows[0] if self.rows else ():
+            if column.startswith(_LOST):
+                shares = [float(row[column]) for row in self.rows]
+                if max(shares):
+                    found[column[len(_LOST) :]] = sum(s > 0 for s in shares), max(shares)
+        return found
+
 
 @contextmanager
 @checked(mpp=MPP, tile=SIDE, overlap=FRACTION, least_tissue=FRACTION, batch_size=BATCH,
@@ -199,6 +213,9 @@ def _hash(tissue: Tissue) -> str:
     return hashlib.sha256(tissue.overview.tobytes() + tissue.mask.tobytes()).hexdigest()[:16]
 
 
+_LOST = "share lost, "
+
+
 @dataclass(frozen=True)
 class _Work:
     slide: Slide
@@ -299,6 +316,10 @@ class _Work:
                     total = np.abs(relevance).sum()
                     share = relevance.clip(0).sum() / total if total else 0.0
                     row[f"positive share, {layer.title}"] = _rounded(share)
+            for method in self.networks[network].methods:
+                if f"{network}/lost {method}" in found:
+                    share = float(found[f"{network}/lost {method}"][place])
+                    row[f"{_LOST}{method}{f' ({network})' if network else ''}"] = _rounded(share)
         return row
 
 

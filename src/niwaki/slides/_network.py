@@ -67,11 +67,6 @@ class Network:
         self.model = model
         self.classes = tuple(classes)
         self.methods = {name: create(name, model) for name in methods}
-        for method in self.methods.values():
-            if isinstance(method, Propagating):
-                # Among many tiles a few have an output of almost nothing, of which stabilizers
-                # take a share that would be an error for a single heatmap.
-                method.max_loss = None
 
     def reach(self) -> Reach | None:
         """Return how far an output of the map looks; None for a network without a map."""
@@ -100,7 +95,8 @@ class Network:
         dict of str to Tensor
             "probabilities": (N, all classes). "map": (N, classes, positions, positions), of a
             network that returns one, where tiles are cut. "relevance METHOD": (N, classes,
-            core, core).
+            core, core). "lost METHOD": (N,), the share of a tile's relevance that got lost on its
+            way, where that is more than the method may lose.
         """
         inputs = self._inputs(pixels)
         said = models.respond(self.model, inputs)
@@ -114,16 +110,26 @@ class Network:
         found["probabilities"] = chances.cpu()
         kept = slice(grid.margin, grid.side - grid.margin)
         for name in self.methods:
-            maps = self._relevance(name, inputs).sum(2)
+            maps, lost = self._relevance(name, inputs)
+            maps = maps.sum(2)
+            if lost is not None:
+                found[f"lost {name}"] = lost.cpu()
             found[f"relevance {name}"] = maps[..., kept, kept].transpose(0, 1).contiguous().cpu()
         return found
 
-    def _relevance(self, name: str, inputs: Tensor) -> Tensor:
-        """Return the relevance for each class, shape (classes, N, channels, side, side)."""
+    def _relevance(self, name: str, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the relevance for each class, shape (classes, N, channels, side, side).
+
+        Among many tiles a few have an output of almost nothing, of which stabilizers take a share
+        that would be an error for a single heatmap. Here it is told.
+        """
         method = self.methods[name]
-        if isinstance(method, Propagating) and len(self.classes) > 1:
-            return method.attribute_each(inputs, list(self.classes)).detach()
-        return torch.stack([method.attribute(inputs, one).detach() for one in self.classes])
+        if isinstance(method, Propagating):
+            found, lost = method.attribute_with_loss(inputs, list(self.classes))
+            limit = method.max_loss
+            told = None if limit is None else torch.where(lost > limit, lost, 0)
+            return found.detach(), told
+        return torch.stack([method.attribute(inputs, one).detach() for one in self.classes]), None
 
     def _inputs(self, pixels: Tensor) -> Tensor:
         known = self._preprocessing

@@ -69,4 +69,10 @@ def _cautions(found: dict[str, Any]) -> tuple[str, ...]:
         )
     if found["mpp"] > 1.5 * max(found["slide_mpp"]):
         cautions.append("The slide was read coarser than it was scanned, which hides detail.")
+    for method, (tiles, share) in found["lost"].items():
+        cautions.append(
+            f"Under {method}, {tiles} of {found['tiles']} tiles lose relevance on its way to the "
+            f"pixels, {share:.1%} at the most: their maps are not all of what the network looks "
+            "at. tiles.csv has the share of each."
+        )
     return tuple(cautions)
