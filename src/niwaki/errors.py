@@ -130,7 +130,7 @@ class PatternWarning(UserWarning):
 
 
 class LeftOutWarning(UserWarning):
-    """Files that look like images of a data set, and are not among those that are read."""
+    """What a reader would expect to be there and is not, such as images that are not read."""
 
 
 class NearChanceWarning(UserWarning):

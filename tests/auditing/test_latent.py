@@ -1,6 +1,7 @@
 """Found inside the network: groups, concepts that retrieve, odd filters, and what is confirmed."""
 
 import csv
+import warnings
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from niwaki.auditing import (
 )
 from niwaki.auditing._candidates import find_candidates, places_of
 from niwaki.auditing._concepts import separation
-from niwaki.datasets import plant
-from niwaki.errors import DataError
+from niwaki.datasets import draw_tissue, plant
+from niwaki.errors import DataError, LeftOutWarning, NearChanceWarning
 from niwaki.models import zoo
 
 LABELS = np.repeat([0, 1], 100)
@@ -222,3 +223,41 @@ def test_odd_filters_are_an_order_to_prune_in(tiles):
     gone = {(r.layer, c) for r in made.removals for c in r.channels}
     assert all(scores[layer][channel] > 0 for layer, channel in gone)
     assert len(find_candidates(material, latent_of(material))) == 0  # too few images of a class
+
+
+class Lossy(torch.nn.Module):
+    """A layer whose outputs have no positive contribution, which the z-plus rule cannot pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.start = torch.nn.Conv2d(3, 4, 1)
+        self.first = torch.nn.Conv2d(4, 4, 1)
+        self.last = torch.nn.Linear(4, 2)
+        with torch.no_grad():
+            for layer, sign in ((self.start, 1), (self.first, -1)):
+                layer.weight.copy_(sign * layer.weight.abs())
+                layer.bias.zero_()
+            self.start.bias.fill_(200.0)  # its outputs are positive
+        self.eval()
+
+    def forward(self, x):
+        return self.last(self.first(torch.relu(self.start(x))).mean((2, 3)))
+
+
+def test_a_network_inside_of_which_relevance_gets_lost_is_told():
+    tiles = draw_tissue(60, seed=4)
+    with (
+        pytest.warns(NearChanceWarning),
+        pytest.warns(LeftOutWarning, match=r"no candidates are shown.*% of the relevance of most"),
+    ):
+        found = audit(Lossy(), tiles.images(), method="gradient", questions=["quality"])
+    assert found.candidates == ()
+
+
+def test_a_network_without_an_inside_has_no_candidates_and_no_warning():
+    tiles = draw_tissue(60, seed=4)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 2)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NearChanceWarning)
+        warnings.simplefilter("error", LeftOutWarning)
+        assert audit(model, tiles.images(), questions=["quality"]).candidates == ()

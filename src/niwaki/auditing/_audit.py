@@ -23,7 +23,13 @@ from niwaki.auditing._stains import by_stain
 from niwaki.auditing._statistics import auc
 from niwaki.auditing._training import Training, gather_training
 from niwaki.data import check_same_classes
-from niwaki.errors import DataError, NearChanceWarning, NiwakiError
+from niwaki.errors import (
+    DataError,
+    LeftOutWarning,
+    NearChanceWarning,
+    NiwakiError,
+    NothingToPruneError,
+)
 from niwaki.evaluation import near_chance
 from niwaki.progress import track
 from niwaki.ranges import BATCH, SEED, SOME, checked
@@ -181,10 +187,19 @@ def _examine(
 
 
 def _candidates(evidence: Evidence, seed: int) -> tuple[Candidate, ...]:
-    """Return groups of images for a person to judge; none where nothing is known of the inside."""
+    """Return groups of images for a person to judge; none where nothing is known of the inside.
+
+    Networks without hidden layers have no inside. Any other reason is told.
+    """
     try:
         return find_candidates(evidence.material, evidence.latent, seed)
-    except NiwakiError:
+    except NiwakiError as error:
+        if not isinstance(error.__cause__, NothingToPruneError):
+            warnings.warn(
+                f"no candidates are shown for a person to judge: {error}",
+                LeftOutWarning,
+                stacklevel=3,
+            )
         return ()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from niwaki.auditing._material import Material
 from niwaki.auditing._on_disk import blocks
 from niwaki.criteria import hidden_layers
-from niwaki.errors import ModelError, NothingToPruneError
+from niwaki.errors import LostRelevanceError, ModelError, NothingToPruneError
 from niwaki.propagation import Operation, epsilon_plus, propagate, unit_dimension
 
 Array = NDArray[Any]
 _LAYERS = 4  # spread over the depth, the last one among them
+_MOST_LOST = 0.9  # of the relevance of most images: what is left says nothing of their answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,8 @@ class Latent:
         absolute relevance, shape (N, channels).
     outputs : ndarray
         Of the network, shape (N, classes).
+    lost : ndarray
+        The share of each image's relevance that got lost on its way, shape (N,).
     """
 
     layers: tuple[str, ...]
@@ -45,6 +48,7 @@ class Latent:
     peak: dict[str, Array]
     relevance: dict[str, Array]
     outputs: Array
+    lost: Array = field(default_factory=lambda: np.zeros(0))
 
     @property
     def embedding(self) -> Array:
@@ -59,6 +63,8 @@ def latent_of(material: Material) -> Latent:
     ------
     ModelError
         The network has no hidden layers.
+    LostRelevanceError
+        Nearly all relevance of most images gets lost on its way.
     """
     try:
         dimension = channels_of(material.model, material.inputs[:1].to(material.device))
@@ -99,28 +105,44 @@ def look_inside(model: nn.Module, inputs: Tensor, dimension: dict[str, int]) -> 
     def begin(output: Tensor) -> Tensor:
         return nn.functional.one_hot(output.argmax(1), output.shape[1]).to(output)
 
-    said = propagate(
-        model, inputs, epsilon_plus(), begin, [seen], to_input=False, max_loss=None
-    ).output
+    found = propagate(model, inputs, epsilon_plus(), begin, [seen], to_input=False, max_loss=None)
     layers = tuple(name for name in dimension if name in seen.carried)
     return Latent(
         layers,
         {name: seen.active[name].numpy() for name in layers},
         {name: seen.peak[name].numpy() for name in layers},
         {name: seen.carried[name].numpy() for name in layers},
-        said.double().cpu().numpy(),
+        found.output.double().cpu().numpy(),
+        found.lost.double().cpu().numpy(),
     )
 
 
 def joined(parts: Sequence[Latent]) -> Latent:
-    """Return several batches as one."""
+    """Return several batches as one.
+
+    Raises
+    ------
+    LostRelevanceError
+        Nearly all relevance of most images gets lost on its way. Single images may lose it, as
+        where the output is nearly zero.
+    """
     layers = parts[0].layers
+    lost = np.concatenate([part.lost for part in parts])
+    usual = float(np.median(lost)) if len(lost) else 0.0
+    if usual > _MOST_LOST:
+        raise LostRelevanceError(
+            f"{usual:.0%} of the relevance of most images gets lost inside this network, so that "
+            "its channels do not say where the answers come from; niwaki compare shows which "
+            "methods lose less, and questions that need no look inside can be chosen by name",
+            usual,
+        )
     return Latent(
         layers,
         {name: np.concatenate([part.activity[name] for part in parts]) for name in layers},
         {name: np.concatenate([part.peak[name] for part in parts]) for name in layers},
         {name: np.concatenate([part.relevance[name] for part in parts]) for name in layers},
         np.concatenate([part.outputs for part in parts]),
+        lost,
     )
 
 

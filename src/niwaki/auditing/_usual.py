@@ -71,6 +71,7 @@ def usual_of(values: Array, slides: Array, seed: int = 0) -> Usual | None:
     Usual or None
         None where one of the halves has fewer than ten images.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     rng = np.random.default_rng(seed)
@@ -90,7 +91,7 @@ def usual_of(values: Array, slides: Array, seed: int = 0) -> Usual | None:
     described = _described(Usual(centre, basis, off, None, 0, np.zeros(0)), learned)
     most = max(1, min(_MIXED, len(learned) // (2 * described.shape[1])))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a mixture that has not converged is none the worse
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is none the worse
         mixtures = [
             GaussianMixture(k, reg_covar=1e-2, random_state=seed).fit(described)
             for k in range(1, most + 1)
