@@ -315,7 +315,7 @@ def clear_leftovers(folder: str | Path, name: str | None = None) -> None:
     folder
         Where to look; it may be missing.
     name
-        Of the file or folder that was to be written; None: whatever it was.
+        Name of the file or folder that was to be written; None: whatever it was.
     """
     try:
         found = [(path, _LEFT.fullmatch(path.name)) for path in Path(folder).iterdir()]

@@ -142,7 +142,7 @@ def read_json(
     Raises
     ------
     NiwakiError
-        Of the class `error`: the file cannot be read, is no JSON, or holds something else.
+        An error of the class `error`: the file cannot be read, is no JSON, or holds something else.
     """
     try:
         if Path(path).stat().st_size > _LARGEST:

@@ -96,7 +96,7 @@ class SmoothGrad(Average):
     relative : bool
         Whether `sigma` is a share of each input's range (as in zennit) or absolute (iNNvestigate).
     seed : int
-        Of the noise, which is the same for every sample of a batch.
+        Seed of the noise, which is the same for every sample of a batch.
     internal_batch_size : int
         Largest number of points that go through the network together.
     """
@@ -150,7 +150,7 @@ class ExpectedGradients(Average):
     samples : int
         Number of points.
     seed : int
-        Of the draws, which are the same for every sample of a batch.
+        Seed of the draws, which are the same for every sample of a batch.
     internal_batch_size : int
         Largest number of points that go through the network together.
     """

@@ -137,7 +137,7 @@ class Random(Method):
     sigma : float
         Standard deviation.
     seed : int
-        Of the noise, which is the same for every sample.
+        Seed of the noise, which is the same for every sample.
     """
 
     def __init__(self, model: nn.Module, *, sigma: float = 1.0, seed: int = 0) -> None:

@@ -58,7 +58,7 @@ class IntegratedGradients(Average):
     Warns
     -----
     CompletenessWarning
-        Of ``"adaptive"``, if a sum misses the difference by more than a thousandth of it when all
+        With ``"adaptive"``, if a sum misses the difference by more than a thousandth of it when all
         refinements are spent. The pixels are then about as wrong as the sum.
     """
 

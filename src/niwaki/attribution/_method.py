@@ -46,7 +46,7 @@ class Method(ABC):
         Returns
         -------
         Tensor
-            Of the inputs' shape and type.
+            Heatmaps with the shape and type of the inputs.
         """
 
     def __repr__(self) -> str:
@@ -162,7 +162,7 @@ class Propagating(Method):
         Returns
         -------
         dict of str to Tensor
-            Of the shape of each layer's output; sum over space for a value per channel.
+            Maps in the shape of each layer's output; sum over space for a value per channel.
         """
         maps = Maps(None if names is None else set(names))
         self._propagate(inputs, [target], observers=[maps])
@@ -177,7 +177,7 @@ class Propagating(Method):
         Returns
         -------
         dict of str to Tensor
-            Of the shape of each layer's weight, for layers whose rule is one of LRP.
+            Relevance in the shape of each layer's weight, for layers whose rule is one of LRP.
         """
         result = self._propagate(inputs, [target], weights=True)
         found: dict[str, Tensor] = {}

@@ -69,7 +69,7 @@ class Ends:
     start, end : float
         The output at the baseline and at the input.
     size : float
-        Of the numbers that these were computed from.
+        Size of the numbers that these were computed from.
     precision : float
         Relative error of one rounding.
     """

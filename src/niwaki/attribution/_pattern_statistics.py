@@ -188,12 +188,12 @@ def estimate(totals: Totals, weights: Mapping[str, Tensor]) -> dict[str, Tensor]
     totals : Totals
         The sums of `PatternSums`.
     weights : mapping of str to Tensor
-        Of the layers, batch norms folded in.
+        The weights of the layers, with batch norms folded in.
 
     Returns
     -------
     dict of str to Tensor
-        Of the weights' shapes and types, on the CPU.
+        Patterns with the shapes and types of the weights, on the CPU.
     """
     patterns = {}
     for name, weight in weights.items():

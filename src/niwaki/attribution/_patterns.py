@@ -45,7 +45,7 @@ class Patterns(Mapping[str, Tensor]):
     samples : int
         From how many images.
     fingerprint : str
-        Of the network's weights, see `niwaki.models.fingerprint`.
+        The fingerprint of the network's weights, see `niwaki.models.fingerprint`.
     """
 
     by_layer: dict[str, Tensor]

@@ -67,7 +67,7 @@ def signal_quality(
     patches : int
         How many patches of each image, drawn at random; all if there are fewer.
     seed : int
-        Of the draw, and of the random directions.
+        Seed of the draw and of the random directions.
     ridge : float
         Added to the diagonal of the distractor's covariance, times the mean diagonal of that of
         the patches.

@@ -36,7 +36,7 @@ def select(output: Tensor, target: Target) -> Tensor:
     Returns
     -------
     Tensor
-        Of the output's shape and type.
+        A tensor of the output's shape and type.
 
     Raises
     ------
@@ -95,7 +95,8 @@ def chosen_classes(output: Tensor, labels: Tensor, target: ClassChoice) -> Tenso
     Parameters
     ----------
     output : Tensor
-        Of the network; shape (N, classes), or one column, as `niwaki.models.class_logits` takes it.
+        The network's output, shape (N, classes), or one column, as `niwaki.models.class_logits`
+        takes it.
     labels : Tensor
         The true classes, shape (N,).
     target : None, int, "predicted" or "true"

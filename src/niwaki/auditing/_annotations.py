@@ -21,9 +21,9 @@ class CellScores:
     Attributes
     ----------
     relevance : ndarray
-        Of each cell, shape (cells,).
+        Relevance of each cell, shape (cells,).
     positive : ndarray
-        Whether it is of the type that matters, shape (cells,), bool.
+        Whether a cell is of the type that matters, shape (cells,), bool.
     image : ndarray
         Which image it lies in, shape (cells,).
     """
@@ -112,7 +112,7 @@ def discs(points: list[Array], height: int, width: int, radius: float) -> Array:
         For each image rows and columns of its cells, shape (cells, 2). A pixel belongs to the
         nearest point within `radius`.
     height, width : int
-        Of the images.
+        Height and width of the images.
     radius : float
         In pixels.
     """
@@ -139,7 +139,7 @@ def mass_accuracy(relevance: Array, masks: Array, seed: int = 0) -> Interval:
     masks : ndarray
         Shape (N, H, W), bool; images with an empty mask are left out.
     seed : int
-        Of the bootstrap over images.
+        Seed of the bootstrap over images.
     """
     positive = relevance.clip(0)
     total = positive.sum((1, 2))

@@ -60,9 +60,9 @@ def audit(
     model : nn.Module
         In evaluation mode, returning shape (N, classes). Never changed.
     data : Dataset
-        Of pairs (input of shape (C, H, W), label): the data the network was trained on, or held
-        back from them, as a bias lives in both. What is known of the images besides comes with
-        them, as attributes or by `niwaki.data.Described`: preprocessing, names of classes, the
+        A data set of pairs (input of shape (C, H, W), label): the data the network was trained on,
+        or held back from them, as a bias lives in both. What is known of the images besides comes
+        with them, as attributes or by `niwaki.data.Described`: preprocessing, names of classes, the
         slide or patient of each image (what is a slide's is not taken for its class's), the
         hospital or scanner that it comes from, and regions to ask about.
     method : str
@@ -74,7 +74,7 @@ def audit(
     batch_size : int
         For the network.
     seed : int
-        Of everything that is drawn: the sample, the permutations, places and donors.
+        Seed of everything that is drawn: the sample, the permutations, places and donors.
     tissue : bool
         The images are H&E stained tissue: relevance is also sorted by stain.
     training : Dataset, optional
@@ -91,7 +91,7 @@ def audit(
     folder : str or Path, optional
         Keeps finished batches; the same call goes on from there.
     **options
-        Of the method.
+        Options of the method.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def examine(
 ) -> Audit:
     """Ask questions to images and heatmaps that are there already; see `audit`.
 
-    Of the images that the network learned from, `gather_training` knows what is needed.
+    `gather_training` makes what is needed of the images that the network learned from.
     """
     return _examine(
         material, choose(questions), seed, tissue, training, time.perf_counter(), confirmed

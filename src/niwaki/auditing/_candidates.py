@@ -89,9 +89,9 @@ def find_candidates(material: Material, latent: Latent, seed: int = 0) -> tuple[
     material : Material
         The audit's.
     latent : Latent
-        Of the same images.
+        The latent relevance of the same images.
     seed : int
-        Of k-means.
+        Seed of k-means.
     """
     found: list[Candidate] = []
     for label in material.classes():
@@ -175,9 +175,9 @@ def write_candidates(path: str | Path, candidates: Sequence[Candidate], material
     Parameters
     ----------
     path : str or Path
-        Of the CSV file.
+        Path of the CSV file.
     candidates : sequence of Candidate
-        Of an audit.
+        Candidates of an audit.
     material : Material
         The audit's.
     """

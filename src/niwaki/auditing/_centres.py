@@ -31,9 +31,9 @@ class CentreExchange:
     Parameters
     ----------
     centres : ndarray
-        Of each image, shape (N,).
+        The centre of each image, shape (N,).
     groups : ndarray
-        Of each image its slide, shape (N,); all different, if images are independent.
+        The slide of each image, shape (N,); all different, if images are independent.
     labels : ndarray, optional
         Classes, shape (N,); without, all slides exchange their centres.
     """
@@ -91,7 +91,7 @@ def told_by(
     labels : ndarray
         Classes, shape (N,).
     exchange : CentreExchange
-        Of the images, which knows their slides.
+        The exchange of these images, which knows their slides.
     centre : object
         Which one it is.
     drawn : iterator of ndarray
@@ -178,15 +178,15 @@ def robustness_index(
     Parameters
     ----------
     features : ndarray
-        Of each image what the network makes of it, shape (N, features).
+        What the network makes of each image, shape (N, features).
     labels, centres : ndarray
         Shape (N,).
     groups : ndarray, optional
-        Of each image its slide, shape (N,).
+        The slide of each image, shape (N,).
     neighbours : int, optional
         How many; default: as many as tell the classes best.
     seed : int
-        Of the samples, of which each has as many images of every class and centre; the index is
+        Seed of the samples, each with as many images of every class and centre; the index is
         the mean over ten.
 
     Returns

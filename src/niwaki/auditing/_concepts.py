@@ -28,10 +28,10 @@ class Concept:
     kind : str
         In what: "activity", "peak" or "relevance", see `Latent`.
     weights : ndarray
-        Of the layer's channels, in units of their spread, of length 1.
+        Weights of the layer's channels, in units of their spread, of length 1.
     scores : ndarray
-        Of all images, shape (N,): more has more of it. Those of images that it was found on are
-        held out, so that they can be compared with the others'.
+        Scores of all images, shape (N,): more has more of it. Those of images that it was found on
+        are held out, so that they can be compared with the others'.
     auc : float
         How well these scores tell the images that it was found on from the others of their class.
     """
@@ -54,7 +54,7 @@ def concept_of(latent: Latent, labels: Array, accepted: Array) -> Concept:
     Parameters
     ----------
     latent : Latent
-        Of all images.
+        The latent relevance of all images.
     labels : ndarray
         Classes, shape (N,). What differs between classes is no part of the concept.
     accepted : ndarray

@@ -89,7 +89,7 @@ def explaining(
     target : {"predicted", "true"}, int or None
         The class that is explained, see `niwaki.attribution.chosen_classes`.
     options : dict
-        Of the method.
+        Options of the method.
     """
     few = Subset(data, range(min(2, len(data))))  # type: ignore[arg-type]
     first, _ = next(batches(few, 2, models.home(model)))
@@ -124,7 +124,7 @@ def kept_batches(
     Parameters
     ----------
     data : Dataset
-        Of pairs (input, label).
+        A data set of pairs (input, label).
     compute : callable
         From inputs and labels to tensors by name.
     identity : callable

@@ -120,9 +120,9 @@ def random_step(within: Array, length: float, rng: np.random.Generator) -> Array
     within : ndarray
         What each image differs by from the mean of its class and centre, shape (N, C).
     length : float
-        Of the step.
+        Length of the step.
     rng : numpy.random.Generator
-        Of the direction.
+        Draws the direction.
     """
     direction: Array = rng.normal(size=len(within)) @ within
     size = float(np.linalg.norm(direction))

@@ -132,7 +132,7 @@ def compare_regions(
         What stands there afterwards: the same place of a random image of another class, the
         surroundings, or the region out of focus.
     rng : numpy.random.Generator
-        Of places and donors.
+        Draws places and donors.
     controls : int
         Random places per image.
     """
@@ -171,7 +171,7 @@ def compare_changes(
         The changed pixels of all images, shape (N, C, H, W): first with the change in question,
         then with unrelated ones.
     rng : numpy.random.Generator
-        Of the test.
+        The generator of the test.
     worst : bool
         Compare with the unrelated change that does most to each image, not with their mean.
     """
@@ -235,7 +235,7 @@ def tries_of(material: Material, positions: Array, rng: np.random.Generator) -> 
     positions : ndarray
         Which images, shape (N,); of many a hundred are changed.
     rng : numpy.random.Generator
-        Of images, places and donors.
+        Draws images, places and donors.
     """
     few = rng.permutation(positions)[:_UNRELATED]
     part = material.select(few)

@@ -38,7 +38,7 @@ class Latent:
         Relevance of each channel for the class that the network says, as a share of the layer's
         absolute relevance, shape (N, channels).
     outputs : ndarray
-        Of the network, shape (N, classes).
+        Outputs of the network, shape (N, classes).
     lost : ndarray
         The share of each image's relevance that got lost on its way, shape (N,).
     """

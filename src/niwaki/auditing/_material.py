@@ -47,7 +47,7 @@ class Material:
     labels : ndarray
         True classes, shape (N,).
     outputs : ndarray
-        Of the network, shape (N, classes).
+        Outputs of the network, shape (N, classes).
     relevance : ndarray or Maps
         Heatmaps summed over channels, shape (N, H, W); likewise.
     indices : ndarray
@@ -59,7 +59,7 @@ class Material:
     preprocessing : Preprocessing
         Between pixels and inputs.
     groups : ndarray
-        Of each image its group, such as its slide, shape (N,): a number or a name; all different,
+        The group of each image, such as its slide, shape (N,): a number or a name; all different,
         if nobody said which belong together.
     grouped : bool
         Whether somebody did.
@@ -69,11 +69,11 @@ class Material:
     batch_size : int
         For the network.
     names : sequence of str
-        Of the files of the *data set*, if there are any.
+        Names of the files of the *data set*, if there are any.
     draws : int
         Random arrangements of each test.
     centres : ndarray or None
-        Of each image the hospital, laboratory or scanner it comes from, shape (N,), if known.
+        The hospital, laboratory or scanner that each image comes from, shape (N,), if known.
     """
 
     model: nn.Module
@@ -211,8 +211,8 @@ def gather(
     model : nn.Module
         In evaluation mode, returning shape (N, classes).
     data : Dataset
-        Of pairs (input of shape (C, H, W), label). What is known of it besides, its preprocessing
-        at the least, are attributes of it or of the `niwaki.data.Described` around it.
+        A data set of pairs (input of shape (C, H, W), label). What else is known of it, and at
+        least its preprocessing, is an attribute of it or of the `niwaki.data.Described` around it.
     method : str
         One of `niwaki.attribution.names`.
     target : {"predicted", "true"}
@@ -222,11 +222,11 @@ def gather(
     batch_size : int
         Images in a batch.
     seed : int
-        Of the sample.
+        Seed of the sample.
     folder : str or Path, optional
         Keeps finished batches; the same call goes on from there.
     **options
-        Of the method.
+        Options of the method.
 
     Raises
     ------

@@ -26,7 +26,7 @@ def odd_filters(latent: Latent, neighbours: int = 3) -> Scores:
     Parameters
     ----------
     latent : Latent
-        Of the images.
+        The latent relevance of the images.
     neighbours : int
         The mean distance to so many nearest units counts.
 

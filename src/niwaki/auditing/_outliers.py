@@ -34,7 +34,7 @@ def outlier_score(values: Array, groups: Array | None = None) -> OutlierScore:
         Shape (N,): more is farther off. Or (N, features): the distance to the 5th nearest of the
         others, other than itself.
     groups : ndarray, optional
-        Of each image the number of its group, shape (N,): nearest are those of other groups.
+        The number of each image's group, shape (N,): nearest are those of other groups.
     """
     if values.ndim == 1:
         return lambda others: values
@@ -112,9 +112,9 @@ def chance_of_outliers(
     share : float
         See `share_of_outliers`.
     exchange : Exchange
-        Of the labels.
+        Exchanges the labels.
     rng : numpy.random.Generator
-        Of the exchanges.
+        Draws the exchanges.
     large : bool
         Whether the share is worth an alarm; what is not needs no precise p-value.
     most : int

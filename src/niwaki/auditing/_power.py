@@ -115,12 +115,12 @@ class Tries:
     Attributes
     ----------
     margins : ndarray
-        Of the images' own class, shape (N,).
+        Margins of the images' own class, shape (N,).
     changed : ndarray
         Fall of the margin by unrelated changes: a first one, and the mean of three more of the same
         image; shape (M, 2).
     draws : int
-        Of the test.
+        Random arrangements of the test.
     """
 
     margins: Array
@@ -177,7 +177,7 @@ def of_place(shifts: Shifts, least: float, tries: Tries, most: int) -> Power:
     least : float
         The effect that is worth an alarm.
     tries : Tries
-        Of the same class.
+        Tries on images of the same class.
     most : int
         How many images are tried at the most.
     """
@@ -213,7 +213,7 @@ def of_mark(images: int, fewest: float, tries: Tries, most: int) -> Power:
     Parameters
     ----------
     images : int
-        Of the class.
+        Number of images of the class.
     fewest : float
         Images with a mark that are no chance.
     tries, most
@@ -233,11 +233,11 @@ def of_group(images: int, rest: int, draws: int = DRAWS) -> Power:
     Parameters
     ----------
     images : int
-        Of the class.
+        Number of images of the class.
     rest : int
         Images that have to be left beside the group.
     draws : int
-        Of the test.
+        Random arrangements of the test.
     """
 
     def chance(having: int, level: float) -> float:
@@ -259,7 +259,7 @@ class Exchanged:
     groups : ndarray
         See `Exchange`.
     draws : int
-        Of the test.
+        Random arrangements of the test.
     """
 
     def __init__(self, is_class: Array, groups: Array, draws: int = DRAWS) -> None:
@@ -323,9 +323,9 @@ def of_property(exchanged: Exchanged, tries: Tries, most: int) -> Power:
     Parameters
     ----------
     exchanged : Exchanged
-        Of the class.
+        Exchanged labels of the class.
     tries : Tries
-        Of the other classes, whose images get the property.
+        Tries on the other classes, whose images get the property.
     most : int
         How many images are tried at the most.
     """
@@ -344,7 +344,7 @@ def of_errors(exchanged: Exchanged, wrong: float, learned: int, learned_wrong: f
     Parameters
     ----------
     exchanged : Exchanged
-        Of the class, between training and the audit's images.
+        Exchanges of the class, between training and the audit's images.
     wrong : float
         Share of the class's images that are wrong, as long as none is unlike.
     learned : int
@@ -375,11 +375,11 @@ def of_centre(
     Parameters
     ----------
     images : int
-        Of other classes and centres, which get the centre's signature.
+        Number of images of other classes and centres, which get the centre's signature.
     slides : int
-        That these are of.
+        Number of slides that these are of.
     tries : Tries
-        Of the other classes.
+        Tries on the other classes.
     exchanged : tuple of int
         Number of the centre's slides, and of all slides that exchange centres. What is planted
         shows on the same share of the centre's slides as of the images, and on no other.
@@ -407,13 +407,13 @@ def of_centre_errors(images: int, rest: int, wrong: float, ways: float, draws: i
     Parameters
     ----------
     images, rest : int
-        Of the class, of the centre and of others.
+        Number of the class's images that are of the centre, and of others.
     wrong : float
         Share of the others that are wrong.
     ways : float
         Logarithm of how many ways there are to exchange centres among slides.
     draws : int
-        Of the test.
+        Random arrangements of the test.
     """
 
     def chance(having: int, level: float) -> float:

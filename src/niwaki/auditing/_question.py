@@ -79,7 +79,7 @@ class Question:
     Attributes
     ----------
     name : str
-        Of the question; it begins the keys of its findings.
+        Name of the question; it begins the keys of its findings.
     asks : str
         The question in words.
     find : callable
@@ -102,7 +102,7 @@ def question(name: str, asks: str) -> Callable[[F], F]:
     Parameters
     ----------
     name : str
-        Of the question, such as ``"position"``.
+        Name of the question, such as ``"position"``.
     asks : str
         The question in words.
 

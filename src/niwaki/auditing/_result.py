@@ -36,13 +36,13 @@ class Audit:
     stains : dict
         By class and stain, the share of area and of relevance; empty unless the images are H&E.
     accuracy, auc : float
-        Of the network on the audit's images; the AUC is the mean over classes, one against all.
+        How good the network is on the audit's images; the AUC is the mean over classes, one against all.
     material : Material
         The images and heatmaps, for pictures.
     seconds : float
         How long it took.
     seed : int
-        Of everything that was drawn.
+        Seed of everything that was drawn.
     centres : Centres or None
         What is known of centres, if they are.
     candidates : tuple of Candidate

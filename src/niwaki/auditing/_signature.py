@@ -32,8 +32,9 @@ class Look:
     Attributes
     ----------
     mean, spread : ndarray
-        Of the optical density of each channel, shape (N, C): Reinhard's statistics (Reinhard et al.
-        2001), of densities in place of colours, as dyes multiply light (Beer-Lambert).
+        Mean and spread of the optical density of each channel, shape (N, C): Reinhard's statistics
+        (Reinhard et al. 2001), of densities in place of colours, as dyes multiply light
+        (Beer-Lambert).
     power : ndarray
         Logarithm of the radial power spectrum of the density, in units of all of its power, shape
         (N, bands).
@@ -59,9 +60,9 @@ class Signature:
     Attributes
     ----------
     ratio : ndarray
-        Of the spread of densities, for each channel, as a logarithm, shape (C,).
+        Ratio of the spreads of densities, for each channel, as a logarithm, shape (C,).
     shift : ndarray
-        Of the mean density, for each channel, shape (C,).
+        Difference of the mean densities, for each channel, shape (C,).
     pivot : ndarray
         The mean density of the images that are changed, shape (C,).
     power : ndarray
@@ -106,7 +107,7 @@ def signature_between(look: Look, labels: Array, source: Array, target: Array) -
     Parameters
     ----------
     look : Look
-        Of all images.
+        The look of all images.
     labels : ndarray
         Their classes, shape (N,).
     source, target : ndarray
@@ -147,7 +148,7 @@ def signature_of_dye(pixels: tuple[Tensor, Tensor], look: tuple[Look, Look]) -> 
     pixels : tuple of Tensor
         Images of the centre that is changed, and of the one that it shall look like.
     look : tuple of Look
-        Of the same.
+        Looks of the same images.
     """
     ratio = np.zeros(pixels[0].shape[1])
     if len(ratio) == 3 and is_even(pixels[1], pixels[0], _UNEVEN):

@@ -34,7 +34,7 @@ class Cluster:
     number : int
         In its class's clustering.
     positions : tuple of int
-        Of its images in the audit's sample, the most typical first.
+        Positions of its images in the audit's sample, the most typical first.
     separate : float
         Silhouette in the spectral embedding, from -1 to 1.
     consistent : float
@@ -69,13 +69,13 @@ class Strategies:
     features : str
         ``"place"`` or ``"pattern"``, see `heatmap_features`.
     positions : ndarray
-        Of the class's images in the audit's sample, shape (n,).
+        Positions of the class's images in the audit's sample, shape (n,).
     clusters : tuple of Cluster
         The oddest first.
     assigned : ndarray
         Number of each image's cluster, shape (n,).
     eigenvalues : ndarray
-        Of the Laplacian, ascending; a gap after the k-th hints at k strategies.
+        Eigenvalues of the Laplacian, ascending; a gap after the k-th hints at k strategies.
     spectral : ndarray
         Eigenvectors, shape (n, up to 32).
     plane : ndarray
@@ -125,7 +125,7 @@ def heatmap_features(strength: Array, kind: str, size: int = _SIZE) -> Array:
         The heatmaps downsized to `size` x `size`, which tells where; or the size of their Fourier
         coefficients, which stays when a pattern moves.
     size : int
-        Of the small heatmaps, or of the block of low frequencies.
+        Side of the small heatmaps, or of the block of low frequencies.
 
     Returns
     -------
@@ -175,7 +175,7 @@ def spectral(features: Array, neighbours: int = NEIGHBOURS) -> tuple[Array, Arra
     features : ndarray
         Shape (n, features).
     neighbours : int
-        Of each vector; an edge in either direction counts.
+        Nearest neighbours of each vector; an edge in either direction counts.
 
     Returns
     -------
@@ -213,9 +213,9 @@ def find_strategies(
     material : Material
         The audit's.
     kinds : tuple of str
-        Of features, see `heatmap_features`.
+        Kinds of features, see `heatmap_features`.
     seed : int
-        Of k-means and t-SNE.
+        Seed of k-means and t-SNE.
 
     Returns
     -------
@@ -240,13 +240,13 @@ def clustered(
     Parameters
     ----------
     features : ndarray
-        Of all images, shape (N, features).
+        Features of all images, shape (N, features).
     labels : ndarray
         Shape (N,).
     label : int
         The class.
     seed : int
-        Of k-means.
+        Seed of k-means.
 
     Returns
     -------

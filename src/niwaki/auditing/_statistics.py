@@ -40,7 +40,7 @@ class Interval:
     mean, low, high : float
         The mean and its 95 % interval.
     count : int
-        Of how many values.
+        Number of values that are exchanged.
     """
 
     mean: float
@@ -65,7 +65,7 @@ class Exchange:
     labels : ndarray
         Shape (N,).
     groups : ndarray
-        Of each image the number of its group, shape (N,); all different, if images are
+        The number of each image's group, shape (N,); all different, if images are
         independent.
     """
 
@@ -97,7 +97,7 @@ class Shifts:
     Attributes
     ----------
     share : float
-        Of the maps' sum inside the zone, mean over images.
+        Share of the maps' sum inside the zone, mean over images.
     expected : float
         The same for random places: the zone's share of the area, as far as maps are not empty.
     random : ndarray
@@ -157,14 +157,14 @@ def shift_test(
     zone : ndarray
         Shape (H, W) or (N, H, W): weights, 1 inside.
     rng : numpy.random.Generator
-        Of the steps.
+        Draws the steps.
     draws : int
         Number of random arrangements.
 
     Returns
     -------
     share : float
-        Of the maps' sum inside the zone, mean over images.
+        Share of the maps' sum inside the zone, mean over images.
     expected : float
         The same for random places: the zone's share of the area, as far as maps are not empty.
     p : float
@@ -201,7 +201,7 @@ def group_test(
     members : ndarray
         Shape (N,), bool.
     rng : numpy.random.Generator
-        Of the exchanges.
+        Draws the exchanges.
     draws : int
         Number of exchanges.
     """
@@ -248,7 +248,7 @@ def bootstrap(values: Array, seed: int = 0, draws: int = 2000) -> Interval:
     values : ndarray
         One for each image.
     seed : int
-        Of the resampling of images.
+        Seed of the resampling of images.
     draws : int
         Number of resamples.
     """

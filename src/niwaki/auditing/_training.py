@@ -41,7 +41,7 @@ class Training:
     layers : tuple of str
         Whose activations the features are of.
     groups : ndarray
-        Of each image the group it belongs to, such as its slide, shape (N,); numbered together with
+        The group of each image, such as its slide, shape (N,); numbered together with
         those of the audit's images.
     audited : ndarray
         The groups of the audit's images, in the same numbers.
@@ -71,12 +71,12 @@ def gather_training(
     material : Material
         The audit's.
     data : Dataset
-        Of pairs (input, label), prepared as the audit's images are; with ``groups``, if these have
-        them, see `niwaki.data.Described`.
+        A data set of pairs (input, label), prepared as the audit's images are; with ``groups``, if
+        these have them, see `niwaki.data.Described`.
     limit : int, optional
         Largest number of images; None: all.
     seed : int
-        Of the sample.
+        Seed of the sample.
     folder : str or Path, optional
         Keeps finished batches; the same call goes on from there.
 
@@ -156,7 +156,7 @@ def layer_statistics(
         Mean and standard deviation over space of each of the layers' channels, shape
         (N, features); of the inputs, where there is no layer.
     outputs : ndarray
-        Of the network, shape (N, classes).
+        Outputs of the network, shape (N, classes).
     """
     kept: dict[str, Tensor] = {}
 

@@ -28,7 +28,7 @@ class Usual:
     off : tuple of float
         Mean and spread of the logarithm of the distance from the space of these components.
     mixture : GaussianMixture
-        Of the components and that distance.
+        The mixture over the components and that distance.
     learned : int
         Number of images that were learned from.
     held_out : ndarray
@@ -64,7 +64,7 @@ def usual_of(values: Array, slides: Array, seed: int = 0) -> Usual | None:
     slides : ndarray
         Shape (N,).
     seed : int
-        Of the halves and of the mixture.
+        Seed of the halves and of the mixture.
 
     Returns
     -------

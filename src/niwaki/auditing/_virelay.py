@@ -117,8 +117,9 @@ def collect(
     model : nn.Module
         In evaluation mode, returning shape (N, classes). Never changed.
     data : Dataset
-        Of pairs (input, label), in a fixed order. How inputs become pixels is an attribute of it
-        or of the `niwaki.data.Described` around it, and so are the names of classes.
+        A data set of pairs (input, label), in a fixed order. How inputs become pixels is an
+        attribute of it or of the `niwaki.data.Described` around it, and so are the names of
+        classes.
     folder : str or Path
         Where the files go.
     method : str
@@ -132,7 +133,7 @@ def collect(
     run : str or Path, optional
         Where finished batches are kept until all are; default: ``unfinished`` in `folder`.
     **options
-        Of the method.
+        Options of the method.
 
     Raises
     ------

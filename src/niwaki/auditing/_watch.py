@@ -34,7 +34,7 @@ class Watched:
     Attributes
     ----------
     names : tuple of str
-        Of the images: their files, or their numbers.
+        Names of the images: their files, or their numbers.
     said : ndarray
         The class that the network says, shape (N,).
     likelihood : ndarray
@@ -167,7 +167,7 @@ def watch(
     batch_size : int
         For the network.
     seed : int
-        Of the sample, the halves and the mixtures.
+        Seed of the sample, the halves and the mixtures.
 
     Returns
     -------

@@ -138,7 +138,7 @@ class CarIndex(Mapping[str, LayerCar]):
     baseline : Baseline
         The network as it is.
     fingerprint : str
-        Of its weights, see `niwaki.models.fingerprint`.
+        Fingerprint of its weights, see `niwaki.models.fingerprint`.
     """
 
     by_layer: dict[str, LayerCar]

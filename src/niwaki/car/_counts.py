@@ -32,9 +32,9 @@ class Found:
     errors, images : int
         Images that are wrong without it, of how many that were looked at.
     near_ties : int
-        Of these, those without it that rounding may decide.
+        How many of these are without it and may be decided by rounding.
     evaluated, pairs : int
-        Pairs of a unit and an image that went through the network, of how many.
+        Pairs of a unit and an image that went through the network, and pairs in all.
     certainty : float
         Probability that no unit is better by more than the tolerance; 1 for an exact search.
     """
@@ -125,7 +125,7 @@ class Counts:
     Parameters
     ----------
     evaluator : Evaluator
-        Of the network.
+        The evaluator of the network.
     candidates : sequence of Candidate
         In the order that decides between equals.
     device : torch.device

@@ -166,7 +166,7 @@ class Sampling:
     tolerance : float
         Difference in accuracy over all images that does not matter.
     seed : int
-        Of the order of the images.
+        Seed of the order of the images.
     """
 
     confidence: float = 0.95

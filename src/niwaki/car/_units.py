@@ -29,7 +29,7 @@ class Units:
     layers : dict of str to int
         The layers that are judged: hidden ones with more than one unit; and their widths.
     widths : dict of str to int
-        Of all hidden layers.
+        Widths of all hidden layers.
     counts : dict of str to int
         Units of all hidden layers, also those that are not judged.
     coupled : list of Group

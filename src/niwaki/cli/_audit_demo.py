@@ -67,7 +67,7 @@ def run_demo(
     device : torch.device
         Where to compute.
     seed : int
-        Of everything that is drawn.
+        Seed of everything that is drawn.
     overwrite : bool
         Replace the folder.
     quiet : bool

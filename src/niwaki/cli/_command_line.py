@@ -18,7 +18,7 @@ def given_command(context: typer.Context, leave_out: Container[str] = _NO_PART) 
     Parameters
     ----------
     context : typer.Context
-        Of the command.
+        Context of the command.
     leave_out : container of str
         Names of parameters that are not shown.
     """

@@ -48,7 +48,7 @@ def compare(
 ) -> None:
     """Put several methods side by side, on the same images.
 
-    Of the usual methods, one that loses relevance is shown with the share that is lost, and one
+    Among the usual methods, one that loses relevance is shown with the share that is lost, and one
     that cannot explain the network is left out. Methods that are asked for have to fit, as in
     `explain`. The titles say what the network predicts, how sure it is, and what the image shows.
     Writes a page (index.html), the picture (sheet.png) and what the network says (images.json).

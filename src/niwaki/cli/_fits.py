@@ -24,9 +24,9 @@ def check_fits(model: nn.Module, shape: tuple[int, ...], batch_size: int) -> int
     model : nn.Module
         In evaluation mode, on its device.
     shape : tuple of int
-        Of an image.
+        Shape of an image.
     batch_size : int
-        How many will be looked at together.
+        Number of images that will be looked at together.
 
     Returns
     -------

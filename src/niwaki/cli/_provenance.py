@@ -35,7 +35,7 @@ def provenance(
     Parameters
     ----------
     context : typer.Context
-        Of the command.
+        Context of the command.
     title : str
         What stands above its page.
     network : nn.Module, optional
@@ -43,7 +43,7 @@ def provenance(
     model, data : str, optional
         As the user named them.
     seed : int, optional
-        Of everything that was drawn.
+        Seed of everything that was drawn.
     device : str
         Where was computed.
     remarks : sequence of str

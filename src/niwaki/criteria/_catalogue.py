@@ -37,7 +37,7 @@ def register(name: str, granularity: Granularity = "unit") -> Callable[[C], C]:
     Parameters
     ----------
     name : str
-        Of the criterion.
+        Name of the criterion.
     granularity : {"unit", "weight"}
         What it scores. One that scores either is registered for both, under the same name.
     """
@@ -58,7 +58,7 @@ def register_variant(name: str, of: str, about: str, **options: Any) -> None:
     Parameters
     ----------
     name : str
-        Of the variant: that of the criterion, a dot, and what differs.
+        Name of the variant: that of the criterion, a dot, and what differs.
     of : str
         Name of the criterion.
     about : str

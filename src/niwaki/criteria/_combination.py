@@ -34,7 +34,7 @@ class Combination(Criterion):
     parts : str or mapping of str or Criterion to float
         The criteria and their weights: ``"lrp + 0.5*weight"``, or ``{"lrp": 1, "weight": 0.5}``.
     normalise : str, optional
-        Of the sum, see `Scores.normalised`; default ``"none"``.
+        How the sum is normalised, see `Scores.normalised`; default ``"none"``.
 
     Raises
     ------

@@ -22,7 +22,7 @@ class Weight(Criterion):
     Parameters
     ----------
     p : {1, 2}
-        Of the norm: the sum of absolute weights, or the root of the sum of squares.
+        Which norm: the sum of absolute weights, or the root of the sum of squares.
     normalise : str, optional
         See `Scores.normalised`; default ``"l2"``.
     """
@@ -161,7 +161,7 @@ class Random(_OfEither):
     Parameters
     ----------
     seed : int
-        Of the draw; the same seed gives the same scores for the same layers.
+        Seed of the draw; the same seed gives the same scores for the same layers.
     granularity : {"unit", "weight"}
         What gets a score.
     normalise : str, optional

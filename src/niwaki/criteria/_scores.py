@@ -37,7 +37,7 @@ class Scores(Mapping[str, Tensor]):
     samples : int
         From how many samples.
     fingerprint : str
-        Of the network's weights, see `niwaki.models.fingerprint`.
+        Fingerprint of the network's weights, see `niwaki.models.fingerprint`.
     """
 
     by_layer: dict[str, Tensor]

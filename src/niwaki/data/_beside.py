@@ -187,16 +187,16 @@ class Described(Subset[Any]):
     Parameters
     ----------
     data : Dataset
-        Of pairs (input of shape (C, H, W), label).
+        A data set of pairs (input of shape (C, H, W), label).
     preprocessing : Preprocessing, optional
         Between pixels and inputs.
     class_names : sequence of str, optional
         One for each output of the network; the attribute is ``classes``.
     groups : sequence, optional
-        Of each image the slide, patient or source that it was cut from: numbers or names. Images of
+        The slide, patient or source that each image was cut from: numbers or names. Images of
         a group are alike for that reason alone.
     centres : sequence, optional
-        Of each image the hospital, laboratory or scanner that it comes from: numbers or names. All
+        The hospital, laboratory or scanner that each image comes from: numbers or names. All
         images of a group are of one centre.
     regions : mapping of str to sequence, optional
         Regions that somebody has marked, by name: for each image a mask of the inputs' size, bool,

@@ -120,7 +120,8 @@ def cut_patches(
     Parameters
     ----------
     folder : str or Path
-        Of ``NAME.png`` with ``NAME.csv`` beside it; split patches by image, that is by folder.
+        Folder of ``NAME.png`` with ``NAME.csv`` beside it; split patches by image, that is by
+        folder.
     size : int
         Side of a patch in pixels.
     kind : str

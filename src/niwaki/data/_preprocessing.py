@@ -32,7 +32,7 @@ class Preprocessing:
         Length of the image's shorter side before the centre crop; None resizes the whole
         image to (`size`, `size`), without a crop, when it has another size.
     mean, std
-        Of each channel, in units of [0, 1].
+        Mean and standard deviation of each channel, in units of [0, 1].
     channels
         3 reads images as RGB, 1 as grey.
     interpolation

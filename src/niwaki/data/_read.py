@@ -49,7 +49,7 @@ _BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, OverflowError,
 def read_image(path: Path) -> Image.Image:
     """Read an image file, turned as its camera says, with grey of more than 8 bits in "I;16".
 
-    Of an animation the first picture is read, with a warning.
+    Only the first picture of an animation is read, with a warning.
 
     Raises
     ------

@@ -66,11 +66,11 @@ def plant(
     on : int
         The class that gets it.
     share : float
-        Of that class, from 0 to 1.
+        Share of that class's images that get it, from 0 to 1.
     elsewhere : float
         Share of the other classes; 1 with `share=1` puts it on all images.
     seed : int
-        Of which images, and of what varies between artefacts.
+        Seed of which images get it, and of what varies between artefacts.
 
     Raises
     ------

@@ -133,7 +133,7 @@ def perturbation_curves(
         The class that is explained and followed: the one predicted for the unperturbed image, this
         one, or the true one.
     seed : int
-        Of the random order, the order of ties, and the noise. Results do not depend on
+        Seed of the random order, the order of ties, and the noise. Results do not depend on
         `batch_size` or the device.
     batch_size : int
         For a data set or tensors; a loader has its own.

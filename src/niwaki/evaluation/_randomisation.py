@@ -173,7 +173,7 @@ def randomisation_test(
         The class explained in all networks: the one the trained network predicts, this one, or the
         true one.
     seed : int
-        Of the random weights; a layer gets the same ones in both modes.
+        Seed of the random weights; a layer gets the same ones in both modes.
     batch_size : int
         For a data set or tensors; a loader has its own.
     description : str, optional

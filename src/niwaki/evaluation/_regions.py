@@ -26,7 +26,7 @@ class Grid:
     Parameters
     ----------
     height, width : int
-        Of the images.
+        Height and width of the images.
     region : tuple of int
         Height and width of a region.
     """
@@ -118,7 +118,7 @@ def replaced(inputs: Tensor, grid: Grid, how: Replacement, generator: torch.Gene
     inputs : Tensor
         Shape (N, C, height, width).
     grid : Grid
-        Of the regions.
+        The grid of regions.
     how : {"zero", "gaussian", "mean", "invert"}
         0; noise of mean 0 and standard deviation 0.3; the region's mean per channel; the negative.
     generator : torch.Generator

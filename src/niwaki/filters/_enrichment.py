@@ -100,7 +100,7 @@ def removal_order(plan: Plan, widths: Mapping[str, int]) -> list[tuple[str, int]
     Parameters
     ----------
     plan : Plan
-        Of `Pruned.plan`; its own numbers count in the network that each step finds.
+        A plan such as `Pruned.plan`; its own numbers count in the network that each step finds.
     widths : mapping of str to int
         How many filters each layer had at first. Layers that are not in it are left out.
 

@@ -54,14 +54,14 @@ def feature_visualisation(
     filters : sequence of int, optional
         Which; default: all of the layer.
     steps : int
-        Of gradient ascent.
+        Steps of gradient ascent.
     jitter : int
         Largest shift, in pixels, to each side; no more than an eighth of the field, so that it
         blurs no detail that the filter looks for.
     batch_size : int
         Filters that are visualised side by side.
     seed : int
-        Of the start and the shifts. What a filter gets does not depend on the others.
+        Seed of the start and the shifts. What a filter gets does not depend on the others.
     description : str, optional
         Title of a progress bar; none if not given.
 

@@ -85,7 +85,7 @@ def receptive_fields(
     model : nn.Module
         In evaluation mode; a copy on the CPU is probed.
     shape : sequence of int
-        Of one input, (channels, height, width).
+        Shape of one input, (channels, height, width).
     layers : sequence of str
         Names of convolutions or linear layers.
 

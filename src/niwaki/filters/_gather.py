@@ -58,7 +58,8 @@ def profile(
         Strongest patches to find for each filter, one per image, where the filter's field lies in
         the image (see `Field.inside`); colour selectivity is computed on them.
     method : str or Propagating
-        Of `niwaki.attribution.names`: what relevance is; one that propagates through layers.
+        A method of `niwaki.attribution.names` that propagates through layers. It says what
+        relevance is.
     index : CarIndex, optional
         From `niwaki.car.index`: adds which classes each filter serves.
     preprocessing : Preprocessing, optional

@@ -57,7 +57,7 @@ class FilterPictures:
     visualisation : Tensor or None
         What activates it most, see `feature_visualisation`; shape (C, height, width).
     weights : Tensor or None
-        Of a first layer: the filter's own, shape (C, height, width).
+        For a first layer: the filter's own weights, shape (C, height, width).
     """
 
     by_activation: Patches
@@ -99,14 +99,14 @@ def pictures(
         Whether to compute the heatmap of each patch, of this filter alone. Without it, heatmaps are
         NaN.
     steps : int
-        Of activation maximisation; 0: none.
+        Steps of activation maximisation; 0 leaves it out.
     method : str or Propagating
         Its rules send the heatmaps back.
     preprocessing : Preprocessing, optional
         How pixels became inputs; default: what the data know of it. Where nothing is known, patches
         are stretched to their own range, and nothing is visualisation.
     seed : int
-        Of activation maximisation.
+        Seed of activation maximisation.
     description : str, optional
         Title of the progress bar of maximisation; none if not given.
 
@@ -273,7 +273,7 @@ def kept_pictures(
     Parameters
     ----------
     kept : Run
-        Of the same network, data and options.
+        A run of the same network, data and options.
     layer : LayerProfile
         One of the profile's.
     make : callable

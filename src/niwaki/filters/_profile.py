@@ -27,13 +27,13 @@ class LayerProfile:
     Attributes
     ----------
     name : str
-        Of the layer.
+        Name of the layer.
     field : Field
         What the filters see of the image.
     first : bool
         Whether the layer reads the image itself.
     weights : Tensor or None
-        Of a first layer, shape (filters, channels, height, width).
+        For a first layer: its weights, shape (filters, channels, height, width).
     active : Tensor
         Share of all positions of all images at which each filter is above zero; shape (filters,),
         as all that follows unless told.
@@ -51,9 +51,9 @@ class LayerProfile:
         1: without colour there is no activation; below 0: grey is better. NaN where there is no
         colour or no activation.
     orientation, angle : Tensor or None
-        Of a first layer: see `orientation`.
+        For a first layer: see `orientation`.
     correlation : Tensor
-        Of the activations over images and positions, shape (filters, filters).
+        Correlation of the activations over images and positions, shape (filters, filters).
     by_activation, by_relevance : Strongest
         The strongest patches, one per image.
     served : Served or None
@@ -110,7 +110,7 @@ class Profile(Mapping[str, LayerProfile]):
     method : str
         What the relevance is.
     fingerprint : str
-        Of the network's weights.
+        Fingerprint of the network's weights.
     """
 
     by_layer: dict[str, LayerProfile]

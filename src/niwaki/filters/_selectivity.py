@@ -56,8 +56,8 @@ def orientation(weights: Tensor) -> tuple[Tensor, Tensor]:
     selectivity : Tensor
         From 0 (none) to 1 (a grating); NaN for filters of a single pixel. Shape (units,).
     angle : Tensor
-        Of the bars that the filter prefers, in degrees counter-clockwise from the horizontal, 0 to
-        180; shape (units,).
+        Angle of the bars that the filter prefers, in degrees counter-clockwise from the horizontal,
+        0 to 180; shape (units,).
     """
     if max(weights.shape[2:]) == 1:
         nothing = torch.full((len(weights),), torch.nan, dtype=torch.float64)

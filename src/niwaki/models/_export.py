@@ -49,7 +49,7 @@ def export(
     path : str or Path
         Where the file shall be; an existing one is replaced.
     input_shape : sequence of int
-        Of one sample, such as ``(3, 224, 224)``.
+        Shape of one sample, such as ``(3, 224, 224)``.
     format : {"onnx", "program"}
         ONNX, which needs the extra ``onnx``; or what `torch.export.save` writes and
         `torch.export.load` reads.
@@ -57,7 +57,7 @@ def export(
         Largest difference between the outputs of the file and of the network, in units of the
         network's largest output (of 1, if that is smaller).
     seed : int
-        Of the random inputs that both are compared on, in two batches of different sizes.
+        Seed of the random inputs that both are compared on, in two batches of different sizes.
 
     Raises
     ------

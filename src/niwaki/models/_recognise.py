@@ -26,7 +26,7 @@ def recognise(model: nn.Module, shapes: Shapes) -> Origin | None:
     model
         The network, or what pruning has made of it.
     shapes
-        Of each parameter before pruning.
+        Shape of each parameter before pruning.
 
     Returns
     -------

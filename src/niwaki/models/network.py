@@ -152,7 +152,7 @@ class Network:
     nodes : list of fx.Node
         In the order in which they run.
     shapes : dict of fx.Node to tuple of int
-        Of one row of each tensor that has one row per image.
+        Shape of one row of each tensor that has one row per image.
     constants : set of fx.Node
         Those that do not depend on the inputs.
     output : fx.Node

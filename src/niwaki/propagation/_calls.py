@@ -137,7 +137,7 @@ class Tag:
     norm : Operation or None
         The batch norm that follows it as if it alone read it; see `Watch.separate`.
     owner : str
-        Of a constant: the layer from whose parameters it was made, as by a parametrization.
+        For a constant: the layer from whose parameters it was made, as by a parametrization.
     carry : callable or None
         In front of the first layer: how its bounds come from those of the network's input.
     """

@@ -113,7 +113,7 @@ class Operation:
     groups : int
         Groups of the convolution, else 1.
     input_shape : tuple of int
-        Of the first signal that went in.
+        Shape of the first signal that went in.
     first : bool
         Whether no convolution or linear layer lies between the input and this one.
     last : bool
@@ -129,7 +129,7 @@ class Operation:
     absorbed : pair of Tensor or None
         Scale and shift of the batch norm that follows this layer and is folded into it.
     bounds : callable or None
-        Of a first layer, where it can be said: turns the smallest and the largest value of the
+        For a first layer, where it can be said: turns the smallest and the largest value of the
         network's input, shape (1,) or (channels,), into those of what the layer reads.
     ledger : Ledger
         What the backward pass notes.

@@ -46,7 +46,7 @@ def epsilon(
     Parameters
     ----------
     epsilon : float
-        Of the epsilon rule.
+        Stabilizer of the epsilon rule.
     sums : Rule, optional
         For residual sums; default: `Epsilon`.
     bias : bool
@@ -76,9 +76,9 @@ def epsilon_plus(
     Parameters
     ----------
     epsilon : float
-        Of the epsilon rule in linear layers.
+        Stabilizer of the epsilon rule in linear layers.
     stabilizer : float
-        Of the other rules.
+        Stabilizer of the other rules.
     sums : Rule, optional
         For residual sums; default: `Epsilon`, as in zennit. `ZPlus` keeps relevances bounded where
         the branches nearly cancel.
@@ -157,7 +157,7 @@ def epsilon_gamma_box(
         channel. A normalisation inside the network is allowed for. The default fits images
         normalised to unit variance.
     gamma : float
-        Of the gamma rule.
+        The gamma rule's preference for positive weights.
     epsilon, stabilizer, sums, bias
         See `epsilon_plus`.
     """
@@ -175,7 +175,7 @@ def excitation_backprop(stabilizer: float = STABILIZER, *, bias: bool = True) ->
     Parameters
     ----------
     stabilizer : float
-        Of all rules.
+        Stabilizer of all rules.
     bias : bool
         Whether positive biases take their share: in zennit, by default; not in the paper.
     """

@@ -95,7 +95,7 @@ class State:
     rows : tuple of Step
         The trajectory so far.
     scores : Scores or None
-        Of the units that are left, where they are computed only once.
+        Scores of the units that are left, where they are computed only once.
     done : bool
         Whether nothing is to come.
     """

@@ -24,7 +24,7 @@ class Measure:
     test, validation : Data, optional
         What accuracies are measured on.
     batch_size : int
-        Of data sets and tensors.
+        Size of the batches of data sets and tensors.
     """
 
     test: Data | None = None

@@ -80,7 +80,7 @@ def prune(
     keep : float
         Share to keep, between 0 and 1. The result is the first network at or below it.
     of : {"units", "params", "macs"}
-        Of what.
+        What `keep` is a share of.
     schedule : Schedule
         In which steps and in which order units go, and when to stop.
     limits : Limits

@@ -33,7 +33,7 @@ class Pruned:
     trajectory : Trajectory
         One row per step.
     input_shape : tuple of int
-        Of one sample.
+        Shape of one sample.
     architecture : dict of str to list of int
         Shapes of the parameters before pruning, to recognise a fresh copy by.
     settings : dict

@@ -82,9 +82,9 @@ class Saved:
     folder : Path
         That `Pruned.save` has written.
     input_shape : tuple of int
-        Of one sample.
+        Shape of one sample.
     dtype : torch.dtype
-        Of the parameters.
+        Type of the parameters.
     architecture : dict of str to list of int
         Shapes of the parameters before pruning.
     plan : Plan

@@ -41,7 +41,7 @@ class Step:
     rejected : bool
         Whether the step fell below the floor: it was taken back, and nothing came after it.
     epochs : tuple of Epoch
-        Of the fine-tuning: learning rate, loss, and accuracy on the validation data.
+        Epochs of the fine-tuning: learning rate, loss, and accuracy on the validation data.
     kept : Kept or None
         Which of these epochs the validation data chose; None without fine-tuning or such data.
     """
@@ -174,7 +174,7 @@ def accuracy_at(trajectory: Trajectory, share: float, of: Of = "macs") -> float:
 def _points(trajectory: Trajectory, of: Of) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Shares kept, ascending, and accuracies.
 
-    Of steps that removed nothing the last one counts; one that was taken back does not.
+    Among steps that removed nothing the last one counts; one that was taken back does not.
     """
     points: dict[float, float] = {}
     for kept, step in zip(trajectory.kept(of), trajectory, strict=True):

@@ -90,7 +90,7 @@ class HeatmapFiles:
     format : {"npy", "hdf5"}
         Which.
     count : int
-        Of all images that will come.
+        Number of all images that will come.
     """
 
     @checked(count=NATURAL)

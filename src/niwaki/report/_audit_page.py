@@ -40,7 +40,7 @@ def write_audit(
     audits : Audit or mapping of str to Audit
         One audit, or several of the same images by name, such as before and after a repair.
     heading : str
-        Of the page.
+        Heading of the page.
     remarks : sequence of str
         Paragraphs below the heading: what was audited, and on which data.
     table : sequence of mapping
@@ -52,7 +52,7 @@ def write_audit(
     Returns
     -------
     Path
-        Of the page.
+        Path of the page.
     """
     home = Path(folder)
     named = {"": audits} if isinstance(audits, Audit) else dict(audits)

@@ -181,7 +181,7 @@ def plot_stains(path: str | Path, audit: Audit) -> None:
     path : str or Path
         Where the PNG goes.
     audit : Audit
-        Of H&E images, audited with ``tissue=True``.
+        An audit of H&E images with ``tissue=True``.
     """
     colours = {"haematoxylin": "#6a4c9c", "eosin": "#e58fb1", "neither": "#c9c9c9"}
     rows = [(name, what) for name in audit.stains for what in ("area", "relevance")]

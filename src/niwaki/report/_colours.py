@@ -39,7 +39,8 @@ def colour(
     heatmap : Tensor
         Shape (C, H, W) or (H, W).
     percentile : float
-        Of the absolute values that gets the full colour; a few outliers would pale all the rest.
+        Percentile of the absolute values that gets the full colour; a few outliers would pale the
+        rest.
     colours : str
         A colour map of matplotlib; the default is blue (against), white, red (for). "inferno" and
         "Reds" are sequential ones.
@@ -100,7 +101,7 @@ def overlay(
     heatmap : Tensor
         Shape (C, H, W) or (H, W), of the image's height and width.
     opacity : float
-        Of the full colour, from 0 to 1.
+        Opacity of the full colour, from 0 to 1.
     percentile, colours, limit, absolute
         As for `colour`.
 

@@ -59,9 +59,9 @@ def save_filters(
     names : mapping of int to str, optional
         Name of each class; default: its number.
     after : mapping of str to Diversity, optional
-        Of the layers of the pruned network.
+        Diversity of the layers of the pruned network.
     pruned_first : mapping of str to Enrichment, optional
-        Colour filters among the first pruned, by layer; under ``""`` of all layers together.
+        Colour filters among the first pruned, by layer; ``""`` stands for all layers together.
     order : sequence of pair of str and int
         Layer and number of the filters that were pruned, the first to go first.
     """

@@ -31,7 +31,7 @@ class LayerInfo:
     params, macs : int
         Parameters of its weight and bias, and multiply-accumulates of one sample.
     milliseconds : float or None
-        Of one sample, up to the next layer; None for a layer that is not a module.
+        Time of one sample, up to the next layer; None for a layer that is not a module.
     removable : int
         How many of its units pruning may remove.
     together : tuple of str
@@ -63,13 +63,13 @@ class NetworkInfo:
     layers : tuple of LayerInfo
         In the order in which the signal meets them.
     cost : Cost
-        Of the whole network.
+        Cost of the whole network.
     milliseconds : float
         Median time of a forward pass of one sample.
     size : int
         Bytes of its parameters and buffers.
     composite : str
-        Of the rules.
+        Name of the composite that chose the rules.
     operations : dict of str to tuple of str
         The other operations that carry the signal, each with the rules that it gets; they may be
         several, as a rule can depend on the place.

@@ -35,7 +35,7 @@ class Pictures:
     Parameters
     ----------
     folder : Path
-        Of the run.
+        Folder of the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,7 +59,7 @@ class Pictures:
         Parameters
         ----------
         name : str
-            Of ours, such as ``filters/3-patches.webp``: no name of a class or a file.
+            A name that we chose, such as ``filters/3-patches.webp``: no name of a class or a file.
         content : bytes or None
             The encoded picture.
         """

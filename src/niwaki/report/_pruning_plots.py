@@ -155,7 +155,8 @@ def plot_removed(path: str | Path, comparison: Comparison, *, heading: str = "")
     path : str or Path
         Where the PNG goes; the same as SVG and PDF goes beside it.
     comparison : Comparison
-        Of the largest number of references; contenders whose layers are not known are left out.
+        Curves of the largest number of references; contenders whose layers are not known are left
+        out.
     heading : str
         Title.
 

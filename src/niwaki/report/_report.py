@@ -30,12 +30,12 @@ def write_report(
     path : str or Path, optional
         Where the page goes; by default ``index.html`` in the folder of a single run.
     heading : str
-        Of the page; by default the title of the run.
+        Heading of the page; by default the title of the run.
 
     Returns
     -------
     Path
-        Of the page.
+        Path of the page.
 
     Raises
     ------

@@ -49,7 +49,7 @@ def contact_sheet(
     titles : sequence of str
         One per image.
     heading : str
-        Of the whole sheet.
+        Title of the whole sheet.
     across : {"images", "methods"}
         What the columns are; "methods" gives each image a row.
     colours, percentile, absolute

@@ -26,7 +26,7 @@ def slide_overview(path: str | Path, found: SlideMaps, made: Mapping[Layer, Pyra
     Parameters
     ----------
     path : str or Path
-        Of the PNG file.
+        Path of the PNG file.
     found : SlideMaps
         See `niwaki.slides.explain_slide`.
     made : mapping of Layer to Pyramid

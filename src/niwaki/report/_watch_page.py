@@ -37,7 +37,7 @@ def write_watch(
     images : Images
         That it said it of.
     heading : str
-        Of the page.
+        Heading of the page.
     remarks : sequence of str
         Paragraphs below the heading.
     made : mapping, optional
@@ -46,7 +46,7 @@ def write_watch(
     Returns
     -------
     Path
-        Of the page.
+        Path of the page.
     """
     home = Path(folder)
     watched.save(home)

@@ -208,7 +208,7 @@ class SharedRun(Run):
 def open_run(folder: Folder, identity: Callable[[], Identity]) -> Iterator[Run]:
     """Begin a run in a folder, or go on with it, for this process alone.
 
-    Of processes that work together, the first opens the folder and writes; all of them see what it
+    Where processes work together, the first opens the folder and writes; all of them see what it
     reads, and have to ask for the same in the same order.
 
     Parameters

@@ -36,9 +36,9 @@ def accumulate(data: Data, measure: Measure, kept: Run, name: str, **loop: Any) 
     kept : Run
         Keeps the sums.
     name : str
-        Of the part of the run that they are.
+        Name of the part of the run that they are.
     **loop
-        As for `niwaki.data.batches`.
+        Options of `niwaki.data.batches`.
 
     Returns
     -------

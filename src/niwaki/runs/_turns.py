@@ -26,7 +26,7 @@ def each_once(
     kept : Run
         Keeps the parts.
     names : sequence of str
-        Of the parts.
+        Names of the parts.
     compute : callable
         From the place of a part among the names to its tensors. Each is computed by one process,
         and is then there in all.

@@ -80,7 +80,7 @@ class Workplace:
 def workplace(out: str | Path, *, overwrite: bool = False) -> Iterator[Workplace]:
     """Work on an output, alone; go on with what an interrupted command has finished.
 
-    Of processes that work together, the first holds it.
+    Where processes work together, the first holds it.
 
     Parameters
     ----------

@@ -109,7 +109,7 @@ def read_mask(path: Path, slide: Slide, names: Sequence[str] = ()) -> list[Slide
     slide : Slide
         Which the mask covers, at whatever resolution.
     names : sequence of str
-        Of the values from 1 on; default: the values themselves.
+        Names of the values from 1 on; default: the values themselves.
 
     Raises
     ------

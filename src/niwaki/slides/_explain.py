@@ -51,7 +51,7 @@ class SlideMaps:
     grid : Grid
         The tiles.
     class_names : tuple of str
-        Of all outputs.
+        Names of all outputs.
     maps : dict of Layer to Store
         Probability and relevance of each pixel at the grid's resolution; NaN where no tile lies.
         They are gone when the block ends that made them.
@@ -127,7 +127,7 @@ def explain_slide(
     tile : int, optional
         Side of a tile in pixels, if not the preprocessing's.
     overlap : float
-        Of neighbouring tiles that are blended, as a share of their side.
+        Overlap of neighbouring tiles that are blended, as a share of their side.
     least_tissue : float
         Share of a tile that must be tissue.
     whole : bool
@@ -135,7 +135,7 @@ def explain_slide(
     beside : mapping of str to nn.Module, optional
         Another network by its name, such as a pruned one: its maps, and the differences.
     class_names : sequence of str, optional
-        Of all outputs.
+        Names of all outputs.
     batch_size, workers : int
         Tiles in a batch, and processes that read them.
     folder : str, Path or Workplace, optional

@@ -48,7 +48,7 @@ def reach_of(model: nn.Module, channels: int, side: int) -> Reach | None:
     model : nn.Module
         Returns (N, classes, height, width); a copy on the CPU is probed.
     channels, side : int
-        Of the square inputs that are tried.
+        Channels and side of the square inputs that are tried.
 
     Returns
     -------

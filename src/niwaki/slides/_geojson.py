@@ -67,7 +67,7 @@ def write_geojson(path: str | Path, objects: Iterable[SlideObject]) -> None:
     Parameters
     ----------
     path : str or Path
-        Of the file.
+        Path of the file.
     objects : iterable of SlideObject
         Numbers that are not finite are left out of their measurements.
     """
@@ -123,7 +123,7 @@ def read_geojson(path: str | Path) -> list[SlideObject]:
     Parameters
     ----------
     path : str or Path
-        Of the file.
+        Path of the file.
 
     Raises
     ------

@@ -36,7 +36,7 @@ class Grid:
     Attributes
     ----------
     side : int
-        Of a tile in pixels.
+        Side of a tile in pixels.
     margin : int
         Pixels at each border that are read and not kept: tiles are cut there and fit together. 0
         where tiles overlap and are blended.

@@ -20,7 +20,7 @@ class Layer:
     Attributes
     ----------
     kind : {"probability", "relevance"}
-        Of a class.
+        What the layer shows of a class.
     class_name : str
         Which class.
     method : str

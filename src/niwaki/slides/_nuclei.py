@@ -30,8 +30,8 @@ def read_nuclei(path: str | Path) -> list[SlideObject]:
     Parameters
     ----------
     path : str or Path
-        Of the file. Positions are in pixels of full resolution. Of GeoJSON, detections and cells
-        are read, and annotated points.
+        Path of the file. Positions are in pixels of full resolution. From GeoJSON, detections and
+        cells are read, and annotated points.
 
     Raises
     ------
@@ -94,9 +94,9 @@ def measured_nuclei(
     slide : Slide
         Which they lie on.
     mpp : float
-        Of the maps.
+        Micrometres per pixel of the maps.
     radius : float
-        Of a nucleus without an outline, in micrometres.
+        Radius of a nucleus without an outline, in micrometres.
 
     Returns
     -------

@@ -77,13 +77,13 @@ def write_ome_tiff(
     Parameters
     ----------
     path : Path
-        Of the file, NAME.ome.tif; it is written atomically.
+        Path of the file, NAME.ome.tif; it is written atomically.
     pyramid : Pyramid
         What is written.
     mpp : float
         Micrometres per pixel.
     name : str
-        Of the image.
+        Name of the image.
     render : callable, optional
         Turns a block of numbers into one of colours, (512, 512, 3), uint8; by default the numbers
         are written, as float32.

@@ -34,9 +34,9 @@ class Region:
     area : float
         In square micrometres.
     mean, highest : float
-        Of the map in it.
+        Mean and highest value of the map in it.
     total : float
-        What it holds of the map's sum, all that is positive, as a share.
+        Share of the map's sum, as far as it is positive, that lies in it.
     """
 
     polygon: list[list[tuple[float, float]]]
@@ -55,7 +55,7 @@ def find_regions(
     Parameters
     ----------
     pyramid : Pyramid
-        Of the map. Maps of more than 2560 pixels of a side are looked at in a coarser level.
+        The map. Maps of more than 2560 pixels of a side are looked at in a coarser level.
     mpp : float
         Micrometres per pixel of the finest level.
     scale : pair of float

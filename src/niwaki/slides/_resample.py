@@ -20,7 +20,7 @@ def span(start: int, length: int, scale: float) -> tuple[int, int]:
     Parameters
     ----------
     start, length : int
-        Of the line, in its own pixels.
+        Where the line starts and how long it is, in its own pixels.
     scale : float
         How many pixels there are for one of the line's.
     """

@@ -26,7 +26,7 @@ class Store:
     path : Path
         The file, which is made anew.
     height, width : int
-        Of the array.
+        Height and width of the array.
 
     Attributes
     ----------

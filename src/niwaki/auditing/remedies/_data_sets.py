@@ -43,11 +43,11 @@ class Shifted(_Around):
     Parameters
     ----------
     data : Dataset
-        Of pairs (input of shape (C, H, W), label).
+        A data set of pairs (input of shape (C, H, W), label).
     most : int
         Largest shift in pixels; less than the image's side.
     seed : int
-        Of the shifts; they go on from one reading to the next.
+        Seed of the shifts; they go on from one reading to the next.
     """
 
     def __init__(self, data: Dataset[Any], most: int, seed: int = 0) -> None:
@@ -72,7 +72,7 @@ class Inpainted(_Around):
     Parameters
     ----------
     data : Dataset
-        Of pairs (input of shape (C, H, W), label).
+        A data set of pairs (input of shape (C, H, W), label).
     masks : ndarray
         Shape (N, H, W), bool, in the data set's order; images with an empty mask stay as they are.
     """
@@ -97,15 +97,15 @@ class Spread(_Around):
     Parameters
     ----------
     data : Dataset
-        Of pairs (input of shape (C, H, W), label).
+        A data set of pairs (input of shape (C, H, W), label).
     donors : Tensor
         Inputs that have the artefact, shape (M, C, H, W).
     masks : ndarray
         Where it is on them, shape (M, H, W), bool.
     share : float
-        Of the images read that get it.
+        Share of the images read that get it.
     seed : int
-        Of which image gets which; they go on from one reading to the next.
+        Seed of which image gets which; they go on from one reading to the next.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Relabelled(_Around):
     Parameters
     ----------
     data : Dataset
-        Of pairs (input, label).
+        A data set of pairs (input, label).
     labels : sequence of int
         One for each image.
     """
@@ -162,7 +162,7 @@ def balanced(
         Group of each image: with and without an artefact or a kind of tissue, clusters of
         heatmaps, scanners.
     seed : int
-        Of the drawing.
+        Seed of the drawing.
     count : int, optional
         Images in an epoch; default: as many as there are.
 

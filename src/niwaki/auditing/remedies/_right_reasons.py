@@ -38,7 +38,7 @@ def right_reasons(
     masks : ndarray
         Where the artefact is, shape (N, H, W), bool; nowhere on images without it.
     settings : FineTune, optional
-        Of the training; default: `FineTune`'s.
+        Settings of the training; default: `FineTune`'s.
     strength : float
         Weight of the penalty beside the loss; the mean over the images of a batch counts.
 

@@ -31,7 +31,7 @@ class Agreement:
     lowest, highest : float
         Share of the `count` least and most relevant units that both have in common.
     count : int
-        Of how many units.
+        Number of units at each end that are compared.
     """
 
     first: str

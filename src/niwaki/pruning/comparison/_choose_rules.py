@@ -69,7 +69,7 @@ def choose_rules(
     per_cost : float or pair of float, optional
         In place of the schedule's: one for all trials, or the smallest and largest to choose from.
     seed : int
-        Of the search; the same seed gives the same trials.
+        Seed of the search; the same seed gives the same trials.
     run : Run
         The size of batches, who is told about each `Trial`, and the folder in which the trials so
         far are written after each one (see `Choice.save`). Called again, the search goes on from

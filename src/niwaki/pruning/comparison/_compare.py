@@ -70,7 +70,7 @@ def compare(
     references : int or sequence of int
         Samples per class.
     seeds : int or sequence of int
-        Of the draws; a number stands for 0, 1, ...
+        Seeds of the draws; a number stands for 0, 1, ...
     keep, of
         See `prune`: the share at which the curves end, and of what.
     run : Run

@@ -25,7 +25,7 @@ class Summary:
     Attributes
     ----------
     label : str
-        Of the contender.
+        Label of the contender.
     references : int
         Samples per class.
     values : tuple of float

@@ -33,7 +33,7 @@ class Outcome:
     Attributes
     ----------
     label : str
-        Of the contender.
+        Label of the contender.
     references, seed : int or None
         Samples per class and seed of the draw; None where they make no difference.
     trajectory : Trajectory

@@ -146,14 +146,14 @@ def joined(
     parts : sequence of tuple
         Slots and shape of each tensor, and whether it depends on the network's input.
     dims : int
-        Of the result.
+        Number of dimensions of the result.
     why : str
         Names the operation.
 
     Returns
     -------
     slots : tuple of Slot
-        Of the result.
+        The slots of the result.
     doubtful : list of Tensor
         Variables that met a constant of the same width, which may or may not follow them.
     """

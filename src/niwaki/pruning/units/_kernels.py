@@ -35,9 +35,9 @@ def kernel_channels(
         Variables along the first two dimensions of the weight; None for a width of 1, or for a
         weight that is computed.
     shape : pair of int
-        Of these dimensions.
+        Sizes of these dimensions.
     groups, transposed
-        Of the convolution.
+        The settings of the convolution.
     why : str
         Names the operation.
     """

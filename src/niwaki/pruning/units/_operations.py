@@ -26,7 +26,7 @@ class Call:
     Attributes
     ----------
     name : str
-        Of the operation, without underscores at its end.
+        Name of the operation, without underscores at its end.
     function : callable
         The overload that was called.
     args, kwargs

@@ -172,7 +172,8 @@ def _bytes(model: nn.Module, names: Collection[str]) -> int:
 def _grams(model: nn.Module, names: Sequence[str], samples: Tensor) -> dict[str, Tensor]:
     """Add up the Gram matrices of what some layers read, at all their calls.
 
-    Of several processes, each does so for its own blocks of samples, and gets the sums of all.
+    Where several processes work together, each does so for its own blocks of samples, and gets the
+    sums of all.
     """
     sums = {name: _Sum(_layer(model, name), len(samples)) for name in names}
     handles = [

@@ -101,14 +101,14 @@ class PrunedWeights:
     Attributes
     ----------
     model : nn.Module
-        Of the shapes it came with, in evaluation mode; a plain network without masks.
+        A network with the shapes it came with, in evaluation mode and without masks.
     gone : dict of str to Tensor
         For each layer, in its weight's shape, the step in which each weight went (uint8); 0 for
         those that are left. The masks of every step follow from it.
     trajectory : WeightTrajectory
         One row per step, with the sparsity of each layer.
     input_shape : tuple of int
-        Of one sample.
+        Shape of one sample.
     architecture : dict of str to list of int
         Shapes of the parameters.
     settings : dict
@@ -180,7 +180,7 @@ def load_masks(folder: str | Path, step: int | None = None) -> dict[str, Tensor]
     Parameters
     ----------
     folder : str or Path
-        Of the saved network.
+        Folder of the saved network.
     step : int, optional
         The masks after this step; default: the last.
 
