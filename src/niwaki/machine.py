@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from math import isfinite
 from pathlib import Path
 
 from niwaki import processes
 from niwaki.errors import NiwakiError
 
-__all__ = ["check_alone", "parse_bytes", "physical", "shown"]
+__all__ = ["check_alone", "parse_bytes", "peak_memory", "physical", "shown"]
 
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -52,6 +53,18 @@ def physical() -> int:
         except (OSError, ValueError):  # no limit, or another system
             continue
     return found
+
+
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process has had so far."""
+    try:
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        return 2**10 * int(found[1]) if found else 0
+    except OSError:  # another system; what it counts includes the moment before Python started
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else 2**10 * most
 
 
 def shown(size: float) -> str:

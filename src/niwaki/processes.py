@@ -12,11 +12,18 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+)
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from niwaki import stages
 from niwaki.errors import LostProcessError, NiwakiError
 
 if TYPE_CHECKING:
@@ -72,6 +79,7 @@ def is_first() -> bool:
 
 def is_mine(number: int) -> bool:
     """Whether a part falls to this process: they take turns."""
+    stages.turn(number)
     return number % size() == rank()
 
 
@@ -127,6 +135,8 @@ def check_joined(what: str) -> None:
 def gathered(value: T) -> list[T]:
     """Return what each process has, in the order of their ranks; it has to be picklable."""
     if size() == 1:
+        if stages.is_recorded():
+            stages.sent(len(pickle.dumps(value)))
         return [value]
     found: list[Any] = [None] * size()
     with _connected() as distributed:
@@ -162,7 +172,8 @@ def decided(compute: Callable[[], T]) -> T:
 def agreed() -> Iterator[None]:
     """Let an error of one process within the block be one of all, so that none waits for it."""
     if size() == 1:
-        yield
+        with nullcontext() if is_alone() else stages.shared():
+            yield
         return
     mine: Exception | None = None
     try:
@@ -204,6 +215,7 @@ def summed(tensors: Mapping[str, Tensor], device: torch.device | None = None) ->
 
     double = torch.float64
     if size() == 1:
+        stages.sent(8 * sum(value.numel() for value in tensors.values()))
         return {name: value.detach().to(double) for name, value in tensors.items()}
     shapes: dict[str, Any] = {}
     for other in gathered({name: value.shape for name, value in tensors.items()}):
@@ -232,9 +244,11 @@ def summed(tensors: Mapping[str, Tensor], device: torch.device | None = None) ->
 
 def add_up(tensor: Tensor) -> None:
     """Replace a tensor by the sum over all processes, where it lies and as precise as it is."""
-    if size() > 1:
-        with _connected() as distributed:
-            distributed.all_reduce(tensor)
+    if size() == 1:
+        stages.sent(tensor.numel() * tensor.element_size())
+        return
+    with _connected() as distributed:
+        distributed.all_reduce(tensor)
 
 
 def check_same(what: str, marks: Sequence[tuple[str, str]]) -> None:

@@ -34,6 +34,7 @@ from niwaki.evaluation import near_chance
 from niwaki.progress import track
 from niwaki.ranges import BATCH, SEED, SOME, checked
 from niwaki.runs import Folder, within
+from niwaki.stages import stage
 
 
 @checked(limit=SOME, batch_size=BATCH, seed=SEED)
@@ -152,6 +153,7 @@ def examine(
     )
 
 
+@stage("asking")
 def _examine(
     material: Material,
     questions: Sequence[Question],

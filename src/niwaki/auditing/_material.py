@@ -27,6 +27,7 @@ from niwaki.auditing._statistics import DRAWS, enough_draws
 from niwaki.data import Preprocessing
 from niwaki.ranges import BATCH, INDEX, SEED, SOME, checked
 from niwaki.runs import Folder, described, digest
+from niwaki.stages import stage
 
 Array = NDArray[Any]
 Regions = Mapping[str, Array | Sequence[Array]]
@@ -191,6 +192,7 @@ def margins(outputs: Array, labels: Array | int) -> Array:
     return found
 
 
+@stage("explaining")
 @checked(limit=SOME, batch_size=BATCH, seed=SEED)
 def gather(
     model: nn.Module,

@@ -21,6 +21,7 @@ from niwaki.data import check_labels
 from niwaki.errors import DataError, NothingToPruneError
 from niwaki.ranges import SEED, SOME, checked
 from niwaki.runs import Folder, digest
+from niwaki.stages import stage
 
 Array = NDArray[Any]
 _LAYERS = 8  # whose activations tell images apart, spread over the depth
@@ -55,6 +56,7 @@ class Training:
     audited: Array
 
 
+@stage("explaining")
 @checked(limit=SOME, seed=SEED)
 def gather_training(
     material: Material,

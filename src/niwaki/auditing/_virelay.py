@@ -32,6 +32,7 @@ from niwaki.processes import decided
 from niwaki.ranges import BATCH, checked
 from niwaki.runs import Folder, Run, Workplace, described, digest, discard, each_once, open_run
 from niwaki.schema import Anything, MapOf, parse_json
+from niwaki.stages import stage
 
 Array = NDArray[Any]
 _ATTRIBUTION, _DATA, _UNFINISHED = "attribution.h5", "data.h5", "unfinished"
@@ -94,6 +95,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise DataError(f"{path} is missing or damaged: {error}") from error
 
 
+@stage("collecting heatmaps")
 @checked(batch_size=BATCH)
 def collect(
     model: nn.Module,

@@ -22,10 +22,12 @@ from niwaki.processes import check_same
 from niwaki.pruning import Group
 from niwaki.ranges import BATCH, checked
 from niwaki.runs import Folder, accumulate, digest, open_run
+from niwaki.stages import stage
 
 _SUMS = "sums"  # the part of a run folder that keeps them
 
 
+@stage("removing filters")
 @checked(batch_size=BATCH)
 def index(
     model: nn.Module,

@@ -12,6 +12,7 @@ from niwaki import models
 from niwaki.data import Data, batches
 from niwaki.files import write_json
 from niwaki.report import Pictures, photograph
+from niwaki.stages import stage
 
 if TYPE_CHECKING:
     from niwaki.cli._loading import Loaded
@@ -22,6 +23,7 @@ __all__ = ["answers", "write_changed"]
 _SHOWN = 24
 
 
+@stage("measuring accuracy")
 def answers(model: nn.Module, data: Data, batch_size: int) -> Tensor:
     """Return the probabilities of all classes for all images, shape (N, classes)."""
     found = [

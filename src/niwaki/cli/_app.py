@@ -24,6 +24,7 @@ from niwaki.cli import (
     _compare_criteria,
     _demo,
     _doctor,
+    _estimate,
     _evaluate,
     _explain,
     _export,
@@ -52,7 +53,7 @@ app = typer.Typer(
 )
 
 
-def _add(name: str, command: Callable[..., None], *, shared: bool = False) -> None:
+def _add(name: str, command: Callable[..., None], *, shared: bool = False, **settings: Any) -> None:
     """Add a command; one that is `shared` may run in several processes of a launcher."""
 
     @functools.wraps(command)
@@ -72,7 +73,7 @@ def _add(name: str, command: Callable[..., None], *, shared: bool = False) -> No
                 f"the code of the model has ended the program: {type(error).__name__}({error})"
             ) from error
 
-    app.command(name)(guarded)
+    app.command(name, **settings)(guarded)
 
 
 _add("explain", _explain.explain)
@@ -87,6 +88,7 @@ _add("filters", _filters.filters)
 _add("audit", _audit.audit_command, shared=True)
 _add("slide", _slide.slide)
 _add("tiles", _tiles.tiles)
+_add("estimate", _estimate.estimate, context_settings={"ignore_unknown_options": True})
 _add("report", _report.report)
 _add("info", _info.info)
 _add("export", _export.export)

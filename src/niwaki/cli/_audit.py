@@ -14,6 +14,7 @@ from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
 from niwaki.machine import check_alone
 from niwaki.processes import goes_on_alone, held_by_first, is_first
+from niwaki.stages import allowed
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -197,7 +198,7 @@ def audit_command(
             described,
             method=method,
             target=target,
-            limit=limit,
+            limit=allowed("images", min(limit, len(images)), common.batch_size),
             batch_size=common.batch_size,
             seed=common.seed,
             tissue=tissue or data == "tissue",

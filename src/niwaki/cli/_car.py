@@ -17,6 +17,7 @@ from niwaki.cli._spread import Bytes
 from niwaki.errors import DataError, NiwakiError
 from niwaki.machine import check_alone
 from niwaki.processes import goes_on_alone
+from niwaki.stages import allowed
 
 if TYPE_CHECKING:
     from niwaki.car import CarIndex
@@ -74,6 +75,8 @@ def car(
     MODEL then. The search sees training images, and the accuracy is measured on the test images;
     where DATA have no such parts, a quarter of each class is held out.
     """
+    from torch.utils.data import Subset
+
     from niwaki import car as room
     from niwaki import pruning
     from niwaki.data import in_memory, references
@@ -94,6 +97,9 @@ def car(
     if greedy is not None:
         search, held, words = _parts(data, images, loaded, common)
     chosen: Any = search if per_class is None else references(search, per_class, common.seed)
+    some = allowed("images", len(chosen), common.batch_size)
+    if some < len(chosen):
+        chosen = Subset(chosen, range(0, len(chosen), len(chosen) // some)[:some])
     shared: dict[str, Any] = {
         "layers": layer or None,
         "batch_size": common.batch_size,
@@ -120,7 +126,7 @@ def car(
     pruned = room.greedy(
         loaded.model,
         chosen,
-        room.Stop(remove=greedy, floor=floor),
+        room.Stop(remove=allowed("removals", greedy), floor=floor),
         test=in_memory(held, description="reading held-out images"),
         callback=lambda step: shown.print(
             f"{step.units:>8,} units left, accuracy {step.accuracy or 0:.2%} on held-out images, "

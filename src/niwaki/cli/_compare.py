@@ -12,6 +12,7 @@ from niwaki.cli._heatmaps import Explained, by_default, explain_images, pick, ta
 from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
+from niwaki.stages import allowed
 
 __all__ = ["compare"]
 
@@ -65,7 +66,8 @@ def compare(
     loaded = common.load(model)
     found_images = common.images(images, loaded)
     loaded = loaded.named_by(found_images)
-    picked = pick(found_images, limit, common.seed, images)
+    some = allowed("images", min(limit, len(found_images)), common.batch_size)
+    picked = pick(found_images, some, common.seed, images)
     explained = loaded.choice(target, found_images)
     strict = method is not None
     found = explain_images(loaded, picked, chosen, explained, common.batch_size, strict=strict)

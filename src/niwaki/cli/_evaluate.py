@@ -19,6 +19,7 @@ from niwaki.cli._provenance import provenance
 from niwaki.display import readable
 from niwaki.errors import NiwakiError
 from niwaki.processes import goes_on_alone
+from niwaki.stages import allowed, stage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +94,8 @@ def evaluate(
     chosen = list(dict.fromkeys(method or by_default()))
     loaded = common.load(model)
     images = common.images(data, loaded)
-    picked = pick(images, limit, common.seed, data)
+    some = allowed("images", min(limit, len(images)), common.batch_size)
+    picked = pick(images, some, common.seed, data)
     which = loaded.named_by(images).choice(target, images)
     options: dict[str, Any] = {
         "target": which,
@@ -233,6 +235,7 @@ def _milliseconds(
     return {name: 1000 * value for name, value in seconds.items()}
 
 
+@stage("measuring lost relevance")
 def _lost(
     loaded: o.Loaded, picked: Picked, methods: list[str], target: ClassChoice, batch_size: int
 ) -> dict[str, float]:

@@ -11,6 +11,7 @@ from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Explained, explain_images, pick, table
 from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance
+from niwaki.stages import allowed
 
 __all__ = ["explain"]
 
@@ -58,7 +59,8 @@ def explain(
     loaded = common.load(model)
     found_images = common.images(images, loaded)
     loaded = loaded.named_by(found_images)
-    picked = pick(found_images, limit, common.seed, images)
+    some = allowed("images", min(limit, len(found_images)), common.batch_size)
+    picked = pick(found_images, some, common.seed, images)
     explained = loaded.choice(target, found_images)
     heading = f"{Path(model).name}: prediction and heatmaps"
     if explained != "predicted":

@@ -16,6 +16,7 @@ from niwaki.cli._heatmaps import Picked, pick, table
 from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance
 from niwaki.errors import NiwakiError
+from niwaki.stages import allowed
 
 if TYPE_CHECKING:
     from niwaki.filters import Diversity, Enrichment, Profile
@@ -93,7 +94,8 @@ def filters(
     every = common.images(data, loaded)
     loaded = loaded.named_by(every)
     attribution.create(method, loaded.model)  # so that a wrong name does not come out at the end
-    picked = pick(every, limit, common.seed, data)
+    some = allowed("images", min(limit, len(every)), common.batch_size)
+    picked = pick(every, some, common.seed, data)
     preprocessing = picked.data.preprocessing
     images = in_memory(picked.subset, description="reading")
     index = None
@@ -121,9 +123,9 @@ def filters(
     names = _names(loaded, profile)
     compared = _Compared.to(pruned, profile, images, first, common) if pruned else _Compared()
     asked: dict[str, Any] = {
-        "count": patches,
+        "count": allowed("patches", patches),
         "heatmaps": heatmaps,
-        "steps": steps,
+        "steps": allowed("steps", steps) if steps else 0,
         "method": method,
         "seed": common.seed,
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from rich.table import Table
 
 from niwaki.errors import LostRelevanceError, NiwakiError, PropagationError
+from niwaki.stages import allowed, stage
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ __all__ = [
     "by_default",
     "explain_images",
     "pick",
+    "some_of",
     "table",
 ]
 
@@ -95,6 +97,14 @@ def pick(data: Images, limit: int, seed: int, name: str) -> Picked:
     return Picked(data, sorted(index for _, _, index in sorted(turns)[:limit]), name)
 
 
+def some_of(images: Images, what: str, of: int) -> Images:
+    """Return the images, or as many of each class as `niwaki estimate` tries a command with."""
+    count = allowed(what, len(images), of)
+    if count == len(images):
+        return images
+    return images.subset(pick(images, count, 0, what).indices)
+
+
 @dataclass(frozen=True)
 class Explained:
     """What the network says of images, and the first of them with their heatmaps, to be shown.
@@ -145,6 +155,7 @@ class Explained:
         return titles
 
 
+@stage("explaining")
 def explain_images(
     loaded: Loaded,
     picked: Picked,

@@ -13,6 +13,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli._fits import check_fits
+from niwaki.cli._heatmaps import some_of
 from niwaki.cli._loading import (
     MEAN,
     OUTPUTS,
@@ -293,6 +294,7 @@ class Common:
         found = load_images(
             spec, loaded, split=split, outputs=self.outputs, batch_size=self.batch_size
         )
+        found = some_of(found, f"{split} images", self.batch_size)
         made = found.preprocessing
         shape = made.channels, made.size, made.size
         check_fits(loaded.model, shape, min(self.batch_size, max(1, len(found))))

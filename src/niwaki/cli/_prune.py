@@ -11,13 +11,14 @@ import typer
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._criterion import named_files, parse_criterion
-from niwaki.cli._heatmaps import pick
+from niwaki.cli._heatmaps import pick, some_of
 from niwaki.cli._json import say
 from niwaki.cli._log import Log
 from niwaki.cli._provenance import provenance
 from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning, repair_of
 from niwaki.errors import NiwakiError
 from niwaki.processes import decided, goes_on_alone, is_first
+from niwaki.stages import allowed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from niwaki.cli._photographs import Photographs
     from niwaki.criteria import Criterion
     from niwaki.data import Data, Images
-    from niwaki.pruning import Pruned, Step, Trajectory
+    from niwaki.pruning import Pruned, Schedule, Step, Trajectory
     from niwaki.runs import Workplace
 
 __all__ = ["hold_out", "prune"]
@@ -105,9 +106,12 @@ def prune(
     )
     if not test.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
+    if tuning.epochs:
+        classes = len(set(training.targets))
+        training = some_of(training, "training images", classes * (per_class + held_out))
     decides = tuning.epochs > 0 or scheduling.floor is not None
     rest, held = hold_out(training, held_out, seed) if decides else (training, None)
-    few = references(rest, per_class, seed)
+    few = references(rest, allowed("references", per_class), seed)
     shown = o.console(common.as_json)
     told = made or pruning.usual_criterion(repair)
     shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {told}")
@@ -127,10 +131,12 @@ def prune(
         made,
         keep=scheduling.keep,
         of="macs" if scheduling.of == "seconds" else scheduling.of,
-        schedule=scheduling.bundle(prices),
+        schedule=_schedule(scheduling, prices),
         limits=limits,
         repair=repair,
-        tune=tuning.bundle(seed, rest),
+        tune=replace(tuning, epochs=allowed("epochs", tuning.epochs)).bundle(seed, rest)
+        if tuning.epochs
+        else None,
         test=judged,
         validation=None if held is None else in_memory(held),
         run=pruning.Run(work, common.batch_size, tell, looking),
@@ -166,6 +172,14 @@ def prune(
         _write_page(finished, whole, looking, compared, {"run": made_by, "result": result})
         _plot(finished, {name: pruned.trajectory}, model)
     _report(whole, before, after, len(example), out, common.as_json)
+
+
+def _schedule(scheduling: Scheduling, prices: dict[str, float] | None) -> Schedule:
+    """Return the steps, or fewer where `niwaki estimate` tries the command."""
+    asked = scheduling.bundle(prices)
+    steps = len(asked.targets(scheduling.keep))
+    fewer = allowed("steps", steps)
+    return asked if fewer == steps else replace(asked, steps=fewer, per_step=None)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from niwaki.cli._json import say
 from niwaki.cli._prune_options import Common
 from niwaki.errors import NiwakiError
 from niwaki.processes import goes_on_alone
+from niwaki.stages import allowed
 
 if TYPE_CHECKING:
     from niwaki.pruning import PrunedWeights, WeightStep
@@ -82,7 +83,7 @@ def prune_weights(
     )
     if not test.labelled:
         raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
-    few = references(training, per_class, seed)
+    few = references(training, allowed("references", per_class), seed)
     shown = o.console(common.as_json)
     shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {made}")
     shown.print(f"{'step':>4} {'weights':>12} {'sparsity':>9} {'accuracy':>9} {'seconds':>8}")
@@ -92,7 +93,7 @@ def prune_weights(
         made,
         keep=keep,
         over=over,
-        steps=steps,
+        steps=allowed("steps", steps),
         test=in_memory(test, description="reading test images"),
         ignore=ignore or [],
         min_weights=min_weights,

@@ -27,10 +27,12 @@ from niwaki.models import class_outputs, fingerprint, home
 from niwaki.processes import agreed
 from niwaki.propagation import Layer, trace
 from niwaki.ranges import BATCH, checked
+from niwaki.stages import stage
 
 __all__ = ["hidden_layers", "score", "score_weights"]
 
 
+@stage("scoring")
 @checked(batch_size=BATCH)
 def score(
     model: nn.Module,
@@ -168,6 +170,7 @@ def _check_finite(values: dict[str, Tensor], criterion: Criterion) -> None:
             raise ModelError(f"{criterion} gives NaN or infinite scores in layer {layer!r}")
 
 
+@stage("scoring")
 @checked(batch_size=BATCH)
 def score_weights(
     model: nn.Module,

@@ -19,7 +19,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from niwaki import processes
+from niwaki import processes, stages
 from niwaki.data._classes import named_data, number_classes
 from niwaki.data._images import Images
 from niwaki.errors import DataError
@@ -94,6 +94,7 @@ def _way_out(value: Any) -> str:
     return "pass one tensor of shape (N, ...)"
 
 
+@stages.stage("reading images")
 @checked(limit=NATURAL)
 def in_memory(
     data: Dataset[Any], *, limit: int = 2**30, description: str | None = None
@@ -184,7 +185,8 @@ def batches(
         loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator())
     total = None if description is None else count(loader)
     if not shared or processes.size() == 1:
-        return _checked(_shown(loader, description, total), place)
+        whole = _checked(_shown(loader, description, total), place)
+        return stages.handed_out(whole) if shared else whole
     total = None if total is None else total // processes.size()
     first = processes.rank() * (loader.batch_size or 1)
     return _checked(_shown(_part(loader), description, total), place, first)

@@ -1,6 +1,7 @@
 """The data set of labelled images that every kind of source becomes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -103,6 +104,19 @@ class Images(Dataset[tuple[Tensor, int]]):
         ]
         return ", ".join(names) or str(label)
 
+    def subset(self, indices: Sequence[int]) -> "Images":
+        """Return some of the images, in the order of their numbers in `indices`."""
+        twin = Images(
+            _Chosen(self._read, tuple(indices)),
+            [self.targets[i] for i in indices] if self.labelled else None,
+            self.classes,
+            self.preprocessing,
+            paths=None if self.paths is None else [self.paths[i] for i in indices],
+            count=len(indices),
+        )
+        twin.outputs, twin.by_position = list(self.outputs), self.by_position
+        return twin
+
     def mapped(self, outputs: Sequence[int]) -> "Images":
         """Return the same images with label `outputs[i]` for the i-th class.
 
@@ -156,3 +170,14 @@ class Images(Dataset[tuple[Tensor, int]]):
             Where the classes and the outputs do not fit together, see `number_classes`.
         """
         return self.mapped(number_classes(self.classes, count)) if self.labelled else self
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Reads the images of a subset by their numbers in it."""
+
+    read: Callable[[int], Image.Image]
+    indices: tuple[int, ...]
+
+    def __call__(self, number: int) -> Image.Image:
+        return self.read(self.indices[number])

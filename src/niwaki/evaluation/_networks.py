@@ -23,8 +23,10 @@ from niwaki.evaluation._explainers import Methods, factories, tolerant
 from niwaki.processes import agreed
 from niwaki.propagation import Layer, check_logit, trace
 from niwaki.ranges import BATCH, ROUNDS, checked
+from niwaki.stages import stage
 
 
+@stage("measuring accuracy")
 @checked(batch_size=BATCH)
 def accuracy(
     model: nn.Module, data: Data, *, batch_size: int = 128, description: str | None = None
@@ -289,6 +291,7 @@ def _now(tensor: Tensor) -> float:
     return time.perf_counter()
 
 
+@stage("timing methods")
 @checked(repeats=ROUNDS)
 def seconds_per_image(
     model: nn.Module, inputs: Tensor, methods: Methods, *, repeats: int = 3

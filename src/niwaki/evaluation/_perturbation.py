@@ -24,6 +24,7 @@ from niwaki.evaluation._regions import Grid, Pooling, Replacement, ranks, replac
 from niwaki.processes import agreed, gathered, is_mine
 from niwaki.progress import track
 from niwaki.ranges import BATCH, SEED, SIDE, SOME, STEPS, checked
+from niwaki.stages import stage
 
 __all__ = ["Order", "Perturbation", "Score", "perturbation_curves"]
 
@@ -99,6 +100,7 @@ class Perturbation:
         return min(possible, MOST_STEPS) if self.steps is None else self.steps
 
 
+@stage("perturbing")
 @checked(seed=SEED, batch_size=BATCH)
 def perturbation_curves(
     model: nn.Module,

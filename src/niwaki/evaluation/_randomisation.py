@@ -24,6 +24,7 @@ from niwaki.evaluation._explainers import (
 from niwaki.processes import agreed, gathered, is_mine
 from niwaki.progress import bar
 from niwaki.ranges import BATCH, SEED, SOME, checked
+from niwaki.stages import stage
 
 _WINDOW = 7  # of scikit-image
 
@@ -133,6 +134,7 @@ class Randomisation:
         return f"Randomisation({self.method}, {count}: rank correlation {self.similarity()})"
 
 
+@stage("randomising")
 @checked(layers=SOME, seed=SEED, batch_size=BATCH)
 def randomisation_test(
     model: nn.Module,

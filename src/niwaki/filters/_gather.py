@@ -26,8 +26,10 @@ from niwaki.progress import track
 from niwaki.propagation import Layer, per_class, propagate
 from niwaki.ranges import BATCH, PATCHES, checked
 from niwaki.runs import Folder, Part, described, digest, open_run
+from niwaki.stages import stage
 
 
+@stage("profiling")
 @checked(patches=PATCHES, batch_size=BATCH)
 def profile(
     model: nn.Module,

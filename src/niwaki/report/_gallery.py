@@ -21,6 +21,7 @@ from niwaki.filters import (
 )
 from niwaki.report._pictures import Pictures
 from niwaki.report._strips import heat_strip_of, strip_of, weights_picture
+from niwaki.stages import stage
 
 __all__ = ["save_filters"]
 
@@ -29,6 +30,7 @@ _LISTED = 3  # classes in a list
 Shown = Callable[[LayerProfile], Iterable[FilterPictures]]
 
 
+@stage("drawing filters")
 def save_filters(
     folder: str | Path,
     profile: Profile,

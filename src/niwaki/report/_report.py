@@ -12,10 +12,12 @@ from niwaki.report._colour_maps import MAPS, filters, ramp
 from niwaki.report._page import write_page
 from niwaki.report._run_folder import RunFolder
 from niwaki.report._section import Section, sections_of
+from niwaki.stages import stage
 
 __all__ = ["write_report"]
 
 
+@stage("writing the page")
 def write_report(
     runs: str | Path | Sequence[str | Path], path: str | Path | None = None, *, heading: str = ""
 ) -> Path:

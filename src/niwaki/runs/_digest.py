@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader, Subset
 
 from niwaki.data import Data, Images, batches
 from niwaki.hashing import content, sha256_of
+from niwaki.stages import stage
 
 __all__ = ["digest"]
 
 
+@stage("hashing images")
 def digest(data: Data, *, ordered: bool = False) -> str:
     """Say how many samples there are, with a hash of all of them, inputs and labels.
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from niwaki import stages
 from niwaki.accumulation import Totals
 from niwaki.data import Data, as_dataset, batches, count
 from niwaki.processes import agreed, decided, gathered, is_mine, size
@@ -48,7 +49,7 @@ def accumulate(data: Data, measure: Measure, kept: Run, name: str, **loop: Any) 
     part = kept.read(name)
     totals = Totals() if part is None else Totals.from_state_dict(part.tensors)
     own = _remaining(data, totals.samples, **loop)
-    often, ended = 1, False
+    often, ended, met = 1, False, time.monotonic()
     while not ended:
         began = time.monotonic()
         fresh = Totals()
@@ -59,11 +60,14 @@ def accumulate(data: Data, measure: Measure, kept: Run, name: str, **loop: Any) 
                     ended = True
                     break
                 fresh = fresh.update(measure(*batch), len(batch[0]))
-        totals = totals.merge(fresh.reduced())
+        totals = totals.merge(fresh.reduced() if size() > 1 else fresh)
         kept.write_rarely(name, totals.state_dict)
-        ended = all(gathered(ended))
+        ended = all(gathered(ended)) if size() > 1 else ended
         if size() > 1:
             often = decided(_next(often, time.monotonic() - began))
+        elif time.monotonic() - met > _BETWEEN or ended:
+            stages.sent(8 * sum(total.numel() for total in totals.sums.values()))
+            met = time.monotonic()
     return totals
 
 

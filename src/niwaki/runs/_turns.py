@@ -9,6 +9,7 @@ from torch import Tensor
 from niwaki.processes import agreed, alone, gathered, rank, size
 from niwaki.progress import track
 from niwaki.runs._run import Run
+from niwaki.stages import handed_out
 
 __all__ = ["each_once"]
 
@@ -34,7 +35,7 @@ def each_once(
         Title of a progress bar; none if not given.
     """
     turns = range(0, len(names), size())
-    for first in turns if description is None else track(turns, description):
+    for first in handed_out(turns if description is None else track(turns, description)):
         parts = [kept.read(name) for name in names[first : first + size()]]
         found = [None if part is None else part.tensors for part in parts]
         mine, place = None, rank()

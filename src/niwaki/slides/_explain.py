@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -30,6 +30,7 @@ from niwaki.slides._slide import MPP, Slide
 from niwaki.slides._stitch import Stitched, stitching
 from niwaki.slides._store import Store
 from niwaki.slides._tissue import Tissue, everywhere, find_tissue
+from niwaki.stages import allowed, stage
 
 __all__ = ["SlideMaps", "explain_slide"]
 
@@ -164,6 +165,8 @@ def explain_slide(
     tissue = everywhere(slide) if whole else find_tissue(slide)
     side = tile or preprocessing.size
     grid = _grid(slide, tissue, resolution, side, networks, overlap, 0 if whole else least_tissue)
+    some = allowed("tiles", len(grid.tiles), batch_size)
+    grid = replace(grid, tiles=grid.tiles[:some])
     names = tuple(class_names or ())
     names += tuple(map(str, range(len(names), networks[""].outputs)))
     work = _Work(slide, grid, networks, dict(classes), names, preprocessing.channels)
@@ -225,6 +228,7 @@ class _Work:
     names: tuple[str, ...]
     channels: int
 
+    @stage("looking at tiles")
     def run(self, stitched: Stitched, kept: Run, batch_size: int, workers: int) -> list[Any]:
         """Look at all tiles, chunk by chunk, and return a row for each."""
         reader = TileReader(self.slide, self.grid, self.channels)

@@ -35,6 +35,7 @@ from niwaki.ranges import (
     TEMPERATURE,
     checked,
 )
+from niwaki.stages import stage
 
 __all__ = ["FineTune", "check_precision", "fine_tune", "run_loop"]
 
@@ -120,6 +121,7 @@ class FineTune:
         return {n: v for n, v in vars(self).items() if n not in ("training", "each", "loop")}
 
 
+@stage("fine-tuning")
 def fine_tune(
     model: nn.Module,
     data: Data,

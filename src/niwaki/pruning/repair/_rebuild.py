@@ -21,6 +21,7 @@ from niwaki.pruning.repair._samples import drawn, mirrored
 from niwaki.pruning.units._plain_copy import plain_copy
 from niwaki.pruning.units._surgery import completed
 from niwaki.ranges import FACTOR, checked
+from niwaki.stages import stage
 
 __all__ = ["Rebuilt", "rebuild", "unlisted"]
 
@@ -51,6 +52,7 @@ class Rebuilt:
         return "\n".join([*rows, *(f"{name:40} left as it is" for name in self.left_out)])
 
 
+@stage("rebuilding")
 @checked(pull=FACTOR)
 def rebuild(
     model: nn.Module,

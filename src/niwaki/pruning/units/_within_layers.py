@@ -19,10 +19,12 @@ from niwaki.pruning.repair._rows import Places, inputs_at, is_linear, matrix_of
 from niwaki.pruning.repair._samples import FEWEST_ROWS, ROWS, drawn
 from niwaki.pruning.units._backward_elimination import Reader, eliminate
 from niwaki.pruning.units._coupling import Group, Member
+from niwaki.stages import stage
 
 __all__ = ["rechosen"]
 
 
+@stage("choosing")
 def rechosen(
     model: nn.Module,
     groups: Sequence[Group],

@@ -1,0 +1,213 @@
+"""``niwaki estimate``: time, memory and disk of a command, before it is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from niwaki import ranges as r
+from niwaki.cli._json import say
+from niwaki.cli._options import AsJson, console, spread
+from niwaki.cli._spread import Bytes
+from niwaki.cli._works import WORKS
+from niwaki.errors import NiwakiError
+from niwaki.estimation import Estimate, Link, Trial, Work, estimated, told
+from niwaki.machine import parse_bytes, physical, shown
+from niwaki.stages import Stage
+from niwaki.terminal import headed
+
+__all__ = ["estimate"]
+
+_PROCESSES = r.Range(1, 4096, whole=True)
+_SECONDS = r.Range(1, 86400, why="trials take at least the seconds that Python takes to start")
+_OFTEN = 0.05  # seconds from one look at the disk to the next
+_UNKNOWN = (
+    "Trials run on this machine, with what else runs on it. Each process is taken to have "
+    "processors, or a GPU, like this one to itself.",
+    "The disk is as fast as it is now; images that the trials have read may come from memory.",
+    "A job that may stop early (--floor, --patience) is estimated to its end.",
+)
+
+
+@spread
+def estimate(
+    command: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="COMMAND...", help="The command with all that is given to it, such as prune."
+        ),
+    ],
+    processes: Annotated[
+        int, _PROCESSES, typer.Option(help="Processes, or GPUs, that torchrun would start.")
+    ] = 1,
+    budget: Annotated[
+        float, _SECONDS, typer.Option(help="Seconds that trials may take, but for the first two.")
+    ] = 60,
+    bandwidth: Annotated[
+        str, Bytes(), typer.Option(help="Bytes per second between two processes, such as 1GB.")
+    ] = "1GB",
+    as_json: AsJson = False,
+) -> None:
+    """Estimate the time, memory and disk that a command takes, without running all of it.
+
+    Runs the command on a few images, twice or more, writes what it writes into a temporary folder,
+    and concludes from what each stage takes. Tells too how much time more processes save.
+    """
+    work = _work(command)
+    link = Link(bandwidth=parse_bytes(bandwidth, "--bandwidth"))
+    trials = _trials(command, work, processes, budget, console(as_json))
+    found = estimated(work, trials)
+    if as_json:
+        tried = [{**one.done, "seconds": one.seconds, "memory": one.memory} for one in trials]
+        about = {
+            "estimated": command,
+            "counts": dict(trials[-1].counts),
+            "trials": tried,
+            "bandwidth": link.bandwidth,
+            "latency": link.latency,
+            "limits": list(_UNKNOWN),
+        }
+        say({**about, **told(found, processes, link)})
+        return
+    _report(found, processes, link)
+
+
+def _work(command: Sequence[str]) -> Work:
+    name = command[0]
+    if name not in WORKS:
+        raise NiwakiError(
+            f"{name!r}: it is not known what the work of this command consists of; known are "
+            f"{', '.join(WORKS)}"
+        )
+    return WORKS[name]
+
+
+def _trials(
+    command: Sequence[str], work: Work, processes: int, budget: float, show: Any
+) -> list[Trial]:
+    """Run trials, each with more to do, until the time is up or there is no more to do."""
+    trials: list[Trial] = []
+    for number in range(work.trials()):
+        trials.append(_tried(command, work.limited(number), processes))
+        spent = sum(trial.seconds for trial in trials)
+        done = ", ".join(f"{count:,} {what}" for what, count in trials[-1].done.items())
+        show.print(f"tried {done or 'all of it'}: {trials[-1].seconds:.1f} s")
+        # The next one takes up to three times as long as the last.
+        if trials[-1].is_whole or (number > 0 and spent + 3 * trials[-1].seconds > budget):
+            break
+    return trials
+
+
+def _tried(command: Sequence[str], limits: dict[str, float], processes: int) -> Trial:
+    """Run a part of a command in a process of its own, in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="niwaki-estimate-") as folder:
+        place, report = Path(folder, "written"), Path(folder, "report.json")
+        place.mkdir()
+        words = [*command, "--out", str(place / "out")]
+        words += ["--log", str(place / "log")] if "--log" in " ".join(command) else []
+        about = json.dumps({"report": str(report), "limits": limits})
+        began = time.perf_counter()
+        disk = 0
+        with _started(about, words, processes, Path(folder, "errors.txt")) as run:
+            while run.poll() is None:
+                disk = max(disk, _size(place))
+                time.sleep(_OFTEN)
+        seconds, disk = time.perf_counter() - began, max(disk, _size(place))
+        if not report.exists():
+            said = Path(folder, "errors.txt").read_text(encoding="utf-8", errors="replace").strip()
+            reason = said.rpartition("\n")[2].removeprefix("error: ") or f"exit {run.returncode}"
+            raise NiwakiError(f"niwaki {shlex.join(command)} does not run: {reason}")
+        found = json.loads(report.read_text(encoding="utf-8"))
+    return Trial(
+        found["counts"],
+        found["done"],
+        {name: Stage(**stage) for name, stage in found["stages"].items()},
+        max(0.0, seconds - found["seconds"]),
+        found["memory"],
+        found["device_memory"],
+        disk,
+    )
+
+
+@contextmanager
+def _started(
+    about: str, words: Sequence[str], processes: int, errors: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a trial, which ends with the block at the latest."""
+    environment = {**os.environ}
+    if processes > 1:  # as torchrun does
+        environment.setdefault("OMP_NUM_THREADS", "1")
+    with errors.open("wb") as file:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "niwaki.cli._trial", about, *words],
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            env=environment,
+        )
+        try:
+            yield run
+        finally:
+            run.terminate()
+            run.wait()
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of all files in a folder, while others write there."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_size
+            except FileNotFoundError:  # it was moved just now
+                continue
+    return total
+
+
+def _report(found: Estimate, processes: int, link: Link) -> None:
+    show = console().print
+    seconds = found.seconds(processes, link)
+    many = "one process" if processes == 1 else f"{processes} processes"
+    show(headed(_time(seconds), f"on {many}"))
+    show(
+        headed(
+            shown(found.memory), f"of memory in each process (this machine: {shown(physical())})"
+        )
+    )
+    if found.device_memory:
+        show(headed(shown(found.device_memory), "of memory on each GPU"))
+    show(headed(shown(found.disk), "on the disk at the most"))
+    stages = Table("stage", "one process", "of it shared", box=None, pad_edge=False)
+    for name, stage in sorted(found.stages.items(), key=lambda item: -item[1].seconds):
+        if stage.seconds >= 0.001 * found.seconds():
+            stages.add_row(name, _time(stage.seconds), f"{stage.shared / stage.seconds:.0%}")
+    show(stages)
+    curve = Table("processes", "time", "times as fast", box=None, pad_edge=False)
+    for row in told(found, processes, link)["curve"]:
+        curve.add_row(str(row["processes"]), _time(row["seconds"]), f"{row['times']:.1f}")
+    show(curve)
+    show(
+        f"{found.serial:.1%} of the time of one process is saved by no other; more than "
+        f"{found.helpful(link=link)} processes gain little. They tell each other "
+        f"{shown(sum(stage.sent for stage in found.stages.values()))} at "
+        f"{shown(link.bandwidth)} per second, as --bandwidth says."
+    )
+    for sentence in _UNKNOWN:
+        show(sentence)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -1,0 +1,72 @@
+"""What the work of each command consists of, for ``niwaki estimate``.
+
+A new command calls `niwaki.stages.allowed` where it knows how many images or steps there are, and
+gets a line here. Limits are those of trials, from the shortest to the longest: of images in
+batches, of all else in numbers.
+"""
+
+from __future__ import annotations
+
+from niwaki.estimation import Work
+
+__all__ = ["WORKS"]
+
+_IMAGES = (1, 3, 8, 20)
+_PER_IMAGE = ("1", "images")
+_STEPS = {"steps": (2, 3, 3, 3), "references": (1, 2, 4, 8), "test images": _IMAGES}
+_PER_STEP = ("steps", "steps * references")
+_TESTED = ("steps+1 * test images",)
+# The sheet and the page show so many images at the most, and only these stay in memory.
+_SHEET = Work(
+    {"images": _IMAGES},
+    {"explaining": _PER_IMAGE, "hashing images": _PER_IMAGE},
+    other=("1", "images<64"),
+    memory=("1", "images<64"),
+    disk=_PER_IMAGE,
+)
+
+WORKS: dict[str, Work] = {
+    "explain": _SHEET,
+    "compare": _SHEET,
+    "evaluate": Work({"images": _IMAGES}, other=_PER_IMAGE, memory=_PER_IMAGE, disk=_PER_IMAGE),
+    "prune": Work(
+        {**_STEPS, "epochs": (1, 1, 1, 1), "training images": (1.5, 2, 3, 4)},
+        {
+            "reading images": ("references", "test images"),
+            "hashing images": ("references", "test images"),
+            "scoring": _PER_STEP,
+            "choosing": _PER_STEP,
+            "rebuilding": _PER_STEP,
+            "measuring accuracy": _TESTED,
+            "fine-tuning": ("steps * epochs * training images",),
+        },
+        other=("1", "steps"),
+        memory=("1", "references", "test images"),
+        disk=("1", "steps"),
+    ),
+    "prune-weights": Work(
+        _STEPS,
+        {
+            "reading images": ("references", "test images"),
+            "hashing images": ("references", "test images"),
+            "scoring": _PER_STEP,
+            "rebuilding": _PER_STEP,
+            "measuring accuracy": _TESTED,
+        },
+        other=("1", "steps"),
+        memory=("1", "references", "test images"),
+        disk=("1", "steps"),
+    ),
+    "car": Work({"images": _IMAGES}, other=_PER_IMAGE, memory=_PER_IMAGE, disk=_PER_IMAGE),
+    "filters": Work(
+        {"images": _IMAGES, "steps": (1, 4, 1, 4), "patches": (1, 1, 2, 2)},
+        {"drawing filters": ("1", "steps", "patches")},
+        other=_PER_IMAGE,
+        memory=_PER_IMAGE,
+        disk=("1", "images", "patches"),
+    ),
+    "audit": Work({"images": (4, 8, 16, 32)}, other=_PER_IMAGE, memory=_PER_IMAGE, disk=_PER_IMAGE),
+    "slide": Work(
+        {"tiles": _IMAGES}, other=("1", "tiles"), memory=("1", "tiles"), disk=("1", "tiles")
+    ),
+}
