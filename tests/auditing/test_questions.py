@@ -1,6 +1,7 @@
 """Every kind of question: planted answers are found, and networks without a bias come out clean."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,25 @@ def test_a_network_that_looks_at_a_mark_is_found_and_named(tiles):
     # The same network on tissue without the mark has nothing to look at.
     clean = audit(Coloured(), tiles.images(), method="lrp.epsilon")
     assert not [f for f in clean.flagged if f.key.startswith("colour")]
+
+
+def test_a_mark_is_found_also_where_its_images_keep_their_class_without_it(tiles):
+    """Known by their nuclei too, they are right without the mark; on others it makes an answer."""
+    model = Coloured()
+    with torch.no_grad():  # it names all images right, by their nuclei
+        said = model(inputs_of(tiles)[0])[:, 1]
+        model.fc.bias.add_(torch.tensor([1.0, -1.0]) * said.median())
+    known = replace(tiles, labels=(said > said.median()).long().numpy())
+    marked = plant(known.pixels, known.labels, "square", on=1, share=0.3, seed=1)
+    found = audit(model, known.images(pixels=marked.pixels), method="lrp.epsilon")
+    finding = found.get("colour/tumour/foreign")
+    assert finding.cause.changed < 0.1
+    assert finding.spread.flips > 0.5
+    assert finding.spread.control_flips < 0.1
+    assert finding.changed == finding.spread.changed
+    assert finding.flagged
+    assert "Put on images of other classes, it turns" in finding.sentence
+    assert any("is put on them" in what for what, _ in finding.evidence())
 
 
 def test_foreign_colours_are_the_mark(tiles):

@@ -49,6 +49,9 @@ class Finding:
     cause : Cause or None
         What happens when the thing is changed, or that the network fails where it is; None where
         it was not tried.
+    spread : Cause or None
+        What happens to images of other classes when the thing is put on them; None where it was
+        not tried.
     smallest_cause : float
         How many times the control's effect is worth an alarm.
     smallest_drop : float
@@ -95,6 +98,7 @@ class Finding:
     smallest: float
     p_seen: float
     cause: Cause | None = None
+    spread: Cause | None = None
     smallest_cause: float = RATIO
     smallest_drop: float = 0.0
     smallest_flips: float = ANSWERS
@@ -119,6 +123,17 @@ class Finding:
         return 1.0 if self.cause is None else max(self.p_seen, self.cause.p)
 
     @property
+    def changed(self) -> float:
+        """Share of images whose answer changes with the thing, beyond that of unrelated changes.
+
+        Images that have it may keep their class without it, as it is right for other reasons too.
+        So this is the share of these or, if that is larger and not by chance, the share of the
+        images of other classes that it was put on.
+        """
+        tried = [c for c in (self.cause, self.spread) if c is not None and c.p < ALPHA]
+        return max((cause.changed for cause in tried), default=0.0)
+
+    @property
     def flagged(self) -> bool:
         """Whether the answer is yes."""
         return (
@@ -128,7 +143,7 @@ class Finding:
             and self.cause is not None
             and self.cause.drop > self.smallest_drop
             and self.cause.ratio >= self.smallest_cause
-            and self.cause.changed >= self.smallest_flips
+            and self.changed >= self.smallest_flips
         )
 
     @property
@@ -168,6 +183,7 @@ class Finding:
             (self.effect_name[:1].upper() + self.effect_name[1:], effect),
             ("Probability by chance, corrected for all questions", f"{self.p:.2g}"),
             *(self.cause.evidence(self.smallest_drop) if self.cause else ()),
+            *(_spread_evidence(self.spread) if self.spread else ()),
             ("What so many images can show", self.could_show()),
         ]
 
@@ -197,6 +213,7 @@ class Finding:
             "p": self.p,
             "p_seen": self.p_seen,
             "cause": None if self.cause is None else self.cause.to_json(),
+            "spread": None if self.spread is None else self.spread.to_json(),
             "sentence": self.sentence if self.flagged else "",
             "advice": self.advice if self.flagged else "",
             "examples": [int(index) for index in self.examples],
@@ -233,6 +250,16 @@ def decide(findings: list[Finding], reliable: bool = True) -> list[Finding]:
         for finding, p in zip(findings, adjusted, strict=True)
     ]
     return sorted(done, key=lambda f: (not f.flagged, f.p, -_weight(f)))
+
+
+def _spread_evidence(spread: Cause) -> list[tuple[str, str]]:
+    return [
+        (
+            "Images of other classes whose answer changes when the thing is put on them",
+            f"{spread.flips:.1%}; by other parts of the same images {spread.control_flips:.1%} "
+            f"({spread.count} images, p = {spread.p:.2g} before correction)",
+        )
+    ]
 
 
 def _weight(finding: Finding) -> float:

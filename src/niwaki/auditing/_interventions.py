@@ -110,6 +110,44 @@ class ErrorRates(Cause):
 
 
 @checked(controls=FEW)
+def compare_spread(
+    material: Material,
+    donors: Array,
+    masks: Array,
+    recipients: Array,
+    rng: np.random.Generator,
+    controls: int = 3,
+) -> Cause:
+    """Put a region of some images on others, then other regions of the same images, and compare.
+
+    What belongs to its class by everything else as well keeps its class without the thing. Images
+    of other classes tell whether the thing alone makes an answer.
+
+    Parameters
+    ----------
+    material : Material
+        The audit's.
+    donors : ndarray
+        Which images have the thing, shape (N,).
+    masks : ndarray
+        Where it is, shape (N, H, W), bool.
+    recipients : ndarray
+        Which images get it, each from a random donor, at the same place.
+    rng : numpy.random.Generator
+        Draws donors and other regions.
+    controls : int
+        Other regions per image.
+    """
+    part = material.select(some(recipients, rng))
+    drawn = rng.integers(0, len(donors), len(part))
+    sources, where = material.pixels[torch.as_tensor(donors[drawn])], masks[drawn]
+    regions = chain([where], (rolled(where, rng) for _ in range(controls)))
+    plain = part.pixels[:]
+    changes = (transplanted(plain, sources, region) for region in regions)
+    return compare_changes(part, changes, rng)
+
+
+@checked(controls=FEW)
 def compare_regions(
     material: Material,
     positions: Array,

@@ -15,7 +15,7 @@ from scipy.ndimage import label as connected
 from torch import Tensor
 
 from niwaki.auditing._finding import Finding
-from niwaki.auditing._interventions import TRIED, compare_regions, some
+from niwaki.auditing._interventions import TRIED, compare_regions, compare_spread, some
 from niwaki.auditing._material import Material
 from niwaki.auditing._on_disk import blocks
 from niwaki.auditing._power import of_mark
@@ -36,7 +36,8 @@ def find_colours(evidence: Evidence, rng: np.random.Generator) -> Iterator[Findi
     """Ask for each class whether relevance gathers on colours that other classes do not have.
 
     The null is that of places: the same heatmap at random places of the same image. A suspicion is
-    tried by painting these pixels over from their surroundings, against equally large areas.
+    tried by painting these pixels over from their surroundings, against equally large areas, and by
+    putting them on images of other classes, against other parts of the same images.
     """
     material = evidence.material
     if material.pixels.shape[1] != 3:
@@ -81,17 +82,21 @@ def _tried(
     finding: Finding, material: Material, with_it: Array, areas: Array, rng: np.random.Generator
 ) -> Finding:
     who, n = material.class_names[finding.label], finding.numbers
-    cause = compare_regions(material, with_it, _grown(areas), "inpaint", rng)
+    grown, others = _grown(areas), np.flatnonzero(material.labels != finding.label)
+    cause = compare_regions(material, with_it, grown, "inpaint", rng)
+    spread = compare_spread(material, with_it, grown, others, rng)
     tried = some(np.arange(len(with_it)), rng)
     colour = _mean_colour(material.pixels[torch.as_tensor(with_it[tried])], areas[tried])
     return replace(
         finding,
         cause=cause,
+        spread=spread,
         sentence=f"{n['share_of_class']:.0%} of the images of class {who!r} have an area of a "
         f"colour that no other class has (on average {colour}). It is {n['area']:.1%} of their "
         f"area and gets {n['share']:.0%} of the relevance. Painted over, it turns "
         f"{cause.flips:.0%} of them wrong; an equally large area elsewhere, "
-        f"{cause.control_flips:.0%}.",
+        f"{cause.control_flips:.0%}. Put on images of other classes, it turns {spread.flips:.0%} "
+        f"of them wrong; other parts of the same images, {spread.control_flips:.0%}.",
         advice="Look at these pixels: if they are ink, a mark or a stamp, mask or inpaint them, or "
         "put the same on images of all classes, and train again.",
     )

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from niwaki.auditing._centres import centred
 from niwaki.auditing._concepts import FEWEST, Concept, concept_of, separation
-from niwaki.auditing._feature_swap import layer_means, outputs_changed, random_step
+from niwaki.auditing._feature_swap import (
+    layer_means,
+    outputs_changed,
+    outputs_moved,
+    random_step,
+)
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import TRIED, Cause, compare_outputs, some
 from niwaki.auditing._material import Material
@@ -32,8 +37,9 @@ def find_confirmed(evidence: Evidence, rng: np.random.Generator) -> Iterator[Fin
     """Ask for each set of images that a person accepted whether answers hang on the thing.
 
     Seen: what one half of the accepted images have in common inside the network tells the other
-    half from the rest of their class. Cause: its direction is taken out of the layer's channels,
-    and answers turn wrong more often than by taking as much out along random directions.
+    half from the rest of their class. Cause: its direction is taken out of the layer's channels, or
+    added to those of images of other classes, and answers turn wrong more often than by as much
+    along random directions.
     """
     for name, accepted in evidence.confirmed.items():
         yield _find(evidence, name, accepted, rng)
@@ -92,11 +98,18 @@ def _tried(
     means = layer_means(material, concept.layer)
     if means is None or len(rest) < FEWEST:
         return replace(finding, note="Not tried: its direction cannot be taken out of the layer.")
-    cause = _taken_out(material, concept.layer, means, (having, rest), rng)
+    difference = means[having].mean(0) - means[rest].mean(0)
+    within = centred(means, material.labels)
+    part = material.select(some(having, rng))
+    usual = means[rest].mean(0)
+    cause = _taken_out(part, concept.layer, (usual, difference), within, rng)
+    others = np.flatnonzero(material.labels != finding.label)
+    spread = _put_on(material.select(some(others, rng)), concept.layer, difference, within, rng)
     who = material.class_names[finding.label]
     return replace(
         finding,
         cause=cause,
+        spread=spread,
         examples=tuple(having[:8].tolist()),
         having=tuple(having.tolist()),
         ordinary=tuple(rest[np.argsort(concept.scores[rest])][:8].tolist()),
@@ -108,7 +121,8 @@ def _tried(
         sentence=f"{len(having)} images of class {who!r} have what was confirmed as {name!r} "
         f"({len(accepted)} accepted, {len(retrieved)} retrieved by it). Taken out of the channels "
         f"of {concept.layer!r}, it turns {cause.flips:.0%} of them wrong; as much along random "
-        f"directions, {cause.control_flips:.0%}.",
+        f"directions, {cause.control_flips:.0%}. Added to images of other classes, it turns "
+        f"{spread.flips:.0%} of them wrong; random directions, {spread.control_flips:.0%}.",
         advice="Look at the retrieved images too. Then repair: mask or spread the thing and train "
         "again, or take its direction out for good (`niwaki.auditing.project_out`).",
     )
@@ -127,29 +141,36 @@ def _least_score(scores: Array, accepted: Array, members: Array) -> float:
 
 
 def _taken_out(
-    material: Material,
+    part: Material,
     layer: str,
-    means: Array,
-    images: tuple[Array, Array],
+    between: tuple[Array, Array],
+    within: Array,
     rng: np.random.Generator,
 ) -> Cause:
     """Set the direction between images with and without a thing to what those without have."""
-    having, rest = images
-    difference = means[having].mean(0) - means[rest].mean(0)
+    usual, difference = between
     direction = difference / max(float(np.linalg.norm(difference)), 1e-12)
-    within = centred(means, material.labels)
-    part = material.select(some(having, rng))
-    usual, along = torch.from_numpy(means[rest].mean(0)), torch.from_numpy(direction)
+    middle, along = torch.from_numpy(usual), torch.from_numpy(direction)
 
     def outputs(step: Array) -> Array:
         move = torch.from_numpy(step)
 
         def change(output: Tensor, _: Array) -> Tensor:
             last = output.movedim(1, -1)
-            amount = (last - usual.to(output)) @ along.to(output)
+            amount = (last - middle.to(output)) @ along.to(output)
             return (last - amount[..., None] * move.to(output)).movedim(-1, 1)
 
         return outputs_changed(part, layer, change)
 
     steps = [direction, *(random_step(within, 1.0, rng) for _ in range(_CONTROLS))]
     return compare_outputs(part, np.stack([outputs(step) for step in steps]), rng, slides=True)
+
+
+def _put_on(
+    part: Material, layer: str, difference: Array, within: Array, rng: np.random.Generator
+) -> Cause:
+    """Give images what those with a thing have more of than those without."""
+    size = float(np.linalg.norm(difference))
+    steps = [difference, *(random_step(within, size, rng) for _ in range(_CONTROLS))]
+    said = [outputs_moved(part, layer, np.tile(step, (len(part), 1))) for step in steps]
+    return compare_outputs(part, np.stack(said), rng, slides=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from niwaki.auditing._annotations import discs
 from niwaki.auditing._finding import Finding
-from niwaki.auditing._interventions import TRIED, compare_regions
+from niwaki.auditing._interventions import TRIED, compare_regions, compare_spread
 from niwaki.auditing._material import Material
 from niwaki.auditing._power import Power, of_place
 from niwaki.auditing._question import Evidence, question
@@ -30,7 +30,8 @@ def find_regions(evidence: Evidence, rng: np.random.Generator) -> Iterator[Findi
 
     The null is that of places: the same heatmap at random places of the same image. A suspicion is
     tried by painting the region over from its surroundings, against the same shape at random
-    places of the same image.
+    places of the same image, and by putting it on images of other classes, against other parts of
+    the same images.
 
     Raises
     ------
@@ -85,13 +86,17 @@ def _find(
     if not finding.suspicious():
         return finding
     cause = compare_regions(material, with_it, masks, "inpaint", rng)
+    spread = compare_spread(material, with_it, masks, np.flatnonzero(material.labels != label), rng)
     return replace(
         finding,
         cause=cause,
+        spread=spread,
         sentence=f"For class {who!r} the network looks at {name!r}: {share:.0%} of the relevance "
         f"lies there, on {expected:.0%} of the area ({len(with_it)} images have it). Painted over "
         f"from its surroundings, it turns {cause.flips:.0%} of these images wrong; the same shape "
-        f"at a random place, {cause.control_flips:.0%}.",
+        f"at a random place, {cause.control_flips:.0%}. Put on images of other classes, it turns "
+        f"{spread.flips:.0%} of them wrong; other parts of the same images, "
+        f"{spread.control_flips:.0%}.",
         advice=f"Decide whether {name!r} is a sign of class {who!r}. If it is not: paint it over, "
         "or have it on images of all classes alike, and train again.",
     )

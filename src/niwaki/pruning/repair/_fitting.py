@@ -83,9 +83,8 @@ class Fitting:
         shape = before[0].shape
         rows = max(FEWEST_ROWS, ROWS * matrix_of(layer).shape[-1])
         places = Places(prod(shape[1:-1] if linear else shape[2:]), -(-rows // self._images))
-        channel = -1 if linear else 1
-        kept = kept_outputs(self._plan, name, shape[channel], width_of(layer))
-        target = Target(self._walk, node, kept.to(layer.weight.device), channel)
+        kept = kept_outputs(self._plan, name, shape[-1 if linear else 1], width_of(layer))
+        target = Target(self._walk, node, kept.to(layer.weight.device))
         inputs = self._walk.values[source][1]
         return Reading(layer, inputs, before, target, places, self._walk.numbers)
 

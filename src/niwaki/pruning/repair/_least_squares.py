@@ -60,19 +60,22 @@ def moments(totals: Totals, inputs: Tensor, targets: Tensor, images: int) -> Tot
     images : int
         That they come from.
     """
-    x = inputs.double()
+    x, t = inputs.double(), targets.double()
     read = {
         "rows": torch.tensor(x.shape[1], dtype=torch.float64, device=x.device),
         "x": x.sum(1),
         "xx": x.transpose(1, 2) @ x,
     }
-    return totals.update({**read, **aims(x, targets)}, images)
+    return totals.update({**read, **aims(x, t)}, images)
 
 
 def aims(inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Return those of the sums in which the targets stand."""
-    x, t = inputs.double(), targets.double()
-    return {"t": t.sum(1), "tx": t.transpose(1, 2) @ x, "tt": t.square().sum(1)}
+    """Return those of the sums in which the targets stand, as precise as these are."""
+    return {
+        "t": targets.sum(1),
+        "tx": targets.transpose(1, 2) @ inputs,
+        "tt": targets.square().sum(1),
+    }
 
 
 class Regression:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from niwaki.processes import is_mine
 from niwaki.pruning.repair._lockstep import BLOCK, Values
-from niwaki.pruning.repair._rows import Places, inputs_at, matrix_of, outputs_at
+from niwaki.pruning.repair._rows import Places, by_group, inputs_at, matrix_of, outputs_at
 from niwaki.pruning.repair._targets import Target
 
 __all__ = ["Reading", "Rows"]
@@ -63,16 +63,17 @@ class Reading:
         for block, number in enumerate(self.numbers):
             if not is_mine(number):
                 continue
-            inputs = self.inputs[block]
-            goal = self.target.of(self.before[block], block)
-            at = self.places.of(BLOCK * number, len(goal))
-            least, largest = self.target.range_of(goal, block)
+            before = self.before[block]
+            at = self.places.of(BLOCK * number, len(before))
+            beside = [outputs_at(self.layer, v[block], at) for v in self.target.beside]
+            goal = self.target.of(outputs_at(self.layer, before, at), beside)
+            least, largest = self.target.range_of(goal, beside)
             yield Rows(
-                inputs_at(self.layer, inputs, goal.shape, at),
-                outputs_at(self.layer, goal, at),
-                outputs_at(self.layer, least, at),
-                outputs_at(self.layer, largest, at),
-                len(goal),
+                inputs_at(self.layer, self.inputs[block], before.shape, at),
+                by_group(self.layer, goal),
+                by_group(self.layer, least),
+                by_group(self.layer, largest),
+                len(before),
             )
 
     def kept(self) -> Iterable[Rows]:

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Linear", "Places", "inputs_at", "is_linear", "matrix_of", "outputs_at", "set_matrix"]
+__all__ = [
+    "Linear",
+    "Places",
+    "by_group",
+    "inputs_at",
+    "is_linear",
+    "matrix_of",
+    "outputs_at",
+    "set_matrix",
+]
 
 #: Convolutions and linear layers: one matrix per group, applied at every place.
 Linear: TypeAlias = Any
@@ -100,7 +109,7 @@ def inputs_at(layer: Linear, inputs: Tensor, shape: torch.Size, places: Tensor) 
     inputs : Tensor
         Shape (N, channels, ...), for linear layers (N, ..., features).
     shape : torch.Size
-        Of its output.
+        Shape of its output; the number of channels does not matter.
     places : Tensor
         Shape (N, places).
 
@@ -128,11 +137,16 @@ def inputs_at(layer: Linear, inputs: Tensor, shape: torch.Size, places: Tensor) 
 
 
 def outputs_at(layer: Linear, outputs: Tensor, places: Tensor) -> Tensor:
-    """Gather what a layer gives at places of its output; shape (groups, N * places, outputs)."""
+    """Gather what a layer gives at places of its output; shape (N * places, outputs)."""
     if isinstance(layer, nn.Linear):
-        return _rows(outputs.reshape(len(outputs), -1, outputs.shape[-1]), places)[None]
-    rows = _rows(outputs.flatten(2).transpose(1, 2), places)
-    return rows.reshape(len(rows), int(layer.groups), -1).transpose(0, 1)
+        return _rows(outputs.reshape(len(outputs), -1, outputs.shape[-1]), places)
+    return _rows(outputs.flatten(2).transpose(1, 2), places)
+
+
+def by_group(layer: Linear, outputs: Tensor) -> Tensor:
+    """Sort outputs by the groups of a layer; shape (groups, N * places, outputs of a group)."""
+    groups = 1 if isinstance(layer, nn.Linear) else int(layer.groups)
+    return outputs.reshape(len(outputs), groups, -1).transpose(0, 1)
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:

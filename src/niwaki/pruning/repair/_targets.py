@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, fx, nn
 from niwaki.errors import ModelError
 from niwaki.pruning._plan import Plan
 from niwaki.pruning.repair._flat_parts import Ends, ends_of
-from niwaki.pruning.repair._lockstep import Lockstep
+from niwaki.pruning.repair._lockstep import Lockstep, Values
 
 __all__ = ["Target", "kept_outputs", "norm_behind"]
 
@@ -41,12 +42,10 @@ class Target:
         The layer's call in the smaller network.
     kept : Tensor
         Which outputs of the unpruned layer are left.
-    channel : int
-        Dimension of the channels.
     """
 
-    def __init__(self, walk: Lockstep, node: fx.Node, kept: Tensor, channel: int) -> None:
-        self._walk, self._kept, self._channel = walk, kept, channel
+    def __init__(self, walk: Lockstep, node: fx.Node, kept: Tensor) -> None:
+        self._walk, self._kept = walk, kept
         self._norms: tuple[Any, Any] | None = None
         name = norm_behind(walk, node)
         if name is not None:
@@ -58,25 +57,38 @@ class Target:
         """Where the activation behind is flat; None where none follows, or none that is flat."""
         return self._behind.ends
 
-    def of(self, whole: Tensor, block: int) -> Tensor:
-        """Turn a block of what the unpruned layer gives into what the layer should give."""
-        target = whole.index_select(self._channel, self._kept)
+    @property
+    def beside(self) -> tuple[Values, ...]:
+        """What the other summand of a residual sum is in the whole network, and in the smaller."""
+        return () if self._behind.other is None else self._walk.values[self._behind.other]
+
+    def of(self, whole: Tensor, beside: Sequence[Tensor]) -> Tensor:
+        """Turn what the unpruned layer gives into what the layer should give.
+
+        Parameters
+        ----------
+        whole : Tensor
+            Shape (rows, outputs of the unpruned layer).
+        beside : sequence of Tensor
+            The same rows of `beside`.
+        """
+        target = whole.index_select(1, self._kept)
         if self._norms is not None:
             target = self._through_norms(target, *self._norms)
         other = self._behind.other
         if other is not None and self._walk.differs(other):
-            target = self._with_missing(target, other, block)
+            target = self._with_missing(target, *beside)
         return target
 
-    def range_of(self, target: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    def range_of(self, target: Tensor, beside: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the least and the largest output that the activation behind cannot tell apart.
 
         Parameters
         ----------
         target : Tensor
             From `of`.
-        block : int
-            Of the samples.
+        beside : sequence of Tensor
+            The same rows of `beside`.
         """
         if self.ends is None:
             return target, target
@@ -84,12 +96,11 @@ class Target:
         value, scale = target, target.new_ones(())
         norm = self._behind.norm
         if norm is not None:
-            factor = _scale(norm)
-            shift = -norm.running_mean * factor + (0 if norm.bias is None else norm.bias)
-            scale = self._spread(factor, target)
-            value = value * scale + self._spread(shift, target)
-        if self._behind.other is not None:
-            value = value + self._walk.values[self._behind.other][1][block]
+            scale = _scale(norm)
+            shift = -norm.running_mean * scale + (0 if norm.bias is None else norm.bias)
+            value = value * scale + shift
+        if beside:
+            value = value + beside[1]
         flat = scale.abs() <= _FLAT * scale.abs().max()
         first, second = self.ends
         for end, beyond, side in ((first, value <= first, 1), (second, value >= second, -1)):
@@ -109,22 +120,16 @@ class Target:
         divisor = torch.where(flat, 1, scale)
         factor = torch.where(flat, 1, factor / divisor)
         shift = torch.where(flat, 0, shift / divisor + small.running_mean)
-        return target * self._spread(factor, target) + self._spread(shift, target)
+        return target * factor + shift
 
-    def _with_missing(self, target: Tensor, other: fx.Node, block: int) -> Tensor:
-        whole, small = (values[block] for values in self._walk.values[other])
-        missing: Tensor = whole.index_select(self._channel, self._kept) - small
+    def _with_missing(self, target: Tensor, whole: Tensor, small: Tensor) -> Tensor:
+        missing = whole.index_select(1, self._kept) - small
         if self._behind.norm is None:
             return target + missing
         scale = _scale(self._behind.norm)
         flat = scale.abs() <= _FLAT * scale.abs().max()
         factor = torch.where(flat, 0, 1 / torch.where(flat, 1, scale))
-        return target + missing * self._spread(factor, target)
-
-    def _spread(self, values: Tensor, beside: Tensor) -> Tensor:
-        """Shape one value per channel so that it multiplies all places."""
-        trailing = beside.dim() - 1 - self._channel % beside.dim()
-        return values.view(-1, *(1,) * trailing)
+        return target + missing * factor
 
 
 @dataclass(frozen=True)
