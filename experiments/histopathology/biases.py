@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from retrieval import overlap, retrieval
 from scipy.ndimage import gaussian_filter
 from sources import Learner, Set, Source
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from niwaki.auditing import (
+    Audit,
     Relabelled,
     Shifted,
     Spread,
@@ -30,7 +32,7 @@ from niwaki.auditing import (
     right_reasons,
 )
 from niwaki.data import Data, Described
-from niwaki.datasets import plant
+from niwaki.datasets import Planted, plant
 
 Array = NDArray[Any]
 Row = dict[str, Any]
@@ -45,18 +47,30 @@ def asked(
     learner: Learner, model: nn.Module, data: Set, seed: int, training: Set | None = None
 ) -> Row:
     """Audit a network and keep the answers."""
+    return answers(audited(learner, model, data, seed, training))
+
+
+def audited(
+    learner: Learner, model: nn.Module, data: Set, seed: int, training: Set | None = None
+) -> Audit:
+    """Audit a network, which is told the image that each patch was cut from."""
 
     def grouped(patches: Set, name: str) -> Described:
         groups = [f"{name} {image:05d}" for image in patches.image]
         return Described(learner.images(patches), groups=groups)
 
     learned = None if training is None else grouped(training, "training")
-    found = audit(model, grouped(data, "test"), seed=seed, limit=400, training=learned)
+    return audit(model, grouped(data, "test"), seed=seed, limit=400, training=learned)
+
+
+def answers(found: Audit) -> Row:
+    """Keep what an audit says."""
     return {
         "questions": len(found.findings),
         "flagged": [f.key for f in found.flagged],
         "effects": {f.key: f.effect for f in found.findings},
         "moved": {f.key: f.cause.drop - f.cause.control for f in found.findings if f.cause},
+        "changed": {f.key: f.changed for f in found.findings if f.cause},
     }
 
 
@@ -144,15 +158,20 @@ def artefact(
     """Bias 2: an artefact on a share of the tumour images."""
     train, test = source.draw("train", seed), source.draw("test", seed)
     learned = marked(train, kind, share, seed)
-    biased = marked(test, kind, share, seed + 50)
+    found = planted(test, kind, share, seed + 50)
+    biased = replace(test, pixels=found.pixels)
     attacked = marked(test, kind, 0.0, seed + 60, elsewhere=1.0)
     pair = learner.tensors(learned)
     model = learner.train(pair, seed)
+    said = audited(learner, model, biased, seed)
     row = {
         "auc test": learner.auc(model, biased),
         **harm(learner, model, test, attacked),
-        "audit": asked(learner, model, biased, seed),
+        "audit": answers(said),
+        "retrieved": retrieval(said, found.chosen, seed),
     }
+    if kind in LOCAL:
+        row["overlap"] = overlap(said, found.chosen, found.mask)
     if repair:
         row["repaired"] = {
             name: {
@@ -166,10 +185,14 @@ def artefact(
 
 def marked(data: Set, artefact: str, share: float, seed: int, elsewhere: float = 0.0) -> Set:
     """Put an artefact on a share of the tumour patches, and of the normal ones."""
-    found = plant(
+    return replace(data, pixels=planted(data, artefact, share, seed, elsewhere).pixels)
+
+
+def planted(data: Set, artefact: str, share: float, seed: int, elsewhere: float = 0.0) -> Planted:
+    """Put an artefact on patches, and say on which and where."""
+    return plant(
         data.pixels, data.labels, artefact, on=1, share=share, elsewhere=elsewhere, seed=seed
     )
-    return replace(data, pixels=found.pixels)
 
 
 def harm(learner: Learner, model: nn.Module, test: Set, attacked: Set) -> Row:

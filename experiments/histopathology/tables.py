@@ -95,6 +95,49 @@ def _planted(name: str, kind: str, rows: Sequence[Row], harm: Sequence[Row] = ()
     return f"| {name} | {len(rows)} | {numbers} | {found} | {other} of {asked} |"
 
 
+USED = 0.02  # fall of the AUC under attack from which on a network uses the artefact
+
+
+def by_use(groups: Groups) -> list[str]:
+    """Whether the audit names an artefact where the network uses it, and is silent elsewhere."""
+    lines = [
+        "| share of the tumour patches | networks that use it | named | networks that do not | "
+        "named | other questions flagged |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    shares: dict[float, list[tuple[str, Row]]] = defaultdict(list)
+    for name, rows in groups.items():
+        kind, _, share = name.partition("/")
+        if kind in EXPECTED and share:
+            shares[float(share)] += [(kind, row) for row in rows]
+    for share, cases in sorted(shares.items()):
+        cells = []
+        for use in (True, False):
+            which = [c for c in cases if (c[1]["auc clean"] - c[1]["auc attacked"] >= USED) is use]
+            named = sum(hit(kind, row["audit"]["flagged"]) for kind, row in which)
+            cells.append(f"{len(which)} | {named}")
+        asked = sum(row["audit"]["questions"] for _, row in cases)
+        other = sum(not hit(kind, [key]) for kind, row in cases for key in row["audit"]["flagged"])
+        lines.append(f"| {share:.0%} | {' | '.join(cells)} | {other} of {asked} |")
+    return lines if len(lines) > 2 else []
+
+
+def retrieved(groups: Groups) -> list[str]:
+    """How well images with the artefact are found among their class; AUROC and AP."""
+    lines = [
+        "| bias | method | networks | AUROC | average precision | IoU of the pixels |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, rows in groups.items():
+        having = [row for row in rows if row.get("retrieved")]
+        for method in dict.fromkeys(m for row in having for m in row["retrieved"]):
+            found = [row["retrieved"][method] for row in having if method in row["retrieved"]]
+            cells = [mean(value[place] for value in found) for place in (0, 1)]
+            iou = mean(row.get("overlap") for row in having)
+            lines.append(f"| {name} | {method} | {len(found)} | {' | '.join(cells)} | {iou} |")
+    return lines if len(lines) > 2 else []
+
+
 def false_alarms(groups: Groups) -> list[str]:
     """Which questions were answered by yes without a reason, in how many networks."""
     lines = ["| networks | question flagged | how often |", "| --- | --- | --- |"]
@@ -222,6 +265,8 @@ def main() -> None:
     groups = grouped(results)
     parts = [
         planted(groups),
+        by_use(groups),
+        retrieved(groups),
         false_alarms(groups),
         repaired(groups),
         centred(groups),
