@@ -210,11 +210,17 @@ def test_a_change_that_changes_no_answer_is_no_finding(tiles):
     )
     finding = found.get("colour/tumour/foreign")
     assert finding.flagged
-    same = replace(finding.cause, flips=finding.cause.control_flips + ANSWERS / 2)
-    assert not replace(finding, cause=same).flagged
+    same, kept = (
+        replace(tried, flips=tried.control_flips + ANSWERS / 2)
+        for tried in (finding.cause, finding.spread)
+    )
+    assert not replace(finding, cause=same, spread=kept).flagged
+    assert replace(finding, spread=kept).flagged
+    assert replace(finding, cause=same).flagged  # on images of other classes it makes an answer
+    assert not replace(finding, cause=same, spread=replace(finding.spread, p=0.2)).flagged
     assert not replace(finding, reliable=False).flagged
     assert replace(finding, reliable=False).answer == "unreliable"
-    assert replace(finding, cause=same, power=None).answer == "no"
+    assert replace(finding, cause=same, spread=kept, power=None).answer == "no"
     assert "does not say" in replace(finding, power=None).could_show()
 
 
