@@ -20,7 +20,15 @@ from niwaki.errors import DataError
 from niwaki.ranges import Range
 
 MODEL = "niwaki.models.zoo:vgg_digits"
-ARGUMENTS = ("command", "files", "runs", "slide", "model", "data", "images")  # in the order of a command line
+ARGUMENTS = (
+    "command",
+    "files",
+    "runs",
+    "slide",
+    "model",
+    "data",
+    "images",
+)  # in the order of a command line
 COMMANDS = {info.name: info.callback for info in app.registered_commands}
 
 

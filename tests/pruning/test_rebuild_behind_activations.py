@@ -231,3 +231,12 @@ def test_what_somebody_else_reads_before_the_activation_is_met():
         rebuild(plain, without, (x, torch.zeros(14)), plan)
         fitted.append(torch.equal(smaller.reader.weight, plain.reader.weight))
     assert fitted == [True, False]
+
+
+@pytest.mark.parametrize(("precision", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_networks_of_less_precision_come_to_the_same(precision, near):
+    model, smaller, plan, x = built(norm=True)
+    given = [copy.deepcopy(net).to(precision) for net in (smaller, model)]
+    exact = rebuild(smaller, model, (x, torch.zeros(len(x))), plan).errors["reader"]
+    rough = rebuild(*given, (x.to(precision), torch.zeros(len(x))), plan).errors["reader"]
+    assert rough == pytest.approx(exact, rel=near)

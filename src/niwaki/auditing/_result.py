@@ -36,7 +36,8 @@ class Audit:
     stains : dict
         By class and stain, the share of area and of relevance; empty unless the images are H&E.
     accuracy, auc : float
-        How good the network is on the audit's images; the AUC is the mean over classes, one against all.
+        How good the network is on the audit's images; the AUC is the mean over classes, each
+        against all others.
     material : Material
         The images and heatmaps, for pictures.
     seconds : float

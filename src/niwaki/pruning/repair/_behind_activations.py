@@ -88,12 +88,13 @@ def _given(
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """Yield images, inputs, what weights give, and the nearest values within the ranges.
 
-    In the precision of the network: a round only has to come closer, and double takes twice as
-    long.
+    In the precision of the network, or single if that is half: a round only has to come closer,
+    and double takes twice as long.
     """
-    weights = matrix.transpose(1, 2)
     for rows in reading:
-        given = rows.inputs @ weights.to(rows.inputs)
+        precision = torch.promote_types(rows.inputs.dtype, torch.float32)
+        inputs, least, largest = (v.to(precision) for v in (rows.inputs, rows.least, rows.largest))
+        given = inputs @ matrix.transpose(1, 2).to(precision)
         if offset is not None:
-            given = given + offset[:, None].to(given)
-        yield rows.images, rows.inputs, given, torch.clamp(given, rows.least, rows.largest)
+            given = given + offset[:, None].to(precision)
+        yield rows.images, inputs, given, torch.clamp(given, least, largest)
