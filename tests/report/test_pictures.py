@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 from PIL import Image
 
 from niwaki.evaluation import Perturbation, perturbation_curves, randomisation_test
@@ -11,6 +12,7 @@ from niwaki.report import (
     colour,
     colour_range,
     contact_sheet,
+    is_diverging,
     overlay,
     plot_perturbation,
     plot_randomisation,
@@ -31,6 +33,13 @@ def test_diverging_colours_are_symmetric_around_zero():
     np.testing.assert_allclose(shared[1, 1], [1, 0.5, 0.5], atol=0.01)
     stacked = torch.stack([HEATMAP, torch.zeros(2, 2)])
     np.testing.assert_array_equal(colour(stacked), colour(HEATMAP))  # channels are summed
+
+
+def test_a_colour_map_is_diverging_by_its_whole_name():
+    assert is_diverging("RdBu_r")
+    assert not is_diverging("Reds")
+    for name in {"vanimo", "managua"} & set(colormaps):  # of newer versions of matplotlib
+        assert is_diverging(name)
 
 
 def test_sequential_colours_start_at_zero():

@@ -13,9 +13,9 @@ from niwaki.ranges import FRACTION, PERCENT, POSITIVE, checked
 __all__ = ["colour", "colour_range", "is_diverging", "overlay", "picture"]
 
 _DIVERGING = (
-    "PiYG PRGn BrBG PuOr RdGy RdBu RdYlBu RdYlGn Spectral coolwarm bwr seismic berlin managua"
+    "PiYG PRGn BrBG PuOr RdGy RdBu RdYlBu RdYlGn Spectral coolwarm bwr seismic berlin managua "
+    "vanimo"
 )
-DIVERGING = frozenset([*_DIVERGING.split(), "vanimo"])
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -150,7 +150,7 @@ def is_diverging(colours: str) -> bool:
             f"there is no colour map {colours!r}; try bwr, seismic, RdBu_r or coolwarm "
             "(diverging), Reds, hot, inferno or viridis (sequential)"
         )
-    return colours.removesuffix("_r") in _DIVERGING
+    return colours.removesuffix("_r") in _DIVERGING.split()
 
 
 def _strength(
