@@ -21,6 +21,18 @@ settings.register_profile("explore", derandomize=False)
 settings.load_profile("same")
 
 
+# Folders whose tests share something that takes long to make, such as a run of every command.
+TOGETHER = ("processes", "report")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests of a file run in one process, so that what they share is made once."""
+    for item in items:
+        folder = item.path.parent.name
+        group = folder if folder in TOGETHER else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def same_numbers() -> None:
     """Let what PyTorch initialises by chance not depend on which tests ran before."""

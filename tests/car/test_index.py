@@ -41,8 +41,10 @@ def test_small_networks(name):
     ("name", "layers", "per_class", "every"),
     [
         ("lenet", ["conv1", "conv2", "fc1"], 20, 31),
-        ("vgglike", None, 2, 97),
-        ("resnet20", None, 2, 47),
+        ("vgglike", ["conv1_3", "conv4_1"], 2, 31),
+        ("resnet20", ["layer1.1", "layer2.0"], 2, 31),
+        pytest.param("vgglike", None, 2, 97, marks=pytest.mark.slow),
+        pytest.param("resnet20", None, 2, 47, marks=pytest.mark.slow),
     ],
 )
 def test_trained_networks(shared, name, layers, per_class, every):

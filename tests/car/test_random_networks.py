@@ -126,7 +126,7 @@ def test_the_index_is_physical_removal(shape, seed, samples, batch_size, data):
             assert value == pytest.approx(truth[kind], rel=1e-9, abs=1e-12), (name, unit, kind)
 
 
-@EXAMPLES
+@settings(EXAMPLES, max_examples=5)  # each takes a search and two indices
 @given(SHAPES, st.integers(0, 2**31), st.integers(8, 24))
 @example(DUAL, 0, 12)
 def test_the_search_removes_what_the_index_ranks_first(shape, seed, samples):

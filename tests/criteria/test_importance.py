@@ -1,10 +1,13 @@
 """A criterion in torch-pruning's own pruner."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch_pruning as tp
 import torchvision
 from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from niwaki.criteria import Importance, names, score
 from niwaki.pruning import couple
@@ -49,21 +52,34 @@ def test_three_lines_prune_resnet18(resnet18, data, criterion, everywhere):
     assert importance.scores().keys() <= dict(resnet18.named_modules()).keys()
 
 
+class Narrow(ResNet):
+    """A ResNet with an eighth of the channels in its blocks, of which it has one for each width."""
+
+    def __init__(self, num_classes):
+        super().__init__(BasicBlock, [1, 1, 1, 1])
+        self.fc = nn.Linear(64, num_classes)
+
+    def _make_layer(self, block, planes, *rest, **more):
+        return super()._make_layer(block, planes // 8, *rest, **more)
+
+
 @pytest.mark.parametrize(
     ("network", "criterion"),
     [
         *[
-            pytest.param("resnet18", name, marks=pytest.mark.slow if name == "car" else ())
+            pytest.param("narrow", name, marks=pytest.mark.slow if name == "car" else ())
             for name in names()
             if not name.startswith("lrp.")
         ],
+        ("resnet18", "lrp"),
         ("mobilenet_v2", "random"),
         ("squeezenet1_1", "random"),
     ],
 )
 def test_a_groups_importance_is_its_score(network, criterion, data):
     torch.manual_seed(0)
-    model = torchvision.models.get_model(network, num_classes=4).eval()
+    build = Narrow if network == "narrow" else partial(torchvision.models.get_model, network)
+    model = build(num_classes=4).eval()
     importance = Importance(model, data, criterion)
     scores = score(model, data, criterion)
     graph = tp.DependencyGraph().build_dependency(model, data[0])

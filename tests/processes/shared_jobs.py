@@ -108,6 +108,7 @@ def accuracies(count: int, batch_size: int) -> tuple[float, Tensor]:
 def pruned(count: int, options: dict[str, Any], folder: str | None = None) -> dict[str, Any]:
     """Prune, and return the plan, the accuracies, the weights and what the folder holds."""
     run = niwaki.pruning.Run(folder, 8)
+    options = {"schedule": niwaki.pruning.Schedule(steps=3), **options}
     found = niwaki.prune(network(), images(count), keep=0.5, test=images(30, 5), run=run, **options)
     return {
         "plan": found.plan.to_json(),

@@ -136,11 +136,10 @@ def test_masks_are_those_of_one_process(crew, count, tmp_path):
 
 
 def test_a_run_goes_on_with_another_number_of_processes(crew, tmp_path):
-    options = {"schedule": niwaki.pruning.Schedule(steps=3)}
-    expected = jobs.pruned(60, options)
-    crew(3, jobs.pruned, 60, options, str(tmp_path / "run"))
+    expected = jobs.pruned(60, {})
+    crew(3, jobs.pruned, 60, {}, str(tmp_path / "run"))
     record = (tmp_path / "run" / "niwaki-run.json").read_text()
-    for found in crew(2, jobs.pruned, 60, options, str(tmp_path / "run")):
+    for found in crew(2, jobs.pruned, 60, {}, str(tmp_path / "run")):
         assert found["plan"] == expected["plan"]
         assert_close(found["weights"], expected["weights"])
     assert (tmp_path / "run" / "niwaki-run.json").read_text() == record  # it had been finished

@@ -33,7 +33,7 @@ def build(name: str, calibrate: bool) -> tuple[nn.Module, Tensor]:
 
 SLOW = pytest.mark.slow
 CONSERVES = [
-    ("vgg11_bn", False),
+    pytest.param("vgg11_bn", False, marks=SLOW),  # more than a hundred million weights
     pytest.param("resnet18", False, marks=SLOW),
     ("resnet18", True),
     ("densenet121", True),

@@ -114,7 +114,7 @@ def runs(hostile, tmp_path_factory):
 
 def audited(folder: Path) -> Path:
     """Audit a biased network, before and after, with names of classes as they should not be."""
-    tiles = draw_tissue(200, seed=5)
+    tiles = draw_tissue(80, seed=5)
     marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.6, seed=1)
     images = tiles.images(pixels=marked.pixels)
     images.classes = list(CLASSES[:2])
