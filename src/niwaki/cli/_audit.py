@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ import typer
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._json import say
-from niwaki.cli._provenance import provenance
+from niwaki.cli._provenance import provenance, short_name
 from niwaki.errors import NiwakiError
 from niwaki.machine import check_alone
 from niwaki.processes import goes_on_alone, held_by_first, is_first
@@ -29,7 +30,9 @@ def audit_command(
     context: typer.Context,
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="As for `niwaki explain`.", show_default=False),
+        typer.Argument(
+            metavar="MODEL", help="The model, named as for `niwaki explain`.", show_default=False
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -48,7 +51,7 @@ def audit_command(
     limit: Annotated[
         int,
         r.SOME.but(low=20, why="fewer images are no evidence"),
-        typer.Option(help="How many images at the most, drawn evenly from classes."),
+        typer.Option(help="Largest number of images, drawn evenly from the classes."),
     ] = 1000,
     tissue: Annotated[
         bool, typer.Option("--tissue", help="The images are H&E: sort relevance by stain.")
@@ -57,8 +60,8 @@ def audit_command(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="The images that the network learned from, as DATA: asks too whether DATA has "
-            "a kind of image that training lacks.",
+            help="The images that the network was trained on, named like DATA. The audit then "
+            "also asks whether DATA has a kind of image that training lacks.",
             show_default=False,
         ),
     ] = None,
@@ -66,9 +69,9 @@ def audit_command(
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="A regular expression that finds the slide, or patient, in an image's file name, "
-            "such as '^(.+)_x', or FILE.csv:COLUMN: images of a slide are alike, and that is no "
-            "evidence.",
+            help="A regular expression that finds the slide, or patient, in an image's file "
+            "name, such as '^(.+)_x', or FILE.csv:COLUMN. Images of a slide are alike, and "
+            "the audit does not take that for evidence.",
             show_default=False,
         ),
     ] = None,
@@ -76,8 +79,8 @@ def audit_command(
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="The hospital, laboratory or scanner of each image, likewise: asks too whether "
-            "the network goes by where an image comes from.",
+            help="The hospital, laboratory or scanner of each image, given in the same way. The "
+            "audit then also asks whether the network goes by where an image comes from.",
             show_default=False,
         ),
     ] = None,
@@ -85,7 +88,7 @@ def audit_command(
         list[str] | None,
         typer.Option(
             metavar="NAME=FOLDER",
-            help="Ask about a region too: masks named like the images. May be repeated.",
+            help="Masks of a region to ask about, named like the images. May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -93,8 +96,7 @@ def audit_command(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Which questions are asked, such as position,colour; see `niwaki methods`. "
-            "Default: all.",
+            help="Questions to ask, such as position,colour; see `niwaki methods`. Default: all.",
             show_default=False,
         ),
     ] = None,
@@ -102,9 +104,9 @@ def audit_command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The candidates.csv of an audit of the same images, with yes beside those that "
-            "show what they should not be known by. The audit then finds the others, and asks "
-            "whether answers depend on it.",
+            help="The candidates.csv of an earlier audit of the same images, with yes beside the"
+            " images that show something they should not be recognised by. The audit then "
+            "finds similar images and asks whether answers depend on it.",
             show_default=False,
         ),
     ] = None,
@@ -112,22 +114,23 @@ def audit_command(
         str | None,
         typer.Option(
             metavar="REFERENCE",
-            help="Images on which the network is known to work, as DATA. Asks no questions, but "
-            "says which images of DATA, which need no labels, get their answer in an unusual way.",
+            help="Images on which the network is known to work, named like DATA. Instead of "
+            "asking questions, the command says which images of DATA get their answer in an"
+            " unusual way. DATA needs no labels.",
             show_default=False,
         ),
     ] = None,
     heatmaps: Annotated[
         bool,
         typer.Option(
-            "--heatmaps", help="Write the heatmaps of all images too, as a project of ViRelAy."
+            "--heatmaps", help="Also write the heatmaps of all images, as a project of ViRelAy."
         ),
     ] = False,
     fail_on_finding: Annotated[
         bool,
         typer.Option(
             "--fail-on-finding",
-            help="End with exit code 1 if something was found; the page is written all the same.",
+            help="End with exit code 1 if something was found. The page is written in any case.",
         ),
     ] = False,
     demo: Annotated[
@@ -140,19 +143,16 @@ def audit_command(
     *,
     common: o.Common,
 ) -> None:
-    """Find what a network looks at and should not, with evidence, in words.
+    """Find what a network should not be looking at, with evidence, in words.
 
     Writes a page (index.html), audit.json and the pictures.
     """
     from niwaki.auditing import audit, read_confirmed
     from niwaki.cli._audit_demo import run_demo
-    from niwaki.cli._audit_watch import run_watch
     from niwaki.data import Described, Masks, groups_named
     from niwaki.report import write_audit
 
-    made = provenance(
-        context, "Audit", model=model, data=data, seed=common.seed, device=common.device
-    )
+    made = provenance(context, "Audit")
     masks = _regions(region or [])
     common.check_output(
         out,
@@ -175,7 +175,7 @@ def audit_command(
     if not model or not data:
         raise NiwakiError("give MODEL and DATA, or --demo")
     if watch:
-        watched = run_watch(model, data, watch, out, common, limit=limit, slides=slides, made=made)
+        watched = _watched(model, data, watch, out, common, limit=limit, slides=slides, made=made)
         _tell(watched, out / "watch.html", common.as_json)
         _end(fail_on_finding and watched.p_more < 0.05)
         return
@@ -212,7 +212,7 @@ def audit_command(
             _collect(there, work, loaded, described, found, target)
         if folder is None or not goes_on_alone():
             return
-        heading = f"Audit of {Path(model).name.rpartition(':')[2]} on {Path(data).name}"
+        heading = f"Audit of {short_name(model)} on {Path(data).name}"
         remarks = _remarks(images, found, training)
         write_audit(folder, found, heading=heading, remarks=remarks, made=made)
     _tell(found, out / "index.html", common.as_json)
@@ -287,3 +287,43 @@ def _remark(images: Images, found: Audit) -> str:
     groups = len(set(found.material.groups.tolist()))
     slides = f", from {groups} slides" if groups < len(found.material) else ""
     return f"{which[0].upper()}{which[1:]} {len(images)} images were looked at{slides}."
+
+
+def _watched(
+    model: str,
+    data: str,
+    reference: str,
+    out: Path,
+    common: o.Common,
+    *,
+    limit: int,
+    slides: str | None,
+    made: Mapping[str, Any],
+) -> Watched:
+    """Compare new images with a reference that the network is right on; write what is odd."""
+    from niwaki.auditing import watch
+    from niwaki.data import Described, groups_named
+    from niwaki.report import write_watch
+
+    work = common.workplace(out)
+    loaded = common.load(model)
+    known = common.images(reference, loaded)
+    loaded = loaded.named_by(known)
+    images = o.load_images(data, loaded, split="test")
+    if len(images) == 0:
+        raise NiwakiError(f"{data} has no images to watch")
+    groups = groups_named(known, slides) if slides else None
+    described = Described(known, class_names=loaded.class_names, groups=groups)
+    with work.result() as folder:
+        found = watch(
+            loaded.model,
+            described,
+            images,
+            limit=limit,
+            batch_size=common.batch_size,
+            seed=common.seed,
+        )
+        heading = f"{Path(model).name} on {data}, watched"
+        remarks = [f"The reference is {reference}."]
+        write_watch(folder, found, images, heading=heading, remarks=remarks, made=made)
+    return found

@@ -12,7 +12,7 @@ from rich.table import Table
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._json import say
-from niwaki.cli._provenance import provenance
+from niwaki.cli._provenance import provenance, short_name
 from niwaki.cli._spread import Bytes
 from niwaki.errors import DataError, NiwakiError
 from niwaki.machine import check_alone
@@ -48,7 +48,9 @@ def car(
     greedy: Annotated[
         int | None,
         r.SOME,
-        typer.Option(help="Remove so many filters, the least needed first.", show_default=False),
+        typer.Option(
+            help="Number of filters to remove, the least needed first.", show_default=False
+        ),
     ] = None,
     floor: Annotated[
         float | None,
@@ -67,13 +69,13 @@ def car(
     *,
     common: o.Common,
 ) -> None:
-    """Show what accuracy the network loses with each filter, exactly.
+    """Show exactly how much accuracy the network loses without each filter.
 
-    Writes a page (index.html), the whole index (index.safetensors, index.json), and each class's
-    losses as a table (car.csv), of the test images. With --greedy, the
-    filter that is needed least is removed, the index is computed anew, and so on; the folder is a
-    MODEL then. The search sees training images, and the accuracy is measured on the test images;
-    where DATA have no such parts, a quarter of each class is held out.
+    Writes a page (index.html), the whole index (index.safetensors, index.json), and a table of each
+    class's losses (car.csv), all on the test images. With --greedy, the least needed filter is
+    removed, the index is computed again, and so on; the folder is then a MODEL. The search uses
+    training images, and the accuracy is measured on the test images. If DATA has no such parts, a
+    quarter of each class is held out.
     """
     from torch.utils.data import Subset
 
@@ -106,15 +108,7 @@ def car(
         "max_memory": max_memory,
         "folder": work,
     }
-    made = provenance(
-        context,
-        f"What each filter of {Path(model).name.rpartition(':')[2]} carries",
-        network=loaded.model,
-        model=model,
-        data=data,
-        seed=common.seed,
-        device=common.device,
-    )
+    made = provenance(context, f"What each filter of {short_name(model)} carries", loaded.model)
     if greedy is None:
         index = room.index(loaded.model, chosen, description="judging filters", **shared)
         if goes_on_alone():

@@ -31,18 +31,18 @@ _SPAN = Listed(r.EXPONENT, most=2)
 def choose_rules(
     model: o.ModelSpec,
     data: o.DataSpec,
-    trials: Annotated[int, r.STEPS, typer.Option(help="How many settings are tried.")] = 20,
+    trials: Annotated[int, r.STEPS, typer.Option(help="Number of settings to try.")] = 20,
     per_class: Annotated[
         int, r.SOME, typer.Option("--references", help="Reference images per class.")
     ] = 10,
     held_out: Annotated[
         int,
         r.SOME,
-        typer.Option("--validation", help="Training images per class that decide."),
+        typer.Option("--validation", help="Training images per class that trials are judged on."),
     ] = 20,
     keep: Annotated[float, r.INSIDE, typer.Option(help="Share at which the curves end.")] = 0.3,
     of: Annotated[
-        Literal["units", "params", "macs"], typer.Option(help="What the share is of.")
+        Literal["units", "params", "macs"], typer.Option(help="What --keep is a share of.")
     ] = "macs",
     steps: Annotated[int, r.STEPS, typer.Option(help="Number of steps of equal size.")] = 7,
     per_cost: Annotated[
@@ -60,8 +60,8 @@ def choose_rules(
     """Choose the rules by which relevance prunes a network best.
 
     Each trial prunes by other rules and measures the accuracy on the way, on training images that
-    are no reference images; test images play no part. Writes the rules (composite.json), for
-    `niwaki prune --criterion lrp:composite=FILE`, and all trials (trials.txt, choice.json).
+    are not references. Test images are not used. Writes the rules (composite.json), for `niwaki
+    prune --criterion lrp:composite=FILE`, and all trials (trials.txt, choice.json).
     """
     from niwaki.data import in_memory, references
     from niwaki.pruning import Run, Schedule

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Explained, by_default, explain_images, pick, table
 from niwaki.cli._json import say
-from niwaki.cli._provenance import provenance
+from niwaki.cli._provenance import provenance, short_name
 from niwaki.errors import NiwakiError
 from niwaki.stages import allowed
 
@@ -37,7 +37,7 @@ def compare(
         typer.Option(help="Folder to write, or a PNG file for the picture alone."),
     ] = Path("compared"),
     rows: Annotated[
-        Literal["images", "methods"], typer.Option(help="What a row of the picture is.")
+        Literal["images", "methods"], typer.Option(help="What a row of the picture stands for.")
     ] = "images",
     overlay: o.Overlay = False,
     colours: o.Colours = "bwr",
@@ -49,10 +49,10 @@ def compare(
 ) -> None:
     """Put several methods side by side, on the same images.
 
-    Among the usual methods, one that loses relevance is shown with the share that is lost, and one
-    that cannot explain the network is left out. Methods that are asked for have to fit, as in
-    `explain`. The titles say what the network predicts, how sure it is, and what the image shows.
-    Writes a page (index.html), the picture (sheet.png) and what the network says (images.json).
+    A usual method that loses relevance is shown with the lost share, and one that cannot explain
+    the network is left out. A method that you name must fit the network, as in `explain`. The
+    titles say what the network predicts, how sure it is, and what the image shows. Writes a page
+    (index.html), the picture (sheet.png) and what the network says (images.json).
     """
     from niwaki.files import write_json
     from niwaki.report import contact_sheet, is_diverging, save_heatmaps, write_report
@@ -71,7 +71,6 @@ def compare(
     explained = loaded.choice(target, found_images)
     strict = method is not None
     found = explain_images(loaded, picked, chosen, explained, common.batch_size, strict=strict)
-    short = Path(model).name.rpartition(":")[2]
 
     def draw(path: Path) -> None:
         contact_sheet(
@@ -92,13 +91,7 @@ def compare(
     if work is None:
         draw(out)
     else:
-        about: dict[str, Any] = {
-            "network": loaded.model,
-            "model": model,
-            "data": images,
-            "seed": common.seed,
-        }
-        made = provenance(context, f"Methods compared on {short}", **about, device=common.device)
+        made = provenance(context, f"Methods compared on {short_name(model)}", loaded.model)
         with work.result() as folder:
             draw(folder / "sheet.png")
             write_json(folder / "images.json", found.rows)

@@ -15,7 +15,7 @@ from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._heatmaps import pick
 from niwaki.cli._json import say
 from niwaki.cli._outputs import signed
-from niwaki.cli._provenance import provenance
+from niwaki.cli._provenance import provenance, short_name
 from niwaki.cli._prune_options import Repair, repair_of
 from niwaki.errors import NiwakiError
 from niwaki.ownership import MARKER, foreign
@@ -64,10 +64,10 @@ def compare_criteria(
             show_default=False,
         ),
     ] = None,
-    seeds: Annotated[int, r.FEW, typer.Option(help="Draws of reference images.")] = 5,
+    seeds: Annotated[int, r.FEW, typer.Option(help="Number of draws of reference images.")] = 5,
     keep: Annotated[float, r.INSIDE, typer.Option(help="Share to keep in the end.")] = 0.3,
     of: Annotated[
-        Literal["units", "params", "macs"], typer.Option(help="What the share is of.")
+        Literal["units", "params", "macs"], typer.Option(help="What --keep is a share of.")
     ] = "macs",
     steps: Annotated[
         int | None,
@@ -78,14 +78,15 @@ def compare_criteria(
         float | None,
         r.PER_STEP,
         typer.Option(
-            help="Share of the whole that goes in each step. Default: 0.05.", show_default=False
+            help="Share of the whole that is removed in each step. Default: 0.05.",
+            show_default=False,
         ),
     ] = None,
     repair: Repair = "rebuild",
     limit: Annotated[
         int | None,
         r.SOME,
-        typer.Option(help="Test images at the most. Default: all.", show_default=False),
+        typer.Option(help="Largest number of test images. Default: all.", show_default=False),
     ] = None,
     count: Annotated[
         int | None,
@@ -104,7 +105,7 @@ def compare_criteria(
 
     Writes a page (index.html), the table (table.md, table.csv), the curves (curves.csv), all
     numbers (comparison.json), and pictures: accuracy against cost, what each layer lost, rank
-    correlations. Every finished run is kept: the same command goes on where it was interrupted.
+    correlations. Every finished run is kept, and the same command resumes where it was interrupted.
     """
     from niwaki.data import in_memory
     from niwaki.files import together, write_json
@@ -144,15 +145,8 @@ def compare_criteria(
             repair=repair_of(repair),
         )
         heading = f"{Path(model).name} on {Path(data).name}, without fine-tuning"
-        made = provenance(
-            context,
-            f"Criteria compared on {Path(model).name.rpartition(':')[2]}",
-            network=loaded.model,
-            model=model,
-            data=data,
-            seed=common.seed,
-            device=common.device,
-        )
+        title = f"Criteria compared on {short_name(model)}"
+        made = provenance(context, title, loaded.model)
         with together(out) as folder:
             _write(folder, found, count, heading)
             write_json(folder / "run.json", made)

@@ -50,7 +50,7 @@ def demo(
     batch_size: o.BatchSize = 64,
     as_json: o.AsJson = False,
 ) -> None:
-    """Train a small network on digits, explain it, prune it by each criterion, compare.
+    """Train a small network on digits, explain it, prune it by each criterion and compare them.
 
     Everything is embedded: no data is downloaded. The folder is replaced if it is a demo's.
     """
@@ -114,10 +114,7 @@ def demo(
         write_json(folder / "demo.json", {"seed": seed, "device": device})
         curves = {name: run.trajectory.to_json() for name, run in runs.items()}
         write_json(folder / "curves.json", curves)
-        about = provenance(
-            context, "niwaki demo", network=model, data="digits", seed=seed, device=device,
-            remarks=[_REMARK],
-        )  # fmt: skip
+        about = provenance(context, "niwaki demo", model, data="digits", remarks=[_REMARK])
         write_json(folder / "run.json", about)
         write_report(folder)
     again = pruning.load(out / "pruned", zoo.vgg_digits()).to(place)

@@ -24,7 +24,7 @@ __all__ = ["doctor"]
 def doctor(as_json: AsJson = False) -> None:
     """Show versions, devices and extras: what a report of a problem should say.
 
-    Exit code 1, if a package that niwaki needs is missing.
+    The exit code is 1 if a package that niwaki needs is missing.
     """
     packages = _packages()
     missing = [name for name, (found, extra) in packages.items() if found is None and not extra]

@@ -15,7 +15,7 @@ from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, attribute_with_loss, by_default, pick, table
 from niwaki.cli._json import say
-from niwaki.cli._provenance import provenance
+from niwaki.cli._provenance import provenance, short_name
 from niwaki.display import readable
 from niwaki.errors import NiwakiError
 from niwaki.processes import goes_on_alone
@@ -68,7 +68,7 @@ def evaluate(
     ] = 0.3,
     replacement: Annotated[
         Literal["zero", "gaussian", "mean", "invert"],
-        typer.Option(help="What stands in perturbed regions."),
+        typer.Option(help="What replaces the perturbed regions."),
     ] = "zero",
     layers: Annotated[
         int,
@@ -152,15 +152,7 @@ def evaluate(
     lost = _lost(loaded, picked, chosen, which, common.batch_size)
     rows = _rows(curves, randomised, milliseconds, lost)
     heading = f"{Path(model).name}, {len(picked.indices)} images of {Path(data).name}"
-    made = provenance(
-        context,
-        f"Methods judged on {Path(model).name.rpartition(':')[2]}",
-        network=loaded.model,
-        model=model,
-        data=data,
-        seed=common.seed,
-        device=common.device,
-    )
+    made = provenance(context, f"Methods judged on {short_name(model)}", loaded.model)
     with work.result() as folder:
         _write(folder, curves, randomised, rows, heading)
         write_json(folder / "run.json", made)

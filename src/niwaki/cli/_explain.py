@@ -10,7 +10,7 @@ import typer
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Explained, explain_images, pick, table
 from niwaki.cli._json import say
-from niwaki.cli._provenance import provenance
+from niwaki.cli._provenance import provenance, short_name
 from niwaki.stages import allowed
 
 __all__ = ["explain"]
@@ -39,9 +39,9 @@ def explain(
     """Show which pixels speak for what the network says.
 
     Writes a page (index.html) and a contact sheet (sheet.png) of the methods and at most 64 images,
-    the heatmaps of all images as arrays, and what the network says (images.json). Where the usual
-    method loses relevance, as in many pruned networks, the share that is lost is told; a method
-    that is named is refused there.
+    the heatmaps of all images as arrays, and what the network says (images.json). If the usual
+    method loses relevance, as it does in many pruned networks, the lost share is reported. A method
+    that you name is refused instead.
     """
     from niwaki.files import write_json
     from niwaki.report import (
@@ -90,14 +90,8 @@ def explain(
         )
         write_json(folder / "images.json", found.rows)
         save_heatmaps(folder, found.images, found.heatmaps, **found.told(loaded, explained))
-        title = f"{Path(model).name.rpartition(':')[2]} explained on {Path(images).name}"
-        about: dict[str, Any] = {
-            "network": loaded.model,
-            "model": model,
-            "data": images,
-            "seed": common.seed,
-        }
-        write_json(folder / "run.json", provenance(context, title, **about, device=common.device))
+        title = f"{short_name(model)} explained on {Path(images).name}"
+        write_json(folder / "run.json", provenance(context, title, loaded.model))
         write_report(folder)
     _report(found, out, common.as_json)
 

@@ -37,7 +37,8 @@ def export(
         str | None,
         _SHAPE,
         typer.Option(
-            help="Shape of one sample, such as 3,224,224. Default: what is known of the model.",
+            help="Shape of one sample, such as 3,224,224. Default: the shape that is known for "
+            "the model.",
             show_default=False,
         ),
     ] = None,

@@ -14,7 +14,7 @@ from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._heatmaps import Picked, pick, table
 from niwaki.cli._json import say
-from niwaki.cli._provenance import provenance
+from niwaki.cli._provenance import provenance, short_name
 from niwaki.errors import NiwakiError
 from niwaki.stages import allowed
 
@@ -46,7 +46,7 @@ def filters(
         str, typer.Option(help="The method whose relevance is meant, see `niwaki methods`.")
     ] = "lrp.epsilon_plus",
     heatmaps: Annotated[
-        bool, typer.Option(help="Heatmaps of the patches, for each filter alone.")
+        bool, typer.Option(help="Whether to compute heatmaps of the patches for each filter.")
     ] = True,
     steps: Annotated[
         int,
@@ -69,7 +69,7 @@ def filters(
         ),
     ] = None,
     first: Annotated[
-        int, r.SOME, typer.Option(help="How many of the filters pruned first to count.")
+        int, r.SOME, typer.Option(help="Number of filters pruned first that are counted.")
     ] = 20,
     *,
     common: o.Common,
@@ -148,15 +148,7 @@ def filters(
         "pruned_first": compared.first,
         "order": compared.order,
     }
-    about = provenance(
-        context,
-        f"The filters of {Path(model).name.rpartition(':')[2]}",
-        network=loaded.model,
-        model=model,
-        data=data,
-        seed=common.seed,
-        device=common.device,
-    )
+    about = provenance(context, f"The filters of {short_name(model)}", loaded.model)
     with open_run(work, identity) as kept, work.result() as folder:
         show = partial(rooms.kept_pictures, kept, make=visualise)
         save_filters(folder, profile, show, images=_images(loaded, picked), **told)

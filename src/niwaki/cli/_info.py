@@ -34,7 +34,7 @@ def info(
         ),
     ] = None,
     composite: Annotated[
-        str, typer.Option(help="Whose rules of relevance are shown: a preset, or a .json file.")
+        str, typer.Option(help="The composite whose rules are shown: a preset, or a .json file.")
     ] = "epsilon_plus",
     limit: o.Limit = 1000,
     *,
@@ -42,8 +42,8 @@ def info(
 ) -> None:
     """Show a network's layers, their cost, what can be pruned, and the rule of each operation.
 
-    With DATA, it is also judged: its accuracy, and the classes that it confuses. Times are those of
-    a single sample on this machine.
+    With DATA, its accuracy and the classes that it confuses are shown as well. Times are those of a
+    single sample on this machine.
     """
     import torch
 

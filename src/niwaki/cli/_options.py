@@ -65,7 +65,7 @@ DataSpec = Annotated[
 ]
 Folder = Annotated[Path, Written(), typer.Option(help="Folder to write.")]
 Resumed = Annotated[
-    Path, Written(), typer.Option(help="Folder to write; an unfinished one goes on.")
+    Path, Written(), typer.Option(help="Folder to write. An unfinished run in it is resumed.")
 ]
 Weights = Annotated[
     str | None,
@@ -131,7 +131,7 @@ Target = Annotated[
         help="The class to explain: predicted or true, a class's name, or the number of an output."
     ),
 ]
-Limit = Annotated[int, r.SOME, typer.Option(help="How many images at the most.")]
+Limit = Annotated[int, r.SOME, typer.Option(help="Largest number of images.")]
 Overlay = Annotated[bool, typer.Option("--overlay", help="Lay the heatmaps over the images.")]
 Colours = Annotated[
     str,
@@ -163,8 +163,8 @@ Architecture = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help="What a pruned network was pruned from, where its folder does not say or the code "
-        "lies elsewhere.",
+        help="The architecture that a pruned network was pruned from, if its folder does not say"
+        " or the code has moved.",
         show_default=False,
     ),
 ]

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from niwaki import __version__
-from niwaki.cli._command_line import given_command, today
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["provenance"]
+__all__ = ["given_command", "provenance", "short_name", "today"]
+
+_NO_PART = frozenset({"out", "force", "as_json", "threads"})  # they do not change the result
 
 
 def provenance(
     context: typer.Context,
     title: str,
-    *,
     network: nn.Module | None = None,
-    model: str | None = None,
+    *,
     data: str | None = None,
-    seed: int | None = None,
-    device: str = "cpu",
     remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what goes into ``run.json``, see `niwaki.report.write_report`.
+
+    The model, the data, the seed and the device are those that the command was given.
 
     Parameters
     ----------
@@ -40,12 +43,8 @@ def provenance(
         What stands above its page.
     network : nn.Module, optional
         Whose weights the fingerprint is of.
-    model, data : str, optional
-        As the user named them.
-    seed : int, optional
-        Seed of everything that was drawn.
-    device : str
-        Where was computed.
+    data : str, optional
+        The data of a command that takes none.
     remarks : sequence of str
         Sentences that stand below the title.
     """
@@ -53,23 +52,65 @@ def provenance(
 
     from niwaki.models import fingerprint
 
+    given = context.params
+    named = (given.get(name) for name in ("data", "images", "slide"))
     return {
         "command": context.info_name,
         "line": given_command(context),
         "title": title,
         "date": today(),
-        "model": model,
-        "data": data,
+        "model": given.get("model"),
+        "data": data or next((str(one) for one in named if one is not None), None),
         "fingerprint": None if network is None else fingerprint(network),
-        "seed": seed,
+        "seed": given.get("seed"),
         "versions": {
             "niwaki": __version__,
             "torch": torch.__version__,
             "Python": sys.version.split()[0],
         },
-        "machine": _machine(device),
+        "machine": _machine(given.get("device", "cpu")),
         "remarks": list(remarks),
     }
+
+
+def short_name(model: str) -> str:
+    """Return the last part of what a model is named by, for a title."""
+    return Path(model).name.rpartition(":")[2]
+
+
+def given_command(context: typer.Context, leave_out: Container[str] = _NO_PART) -> str:
+    """Return the running command with the arguments and options that were given to it.
+
+    Parameters
+    ----------
+    context : typer.Context
+        Context of the command.
+    leave_out : container of str
+        Names of parameters that are not shown.
+    """
+    words, options = [context.command_path], []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        value = context.params.get(name)
+        source = context.get_parameter_source(name)
+        if name in leave_out or value is None or source is None or source.name != "COMMANDLINE":
+            continue
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif getattr(parameter, "is_flag", False):
+            options.append(parameter.opts[0])
+        else:
+            many = value if isinstance(value, (list, tuple)) else [value]
+            options += [word for one in many for word in (parameter.opts[0], str(one))]
+    return " ".join([words[0], shlex.join([*words[1:], *options])]).strip()
+
+
+def today() -> str:
+    """Return the date, as ``SOURCE_DATE_EPOCH`` gives it where a build has to be reproducible."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch:
+        return datetime.datetime.fromtimestamp(int(epoch), datetime.timezone.utc).date().isoformat()
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
 
 
 def _machine(device: str) -> str:

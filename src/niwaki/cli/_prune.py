@@ -14,7 +14,7 @@ from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._heatmaps import pick, some_of
 from niwaki.cli._json import say
 from niwaki.cli._log import Log
-from niwaki.cli._provenance import provenance
+from niwaki.cli._provenance import provenance, short_name
 from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning, repair_of
 from niwaki.errors import NiwakiError
 from niwaki.processes import decided, goes_on_alone, is_first
@@ -41,10 +41,10 @@ def prune(
     criterion: Annotated[
         str | None,
         typer.Option(
-            help="What units are scored by, see `niwaki methods`; with options as in "
-            "lrp:composite=rules.json. With .rebuilt behind it, scores decide how many units each "
-            "layer loses, and those go that the others can stand in for. Default: lrp.rebuilt, or "
-            "lrp where the network is not rebuilt.",
+            help="The criterion that scores the units, see `niwaki methods`; with options as in "
+            "lrp:composite=rules.json. With .rebuilt behind its name, scores only decide "
+            "how many units each layer loses, and the units that others can replace are "
+            "removed. Default: lrp.rebuilt, or lrp if the network is not rebuilt.",
             show_default=False,
         ),
     ] = None,
@@ -56,13 +56,13 @@ def prune(
         r.SOME,
         typer.Option(
             "--validation",
-            help="Training images per class that a floor and fine-tuning decide by.",
+            help="Training images per class that decide about the floor and the fine-tuning.",
         ),
     ] = 10,
     photographs: Annotated[
         int,
         r.PHOTOGRAPHS,
-        typer.Option(help="Test images that are explained after each step, for the page."),
+        typer.Option(help="Number of test images that the page explains after each step."),
     ] = 12,
     log: Annotated[
         Path | None,
@@ -84,8 +84,8 @@ def prune(
 
     The criterion looks at a few training images per class; the accuracy is measured on the test
     images. Writes a page (index.html), the weights, the plan, the trajectory and its plot; the
-    folder is a MODEL again. Finished steps are kept in OUT.run until then: the same command goes on
-    from there.
+    folder is a MODEL again. Until then, finished steps are kept in OUT.run, and the same command
+    resumes from there.
     """
     from niwaki import models, pruning
     from niwaki.cli._photographs import Photographs
@@ -151,15 +151,8 @@ def prune(
         architecture=loaded.architecture or pruned.architecture,
         settings=settings,
     )
-    made_by = provenance(
-        context,
-        f"{Path(model).name.rpartition(':')[2]}, pruned on {Path(data).name}",
-        network=loaded.model,
-        model=model,
-        data=data,
-        seed=seed,
-        device=common.device,
-    )
+    title = f"{short_name(model)}, pruned on {Path(data).name}"
+    made_by = provenance(context, title, loaded.model)
     name = criterion or pruning.usual_criterion(pruned.settings["repair"])
     with work.result() as finished:
         whole.save(finished, about=loaded.about)

@@ -20,9 +20,9 @@ __all__ = ["Common", "Limiting", "Repair", "Scheduling", "Tuning", "repair_of"]
 Repair: TypeAlias = Annotated[
     Literal["rebuild", "recalibrate", "compensate", "none"],
     typer.Option(
-        help="What is done after each step, without training: fit the layers that are left to what "
-        "the unpruned network computes, measure batch norms anew, fold the mean of what goes into "
-        "biases, or nothing."
+        help="The repair after each step, which needs no training: fit the remaining layers to "
+        "the outputs of the unpruned network, measure batch norms again, add the mean of "
+        "what is removed to biases, or do nothing."
     ),
 ]
 
@@ -51,7 +51,8 @@ class Scheduling:
     of: Annotated[
         Literal["units", "params", "macs", "seconds"],
         typer.Option(
-            help="What the share is of. Seconds are measured layer by layer, and then predicted."
+            help="What --keep is a share of. Seconds are measured layer by layer, and then "
+            "predicted."
         ),
     ] = "macs"
     steps: Annotated[
@@ -62,11 +63,13 @@ class Scheduling:
     per_step: Annotated[
         float | None,
         r.PER_STEP,
-        typer.Option(help="Share that goes in each step. Default: 0.05.", show_default=False),
+        typer.Option(help="Share that is removed in each step. Default: 0.05.", show_default=False),
     ] = None
     schedule: Annotated[
         Literal["equal", "geometric"],
-        typer.Option(help="Steps that remove as much, or the same share of what is left."),
+        typer.Option(
+            help="Whether steps remove the same amount, or the same share of what is left."
+        ),
     ] = "equal"
     floor: Annotated[
         float | None,
@@ -76,15 +79,15 @@ class Scheduling:
             show_default=False,
         ),
     ] = None
-    recompute: Annotated[bool, typer.Option(help="Score in each step, or once at the start.")] = (
-        True
-    )
+    recompute: Annotated[
+        bool, typer.Option(help="Whether to score in each step, or once at the start.")
+    ] = True
     per_cost: Annotated[
         float,
         r.EXPONENT,
         typer.Option(
-            help="Exponent of what a unit costs, by which its score is divided; 0: by its score "
-            "alone.",
+            help="Scores are divided by a unit's cost to the power of this exponent; 0 ranks by "
+            "the score alone.",
         ),
     ] = 0.6
 
@@ -117,7 +120,7 @@ class Limiting:
     ] = None
     min_units: Annotated[int, r.UNITS, typer.Option(help="Units that every layer keeps.")] = 1
     round_to: Annotated[
-        int, r.UNITS, typer.Option(help="Leave layers with a multiple of so many units.")
+        int, r.UNITS, typer.Option(help="Give each pruned layer a multiple of this many units.")
     ] = 1
     ceiling: Annotated[
         list[str] | None,
@@ -159,10 +162,11 @@ class Tuning:
 
     _: KW_ONLY
     epochs: Annotated[
-        int, r.EPOCHS.but(low=0), typer.Option(help="Fine-tune for so many epochs.")
+        int, r.EPOCHS.but(low=0), typer.Option(help="Number of epochs of fine-tuning.")
     ] = 0
     tune: Annotated[
-        Literal["each", "end"], typer.Option(help="Fine-tune after each step, or once in the end.")
+        Literal["each", "end"],
+        typer.Option(help="Whether to fine-tune after each step, or once at the end."),
     ] = "each"
     optimizer: Annotated[
         Literal["sgd", "adamw"], typer.Option(help="Optimizer of fine-tuning.")
@@ -190,7 +194,7 @@ class Tuning:
         int | None,
         r.EPOCHS,
         typer.Option(
-            help="Stop after so many epochs without a better validation accuracy.",
+            help="Stop after this many epochs without a better validation accuracy.",
             show_default=False,
         ),
     ] = None

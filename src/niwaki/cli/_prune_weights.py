@@ -32,10 +32,12 @@ def prune_weights(
     keep: Annotated[float, r.INSIDE, typer.Option(help="Share of the weights to keep.")] = 0.5,
     over: Annotated[
         Literal["network", "layer"],
-        typer.Option(help="Rank over the whole network, or keep the same share of each layer."),
+        typer.Option(
+            help="Whether to rank over the whole network, or to keep the same share of each layer."
+        ),
     ] = "network",
     steps: Annotated[
-        int, r.WEIGHT_STEPS, typer.Option(help="Number of steps; scored anew in each.")
+        int, r.WEIGHT_STEPS, typer.Option(help="Number of steps. Weights are scored again in each.")
     ] = 1,
     ignore: Annotated[
         list[str] | None,
@@ -50,8 +52,8 @@ def prune_weights(
     repair: Annotated[
         Literal["rebuild", "none"],
         typer.Option(
-            help="Fit the weights that are left to what the unpruned network computes after each "
-            "step, or leave them as they are."
+            help="Whether to fit the remaining weights to the outputs of the unpruned network "
+            "after each step, or to leave them as they are."
         ),
     ] = "none",
     per_class: Annotated[
@@ -64,8 +66,8 @@ def prune_weights(
     """Set the weights that matter least to zero.
 
     The criterion looks at a few training images per class; the accuracy is measured on the test
-    images. Shapes stay, so that nothing becomes faster: what shrinks is what must be stored. Writes
-    the weights, the masks of every step and the trajectory; the folder is a MODEL again.
+    images. Shapes do not change, so the network becomes smaller to store but no faster. Writes the
+    weights, the masks of every step and the trajectory; the folder is a MODEL again.
     """
     from niwaki import criteria, pruning
     from niwaki.data import in_memory, references

@@ -35,7 +35,7 @@ def report(
 ) -> None:
     """Join several runs into one page with a table of contents.
 
-    The page holds all that it shows: it opens from a disk, without a network. Nothing is computed.
+    The page contains everything that it shows, so that it opens offline. Nothing is computed.
     """
     from niwaki.report import write_report
 

@@ -10,9 +10,8 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
-from niwaki.cli._command_line import given_command, today
 from niwaki.cli._json import say
-from niwaki.cli._provenance import provenance
+from niwaki.cli._provenance import given_command, provenance, short_name, today
 from niwaki.errors import DataError, NiwakiError
 
 if TYPE_CHECKING:
@@ -85,12 +84,12 @@ def slide(
         float, r.FRACTION, typer.Option(help="Share of a tile that must be tissue.")
     ] = 0.1,
     everywhere: Annotated[
-        bool, typer.Option("--everywhere", help="Look at all of the slide, not only at tissue.")
+        bool, typer.Option("--everywhere", help="Look at the whole slide, not only at tissue.")
     ] = False,
     nuclei: Annotated[
         Path | None,
         typer.Option(
-            help="Nuclei as GeoJSON or CSV with x, y and type: the relevance on each is measured.",
+            help="Nuclei as GeoJSON or CSV with x, y and type. The relevance on each is measured.",
             show_default=False,
         ),
     ] = None,
@@ -98,7 +97,8 @@ def slide(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Another network, such as a pruned one: its maps, and the difference.",
+            help="Another network, such as a pruned one, whose maps and their difference are "
+            "added.",
             show_default=False,
         ),
     ] = None,
@@ -117,7 +117,7 @@ def slide(
 
     Writes pyramids for QuPath (maps/NAME.ome.tif, of numbers and in colours), tiles and the most
     relevant regions (objects.geojson, tiles.csv), the nuclei, if they are given, a page with an
-    overview (index.html) and one to look around (viewer.html). A run that was interrupted goes on.
+    overview (index.html) and a viewer (viewer.html). The same command resumes an interrupted run.
     """
     from niwaki.files import write_json
     from niwaki.report import write_report
@@ -162,9 +162,8 @@ def slide(
             made = {"Command": given_command(context), "Date": today(), "Network": model}
             about = _write(folder, found, known, made, page=not no_page)
         scratch.rmdir()
-        title = f"{source.path.name} under {Path(model).name.rpartition(':')[2]}"
-        told: dict[str, Any] = {"network": loaded.model, "model": model, "data": slide}
-        write_json(folder / "run.json", provenance(context, title, **told, device=common.device))
+        title = f"{source.path.name} under {short_name(model)}"
+        write_json(folder / "run.json", provenance(context, title, loaded.model))
         write_report(folder)
     if common.as_json:
         say({"folder": str(out), **about})

@@ -32,8 +32,9 @@ def tiles(
     annotations: Annotated[
         Path | None,
         typer.Option(
-            help="GeoJSON of QuPath, a mask, or CSV of nuclei with x, y and type; of several "
-            "slides the folder with a file of each slide's name. Default: beside the slides.",
+            help="GeoJSON of QuPath, a mask, or CSV of nuclei with x, y and type; for several "
+            "slides, a folder with a file named after each slide. Default: beside the "
+            "slides.",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +62,7 @@ def tiles(
     most: Annotated[
         int | None,
         r.SOME,
-        typer.Option(help="Tiles of each class and slide at the most.", show_default=False),
+        typer.Option(help="Largest number of tiles of each class and slide.", show_default=False),
     ] = None,
     out: o.Folder = Path("tiles"),
     seed: o.Seed = 0,
