@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import kstest, multivariate_normal
 
 from niwaki.auditing import watch
-from niwaki.auditing._usual import usual_of
+from niwaki.auditing._watch import usual_of
 from niwaki.data import Described, Images
 from niwaki.datasets import TISSUE, draw_tissue, plant
 from niwaki.errors import DataError

@@ -106,7 +106,7 @@ def test_arrays_go_in_and_out(quantus, network, batch):
 def test_mistakes_are_named(monkeypatch):
     with pytest.raises(ValueError, match="did you mean"):
         quantus_explain("lrp.epsilom")
-    monkeypatch.setattr("niwaki.evaluation._quantus.find_spec", lambda _: None)
+    monkeypatch.setattr("niwaki.evaluation._explainers.find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'niwaki\[evaluation\]'"):
         quantus_explain("gradient")
     assert importlib.util.find_spec("niwaki") is not None

@@ -14,7 +14,7 @@ from niwaki.criteria import create
 from niwaki.errors import NiwakiError
 from niwaki.propagation import AlphaBeta, Epsilon, Gamma, ZPlus, load_composite, trace
 from niwaki.pruning import Choice, Trial, area, choose_rules
-from niwaki.pruning.comparison import _choose_rules, _rule_search
+from niwaki.pruning.comparison import _choose_rules
 from niwaki.pruning.comparison._choice import depth_groups
 
 FEW = data_for(8)
@@ -240,7 +240,7 @@ def test_what_cannot_be_asked_for(model, options, message):
 
 
 def test_without_optuna_it_says_what_to_install(model, monkeypatch):
-    monkeypatch.setattr(_rule_search, "find_spec", lambda name: None)
+    monkeypatch.setattr(_choose_rules, "find_spec", lambda name: None)
     with pytest.raises(NiwakiError, match=r"pip install niwaki\[tune\]"):
         choose_rules(model, FEW, **bundled(**SMALL, function="choose_rules"))
 

@@ -16,8 +16,7 @@ from niwaki.criteria import Combination, RebuiltError, create, names, score
 from niwaki.errors import DataError, FallbackWarning, NiwakiError
 from niwaki.models.zoo import ResNet
 from niwaki.pruning import couple, prune
-from niwaki.pruning.units._backward_elimination import RIDGE, Reader, eliminate
-from niwaki.pruning.units._within_layers import rechosen
+from niwaki.pruning.units._within_layers import RIDGE, Reader, eliminate, rechosen
 
 
 def fitted(gram, weight, left, size):

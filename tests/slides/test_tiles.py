@@ -12,7 +12,7 @@ from synthetic import picture, write_slide
 from niwaki.data import Preprocessing, groups_by_name, open_data
 from niwaki.errors import DataError
 from niwaki.slides import SlideObject, read_geojson, write_geojson
-from niwaki.slides._outlines import outlines
+from niwaki.slides._regions import outlines
 
 pytest.importorskip("openslide", reason="the extra slides is not installed")
 

@@ -30,9 +30,8 @@ from niwaki.auditing._interventions import (
     compare_regions,
     filled,
 )
-from niwaki.auditing._latent import Latent, latent_of
+from niwaki.auditing._latent import Latent, latent_of, odd_filters
 from niwaki.auditing._material import Material, gather
-from niwaki.auditing._odd_filters import odd_filters
 from niwaki.auditing._power import ANSWERS, POWER, Power
 from niwaki.auditing._question import Evidence, Question, question
 from niwaki.auditing._question import describe as describe_question

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from niwaki.auditing._material import Material
 from niwaki.auditing._on_disk import blocks
-from niwaki.criteria import hidden_layers
+from niwaki.criteria import Scores, hidden_layers
 from niwaki.errors import LostRelevanceError, ModelError, NothingToPruneError
 from niwaki.propagation import Operation, epsilon_plus, propagate, unit_dimension
+from niwaki.ranges import FEW, checked
 
 Array = NDArray[Any]
 _LAYERS = 4  # spread over the depth, the last one among them
@@ -179,3 +180,54 @@ class _PerChannel:
     def _others(self, name: str, values: Tensor) -> list[int]:
         channel = self._dimension[name] % values.dim()
         return [d for d in range(1, values.dim()) if d != channel]
+
+
+@checked(neighbours=FEW)
+def odd_filters(latent: Latent, neighbours: int = 3) -> Scores:
+    """Say of each unit how unlike its layer's other units it is, by the images that it serves.
+
+    After DORA (Bykov et al. 2023, "DORA: Exploring outlier representations in deep neural
+    networks"): units are compared by the cosine of what they say of the same images, and units far
+    from all others often stand for artefacts. Here it is the cosine of their relevances.
+
+    Parameters
+    ----------
+    latent : Latent
+        The latent relevance of the images.
+    neighbours : int
+        The mean distance to so many nearest units counts.
+
+    Returns
+    -------
+    Scores
+        By layer, shape (units,): the distance, less the layer's median, in units of its median
+        absolute deviation. `prune_artefact` takes it as its order. Units without relevance get the
+        lowest score: nothing hangs on them.
+    """
+    scores = {}
+    for layer in latent.layers:
+        relevance = latent.relevance[layer].T
+        length = np.linalg.norm(relevance, axis=1, keepdims=True)
+        alive = length[:, 0] > 1e-9
+        distance = _distances(relevance[alive] / length[alive], neighbours)
+        values = np.full(len(relevance), -np.inf)
+        values[alive] = distance
+        known = values[alive]
+        if len(known):
+            off = known - np.median(known)
+            values[alive] = off / max(float(np.median(np.abs(off))), 1e-9)
+        values[~alive] = values[alive].min() if alive.any() else 0.0
+        scores[layer] = torch.from_numpy(values)
+    count = len(latent.outputs)
+    return Scores(scores, "oddness of filters", count, "")
+
+
+def _distances(unit: Array, neighbours: int) -> Array:
+    """Return the mean cosine distance of each row to the nearest others, shape (n,)."""
+    if len(unit) < 2:
+        return np.zeros(len(unit))
+    distance = 1 - unit @ unit.T
+    np.fill_diagonal(distance, np.inf)
+    count = min(neighbours, len(unit) - 1)
+    found: Array = np.sort(distance, axis=1)[:, :count].mean(1)
+    return found

@@ -11,11 +11,10 @@ from niwaki.criteria import (  # noqa: F401  (they register themselves)
 )
 from niwaki.criteria._catalogue import describe, names, register, register_variant
 from niwaki.criteria._combination import Combination
-from niwaki.criteria._create import create
 from niwaki.criteria._criterion import Criterion, Granularity
 from niwaki.criteria._importance import Importance
 from niwaki.criteria._rebuilt import RebuiltError
-from niwaki.criteria._score import hidden_layers, score, score_weights
+from niwaki.criteria._score import create, hidden_layers, score, score_weights
 from niwaki.criteria._scores import Scores
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Scores of units and of weights: one loop over the reference samples, for every criterion."""
+"""A criterion by its name, and its scores: one loop over the reference samples for every one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.accumulation import Totals
-from niwaki.criteria._create import create
-from niwaki.criteria._criterion import Criterion
+from niwaki.criteria._catalogue import make, names
+from niwaki.criteria._combination import Combination
+from niwaki.criteria._criterion import Criterion, Granularity
+from niwaki.criteria._rebuilt import ENDING, RebuiltError
 from niwaki.criteria._scores import Scores
 from niwaki.data import Data, batches, check_labels
 from niwaki.errors import (
@@ -22,14 +24,58 @@ from niwaki.errors import (
     ModelError,
     NoRuleError,
     NothingToPruneError,
+    UnknownOptionError,
 )
 from niwaki.models import class_outputs, fingerprint, home
+from niwaki.options import make_with, split_options
 from niwaki.processes import agreed
 from niwaki.propagation import Layer, trace
 from niwaki.ranges import BATCH, checked
 from niwaki.stages import stage
 
-__all__ = ["hidden_layers", "score", "score_weights"]
+__all__ = ["create", "hidden_layers", "score", "score_weights"]
+
+
+def create(
+    criterion: str | Criterion, granularity: Granularity = "unit", **options: Any
+) -> Criterion:
+    """Make the criterion of that name; one that is made already is handed on.
+
+    Parameters
+    ----------
+    criterion : str or Criterion
+        One of `niwaki.criteria.names`, with options as in ``"lrp:max_loss=None"``. Criteria of
+        units can be added up, as in ``"lrp + 0.5*weight"`` (see `Combination`), and any of their
+        names may end in ``".rebuilt"`` (see `RebuiltError`).
+    granularity : {"unit", "weight"}
+        What it is to score.
+    **options
+        The criterion's own.
+
+    Raises
+    ------
+    ValueError
+        For a name that does not exist, or a criterion of the other granularity.
+    UnknownOptionError
+        For an option that the criterion does not have; one that is made already has none.
+    """
+    if isinstance(criterion, Criterion):
+        if options:
+            raise UnknownOptionError(min(options), {f"{criterion} (made already)": ()})
+        if criterion.granularity != granularity:
+            raise ValueError(
+                f"{criterion} scores {criterion.granularity}s, not {granularity}s; of "
+                f"{granularity}s: {', '.join(names(granularity))}"
+            )
+        return criterion
+    if ":" in criterion:
+        name, told = split_options(criterion)
+        return create(name, granularity, **{**told, **options})
+    if granularity == "unit" and ("+" in criterion or "*" in criterion):
+        return make_with(f"criterion {criterion!r}", Combination, criterion, **options)
+    if granularity == "unit" and criterion.endswith(ENDING):
+        return RebuiltError(make(criterion.removesuffix(ENDING), **options))
+    return make(criterion, granularity, **options)
 
 
 @stage("scoring")

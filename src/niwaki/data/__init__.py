@@ -18,9 +18,15 @@ from niwaki.data._batches import (
     in_memory,
 )
 from niwaki.data._beside import Described, Masks, groups_by_name
-from niwaki.data._classes import check_same_classes, match_classes, number_classes
+from niwaki.data._classes import (
+    check_same_classes,
+    distinct,
+    imagenet_ids,
+    imagenet_names,
+    match_classes,
+    number_classes,
+)
 from niwaki.data._groups import groups_from_table, groups_named
-from niwaki.data._imagenet import distinct, imagenet_ids, imagenet_names
 from niwaki.data._images import Images
 from niwaki.data._open import names, open_data, register
 from niwaki.data._patches import Patches, cut_patches, read_points

@@ -6,14 +6,85 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from torch.utils.data import DataLoader, Subset
 
-from niwaki.data._imagenet import imagenet_ids, is_imagenet, spelled, wordnet_id, words_of
 from niwaki.errors import DataError
 
-__all__ = ["check_same_classes", "listed", "match_classes", "number_classes"]
+__all__ = [
+    "check_same_classes",
+    "distinct",
+    "imagenet_ids",
+    "imagenet_names",
+    "is_imagenet",
+    "listed",
+    "match_classes",
+    "number_classes",
+    "spelled",
+    "wordnet_id",
+    "words_of",
+]
+
+_ID = re.compile(r"(?<![A-Za-z0-9])n\d{8}(?!\d)")
+
+
+def imagenet_ids() -> tuple[str, ...]:
+    """Return the 1000 WordNet ids, such as ``n01440764``."""
+    return tuple(_synsets())
+
+
+def imagenet_names() -> list[str]:
+    """Return the 1000 names: the first word of each class, with its id where two share a word."""
+    return distinct({identity: words[0] for identity, words in _synsets().items()})
+
+
+def distinct(names: dict[str, str]) -> list[str]:
+    """Return names by id, each followed by its id where others are the same."""
+    often = Counter(names.values())
+    return [f"{name} ({key})" if often[name] > 1 else name for key, name in names.items()]
+
+
+def is_imagenet(names: Sequence[str]) -> bool:
+    """Return whether these are ImageNet's 1000 classes in order, up to a few odd spellings."""
+    if len(names) != len(_synsets()):
+        return False
+    pairs = zip(names, _synsets().items(), strict=True)
+    known = sum(
+        wordnet_id(name) == identity or spelled(name) in map(spelled, words)
+        for name, (identity, words) in pairs
+    )
+    return known >= 0.98 * len(names)
+
+
+def words_of(identity: str) -> tuple[str, ...]:
+    """Return the words of a WordNet id, none for one that ImageNet's 1000 classes lack."""
+    return _synsets().get(identity, ())
+
+
+def wordnet_id(name: str) -> str | None:
+    """Return the WordNet id that a name contains, such as ``n01440764-tench`` does."""
+    found = _ID.search(name)
+    return found.group() if found else None
+
+
+def spelled(name: str) -> str:
+    """Return a name without what spellings differ by: case, hyphens, underscores, spaces, marks.
+
+    Between two digits something stays, so that 1_1 is not 11.
+    """
+    parts = re.sub(r"[\W_]+", " ", name.casefold().replace("'", ""))
+    return re.sub(r"(?<!\d) | (?!\d)", "", parts)
+
+
+@cache
+def _synsets() -> dict[str, tuple[str, ...]]:
+    text = files("niwaki.data").joinpath("imagenet.txt").read_text(encoding="utf-8")
+    rows = (line.split(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    return {identity: tuple(words.split(", ")) for identity, words in rows}
+
 
 _WAY_OUT = (
     "rename what is meant to be the same, or say which output each class is, in the order of the "

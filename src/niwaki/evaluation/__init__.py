@@ -6,6 +6,7 @@ metrics to every method of the catalogue.
 """
 
 from niwaki.evaluation._curves import Estimate, PerturbationCurves
+from niwaki.evaluation._explainers import quantus_explain
 from niwaki.evaluation._networks import (
     Cost,
     accuracy,
@@ -18,7 +19,6 @@ from niwaki.evaluation._networks import (
     warn_near_chance,
 )
 from niwaki.evaluation._perturbation import Order, Perturbation, perturbation_curves
-from niwaki.evaluation._quantus import quantus_explain
 from niwaki.evaluation._randomisation import Randomisation, randomisation_test
 
 __all__ = [

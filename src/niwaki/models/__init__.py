@@ -11,7 +11,7 @@ literature.
 from niwaki.models import zoo
 from niwaki.models._build import build, class_names, is_saved, preprocessing
 from niwaki.models._export import Format, export
-from niwaki.models._fingerprint import check_same_network, fingerprint
+from niwaki.models._identity import check_same_network, fingerprint, recognise
 from niwaki.models._origin import Origin
 from niwaki.models._outputs import (
     Part,
@@ -24,7 +24,6 @@ from niwaki.models._outputs import (
     one_tensor,
     respond,
 )
-from niwaki.models._recognise import recognise
 from niwaki.models._weights import load_weights
 
 __all__ = [

@@ -1,19 +1,16 @@
 """What is removed, in which steps, and what is left?"""
 
-from niwaki.pruning._limits import Limits
+from niwaki.pruning._bundles import Limits, Run, Schedule
 from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning._prune import prune, usual_criterion
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._resume import restore, tensors_of
-from niwaki.pruning._run import Run
 from niwaki.pruning._saved import Saved, load
-from niwaki.pruning._schedule import Schedule
 from niwaki.pruning._trajectory import Step, Trajectory, accuracy_at, area
-from niwaki.pruning.comparison._agreement import Agreement
 from niwaki.pruning.comparison._choice import Choice, Trial
 from niwaki.pruning.comparison._choose_rules import choose_rules
 from niwaki.pruning.comparison._compare import compare
-from niwaki.pruning.comparison._comparison import Comparison, Summary
+from niwaki.pruning.comparison._comparison import Agreement, Comparison, Summary
 from niwaki.pruning.comparison._contenders import Contender
 from niwaki.pruning.comparison._outcome import Outcome
 from niwaki.pruning.repair._fine_tune import FineTune, fine_tune

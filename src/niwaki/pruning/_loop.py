@@ -16,10 +16,9 @@ from niwaki.criteria import Criterion, RebuiltError, Scores, score
 from niwaki.data import Data
 from niwaki.models import check_same_network
 from niwaki.processes import decided
-from niwaki.pruning._limits import LayerLimits
+from niwaki.pruning._bundles import LayerLimits, Schedule
 from niwaki.pruning._measure import Measure
 from niwaki.pruning._plan import Plan, Removal
-from niwaki.pruning._schedule import Schedule
 from niwaki.pruning._trajectory import Step
 from niwaki.pruning.repair._fine_tune import FineTune, fine_tune, run_loop
 from niwaki.pruning.repair._norms_and_biases import compensate, recalibrate

@@ -18,16 +18,13 @@ from niwaki.errors import FallbackWarning, NiwakiError
 from niwaki.evaluation import warn_near_chance
 from niwaki.processes import check_joined
 from niwaki.pruning import _loop
-from niwaki.pruning._limits import Limits
+from niwaki.pruning._bundles import Limits, Run, Schedule
 from niwaki.pruning._loop import REPAIR, Job, Repair, State
 from niwaki.pruning._measure import Measure
-from niwaki.pruning._observe import Observed
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._reach import check_reach
-from niwaki.pruning._resume import keep_state, latest_state
-from niwaki.pruning._run import Run
+from niwaki.pruning._resume import Observed, keep_state, latest_state
 from niwaki.pruning._saved import shapes
-from niwaki.pruning._schedule import Schedule
 from niwaki.pruning._trajectory import Trajectory
 from niwaki.pruning.repair._fine_tune import FineTune, check_precision
 from niwaki.pruning.repair._norms_and_biases import has_batch_norms

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 from niwaki.errors import KeptWarning, NiwakiError, NothingToPruneError
-from niwaki.pruning._limits import LayerLimits
+from niwaki.pruning._bundles import LayerLimits
 from niwaki.pruning._loop import Job
 from niwaki.pruning.units._budget import ROUNDING
 from niwaki.pruning.units._coupling import Group

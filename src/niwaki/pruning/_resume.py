@@ -10,22 +10,24 @@ from torch import Tensor, nn
 
 from niwaki.criteria import Scores
 from niwaki.errors import DataError, ModelError
+from niwaki.pruning._bundles import Run
 from niwaki.pruning._loop import State
 from niwaki.pruning._plan import Plan
 from niwaki.pruning._trajectory import Trajectory
 from niwaki.pruning.units._structure import Structure
 from niwaki.pruning.units._surgery import replay
-from niwaki.runs import Part, Run
+from niwaki.runs import Part
+from niwaki.runs import Run as Kept
 from niwaki.schema import Anything, Either, ListOf, Record, Text, Truth, Whole, check
 
-__all__ = ["keep_state", "latest_state", "restore", "tensors_of"]
+__all__ = ["Observed", "keep_state", "latest_state", "restore", "tensors_of"]
 
 _KEPT = 2  # the last state, and the one before it should the last be damaged
 _STEP = "step-"
 _MODEL, _SCORES = "model/", "scores/"
 
 
-def keep_state(run: Run, state: State) -> None:
+def keep_state(run: Kept, state: State) -> None:
     """Keep a state, and let go of those that are no longer needed."""
     tensors = {f"{_MODEL}{name}": value for name, value in tensors_of(state.model).items()}
     about: dict[str, Any] = {
@@ -41,7 +43,7 @@ def keep_state(run: Run, state: State) -> None:
     run.drop(*_steps(run)[:-_KEPT])
 
 
-def latest_state(run: Run, original: nn.Module, example: Tensor) -> State | None:
+def latest_state(run: Kept, original: nn.Module, example: Tensor) -> State | None:
     """Return the state after the last good step; None if there is none."""
     for name in reversed(_steps(run)):
         part = run.read(name)
@@ -50,7 +52,7 @@ def latest_state(run: Run, original: nn.Module, example: Tensor) -> State | None
     return None
 
 
-def _steps(run: Run) -> list[str]:
+def _steps(run: Kept) -> list[str]:
     return [name for name in run.parts if name.startswith(_STEP)]
 
 
@@ -105,3 +107,39 @@ def _restore(part: Part, working: nn.Module, example: Tensor) -> State:
 def _within(part: Part, prefix: str) -> dict[str, Tensor]:
     found = part.tensors.items()
     return {name.removeprefix(prefix): v for name, v in found if name.startswith(prefix)}
+
+
+class Observed:
+    """What `Run.observe` has seen, by step.
+
+    Parameters
+    ----------
+    run : Run
+        Has the function that looks.
+    kept : niwaki.runs.Run
+        Where what it returns is kept.
+    """
+
+    def __init__(self, run: Run, kept: Kept) -> None:
+        self._look, self._kept = run.observe, kept
+        self.by_step: dict[int, dict[str, Tensor]] = {}
+
+    def look(self, state: State) -> None:
+        """Look at a state; one that was fine-tuned in the end takes the place of its step."""
+        if self._look is None or (state.rows[-1].rejected and not state.done):
+            return
+        tensors = {name: value.detach().cpu() for name, value in self._look(state.model).items()}
+        step = Trajectory(state.rows).final.step
+        self._kept.write(_name(step), tensors)
+        self.by_step[step] = tensors
+
+    def recall(self, state: State) -> None:
+        """Read what was seen of the steps up to a state; what is missing is not there."""
+        for row in state.rows if self._look is not None else ():
+            part = self._kept.read(_name(row.step))
+            if part is not None:
+                self.by_step[row.step] = part.tensors
+
+
+def _name(step: int) -> str:
+    return f"seen-{step:04}"

@@ -1,7 +1,7 @@
 """What a person sees: heatmaps as pictures and arrays, contact sheets, curves, galleries."""
 
 from niwaki.report._arrays import HeatmapFiles, save_hdf5, save_npy
-from niwaki.report._audit_page import write_audit
+from niwaki.report._audit_page import write_audit, write_watch
 from niwaki.report._audit_pictures import (
     plot_examples,
     plot_maps,
@@ -11,9 +11,8 @@ from niwaki.report._audit_pictures import (
 from niwaki.report._colours import colour, colour_range, is_diverging, overlay
 from niwaki.report._evaluation_plots import plot_perturbation, plot_randomisation
 from niwaki.report._gallery import save_filters
-from niwaki.report._heatmap_pictures import save_heatmaps
 from niwaki.report._network import LayerInfo, NetworkInfo, network_info
-from niwaki.report._pictures import Pictures, heat_strip, photograph
+from niwaki.report._pictures import Pictures, heat_strip, photograph, save_heatmaps
 from niwaki.report._pruning_plots import (
     plot_agreement,
     plot_comparison,
@@ -22,9 +21,7 @@ from niwaki.report._pruning_plots import (
 )
 from niwaki.report._report import write_report
 from niwaki.report._sheets import contact_sheet
-from niwaki.report._slide_overview import slide_overview
-from niwaki.report._slide_viewer import write_slide_viewer
-from niwaki.report._watch_page import write_watch
+from niwaki.report._slide_viewer import slide_overview, write_slide_viewer
 
 __all__ = [
     "HeatmapFiles",

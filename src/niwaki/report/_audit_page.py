@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from niwaki.auditing import Audit, side_by_side, write_candidates
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+
+from niwaki.auditing import Audit, Cluster, Strategies, Watched, side_by_side, write_candidates
 from niwaki.files import write_json
-from niwaki.report._audit_clusters import write_clusters
-from niwaki.report._audit_examples import examples_of
+from niwaki.report._audit_examples import example, examples_of
 from niwaki.report._audit_pictures import (
     plot_examples,
     plot_maps,
@@ -17,9 +21,10 @@ from niwaki.report._audit_pictures import (
     plot_strategies,
     plot_strip,
 )
-from niwaki.report._pictures import Pictures
+from niwaki.report._page import write_page
+from niwaki.report._pictures import Pictures, data_uri, encoded
 from niwaki.report._report import write_report
-from niwaki.report._run_folder import PROVENANCE
+from niwaki.report._section import PROVENANCE
 
 
 def write_audit(
@@ -149,3 +154,137 @@ def _cells(table: Sequence[Mapping[str, Any]], audits: Mapping[str, Audit]) -> d
 
 def _slug(text: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in text.lower()).strip("-") or "x"
+
+
+_SHOWN = 24
+_SIDE = 128
+
+
+def write_watch(
+    folder: str | Path,
+    watched: Watched,
+    images: Any,
+    *,
+    heading: str = "Watch",
+    remarks: Sequence[str] = (),
+    made: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write ``watch.html``, ``watch.csv`` and ``watch.json``.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where they go; it must exist.
+    watched : Watched
+        What `niwaki.auditing.watch` said.
+    images : Images
+        That it said it of.
+    heading : str
+        Heading of the page.
+    remarks : sequence of str
+        Paragraphs below the heading.
+    made : mapping, optional
+        How it was made, such as the command and the date.
+
+    Returns
+    -------
+    Path
+        Path of the page.
+    """
+    home = Path(folder)
+    watched.save(home)
+    odd = [place for place in watched.order() if watched.odd[place]][:_SHOWN]
+    rows = {row["image"]: row for row in watched.rows()}
+    shown = [
+        {**rows[watched.names[place]], "picture": _thumbnail(images.image(int(place)))}
+        for place in odd
+    ]
+    write_page(
+        home / "watch.html",
+        "watch.html.j2",
+        heading=heading,
+        remarks=remarks,
+        watched=watched,
+        shown=shown,
+        made={name: value for name, value in (made or {}).items() if isinstance(value, str)},
+    )
+    return home / "watch.html"
+
+
+def _thumbnail(image: Image.Image) -> str:
+    small = image.convert("RGB")
+    small.thumbnail((_SIDE, _SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return data_uri(buffer.getvalue())
+
+
+_IMAGES = 240  # with pictures, of all groups together
+_FEWEST, _MOST = 4, 16  # of one group
+_AVERAGED = 1000  # images of a group, the most typical first
+
+
+def write_clusters(audit: Audit, stem: str, pictures: Pictures) -> list[dict[str, Any]]:
+    """Write the typical images of all groups, and return what the page shows.
+
+    Parameters
+    ----------
+    audit : Audit
+        Has the groups.
+    stem : str
+        How the names of the pictures begin.
+    pictures : Pictures
+        Where they are written.
+    """
+    groups = sum(len(found.clusters) for found in audit.strategies)
+    each = max(_FEWEST, min(_MOST, _IMAGES // max(groups, 1)))
+    written: dict[int, dict[str, Any]] = {}  # an image is in one group of each kind
+
+    def image(position: int) -> dict[str, Any]:
+        if position not in written:
+            name = f"{stem}-image-{position:05}"
+            written[position] = example(audit, position, name, pictures)
+        return written[position]
+
+    shown = []
+    for number, found in enumerate(audit.strategies):
+        name = f"{stem}-{number:02}"
+        shown.append(
+            {
+                "class": audit.material.class_names[found.label],
+                "features": found.features,
+                "eigenvalues": [float(value) for value in found.eigenvalues[:12]],
+                "dots": _dots(audit, found),
+                "clusters": [_cluster(audit, c, name, pictures) for c in found.clusters],
+                "images": [
+                    {"cluster": cluster.number, "typical": place < _FEWEST, **image(position)}
+                    for cluster in found.clusters
+                    for place, position in enumerate(cluster.positions[:each])
+                ],
+            }
+        )
+    return shown
+
+
+def _dots(audit: Audit, found: Strategies) -> list[list[Any]]:
+    """Return place, group and words of each image: from 0 to 1, rounded."""
+    low, high = found.plane.min(0), found.plane.max(0)
+    places = (found.plane - low) / np.where(high > low, high - low, 1)
+    dots = []
+    for (x, y), cluster, position in zip(places, found.assigned, found.positions, strict=True):
+        told = audit.material.describe(int(position))
+        words = f"{told['name']}, the network says {told['said']}"
+        dots.append([round(float(x), 3), round(float(y), 3), int(cluster), words])
+    return dots
+
+
+def _cluster(audit: Audit, cluster: Cluster, stem: str, pictures: Pictures) -> dict[str, Any]:
+    mean = audit.material.strength(list(cluster.positions[:_AVERAGED])).mean(0)
+    shade = colormaps["magma"]((mean / (mean.max() or 1)) ** 0.5)[..., :3]
+    pixels = (shade * 255).round().astype(np.uint8)
+    return {
+        "number": cluster.number,
+        "images": len(cluster),
+        "oddness": cluster.oddness,
+        "mean": pictures.add(f"{stem}-{cluster.number}-mean.webp", encoded(pixels, exact=True)),
+    }

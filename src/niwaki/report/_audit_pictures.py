@@ -21,17 +21,7 @@ SHOWN = 4  # groups of heatmaps
 
 
 def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
-    """Draw the images that show a finding most clearly, their heatmaps, and images without it.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where the PNG goes.
-    audit : Audit
-        Has the images.
-    finding : Finding
-        One of its questions; its region, if it has one, is outlined.
-    """
+    """Draw the images that show a finding most clearly, their heatmaps, and images without it."""
     positions = list(finding.examples[:_SHOWN])
     material = audit.material
     rows = 3 if finding.ordinary else 2
@@ -41,10 +31,8 @@ def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
     for axis in axes.ravel():
         axis.axis("off")
     for column, position in enumerate(positions):
-        image = material.pixels[position]
-        heat = torch.from_numpy(material.relevance[position])
-        axes[0, column].imshow(picture(image), interpolation="nearest")
-        axes[1, column].imshow(overlay(image, heat), interpolation="nearest")
+        _show(axes[0, column], audit, position)
+        _show(axes[1, column], audit, position, explained=True)
         true = material.class_names[material.labels[position]]
         said = material.class_names[int(material.outputs[position].argmax())]
         title = true if true == said else f"{true},\nsaid {said}"
@@ -54,21 +42,13 @@ def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
             for axis in axes[:, column] if 0 < region.mean() < 1 else ():
                 axis.contour(region, [0.5], colors="k", linewidths=1)
     for axis, position in zip(axes[-1], finding.ordinary[:_SHOWN], strict=False):
-        axis.imshow(picture(material.pixels[position]), interpolation="nearest")
+        _show(axis, audit, position)
     figure.subplots_adjust(0.005, 0.01, 0.995, 1 - 0.275 / height, wspace=0.04, hspace=0.04)
     save_figure(path, figure)
 
 
 def plot_maps(path: str | Path, audit: Audit) -> None:
-    """Draw each class's mean map of relevance, in multiples of an even distribution.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where the PNG goes.
-    audit : Audit
-        Has the maps.
-    """
+    """Draw each class's mean map of relevance, in multiples of an even distribution."""
     count = len(audit.maps)
     across = min(count, 6)
     down = -(-count // across)
@@ -91,17 +71,7 @@ def plot_maps(path: str | Path, audit: Audit) -> None:
 
 
 def plot_strategies(path: str | Path, audit: Audit, strategies: Strategies) -> None:
-    """Draw the clusters of a class: a plane to look at, the eigenvalues, mean maps, examples.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where the PNG goes.
-    audit : Audit
-        Has the images.
-    strategies : Strategies
-        One of its clusterings.
-    """
+    """Draw the clusters of a class: a plane to look at, the eigenvalues, mean maps, examples."""
     clusters = strategies.clusters[:SHOWN]
     height = 0.75 + 0.95 * max(len(clusters), 2)
     figure = Figure(figsize=(10.2, height), dpi=110)
@@ -133,8 +103,7 @@ def plot_strategies(path: str | Path, audit: Audit, strategies: Strategies) -> N
         _bare(axis)
         for column, position in enumerate(positions[:7], 1):
             axis = figure.add_subplot(inner[row, column])
-            heat = torch.from_numpy(audit.material.relevance[position])
-            axis.imshow(overlay(audit.material.pixels[position], heat), interpolation="nearest")
+            _show(axis, audit, position, explained=True)
             if (row, column) == (0, 1):
                 axis.set_title("most typical images", fontsize=8, pad=3, loc="left")
             _bare(axis)
@@ -143,17 +112,7 @@ def plot_strategies(path: str | Path, audit: Audit, strategies: Strategies) -> N
 
 
 def plot_strip(path: str | Path, audit: Audit, candidate: Candidate) -> None:
-    """Draw the images of a candidate, and those of the class that come next, by their rank.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where the PNG goes.
-    audit : Audit
-        Has the images.
-    candidate : Candidate
-        One of its groups for a person to judge.
-    """
+    """Draw the images of a candidate, and those of the class that come next, by their rank."""
     places = candidate.positions[:STRIP]
     across = 10
     down = -(-len(places) // across)
@@ -163,10 +122,8 @@ def plot_strip(path: str | Path, audit: Audit, candidate: Candidate) -> None:
         axis.axis("off")
     for rank, place in enumerate(places):
         row, column = 2 * (rank // across), rank % across
-        heat = torch.from_numpy(audit.material.relevance[place])
-        image = audit.material.pixels[place]
-        axes[row, column].imshow(picture(image), interpolation="nearest")
-        axes[row + 1, column].imshow(overlay(image, heat), interpolation="nearest")
+        _show(axes[row, column], audit, place)
+        _show(axes[row + 1, column], audit, place, explained=True)
         own = "" if rank < candidate.count else " (next)"
         axes[row, column].set_title(f"{rank + 1}{own}", fontsize=7, pad=2)
     figure.subplots_adjust(0.005, 0.01, 0.995, 0.95, wspace=0.04, hspace=0.06)
@@ -174,15 +131,7 @@ def plot_strip(path: str | Path, audit: Audit, candidate: Candidate) -> None:
 
 
 def plot_stains(path: str | Path, audit: Audit) -> None:
-    """Draw by class how much area and how much relevance each stain has.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where the PNG goes.
-    audit : Audit
-        An audit of H&E images with ``tissue=True``.
-    """
+    """Draw by class how much area and how much relevance each stain has."""
     colours = {"haematoxylin": "#6a4c9c", "eosin": "#e58fb1", "neither": "#c9c9c9"}
     rows = [(name, what) for name in audit.stains for what in ("area", "relevance")]
     figure = Figure(figsize=(6.2, 0.7 + 0.32 * len(rows)), dpi=110, layout="constrained")
@@ -202,6 +151,16 @@ def plot_stains(path: str | Path, audit: Audit) -> None:
     axis.tick_params(axis="x", labelsize=8)
     figure.legend(fontsize=7, ncols=3, loc="outside upper center", frameon=False)
     save_figure(path, figure)
+
+
+def _show(axis: Any, audit: Audit, position: int, *, explained: bool = False) -> None:
+    """Show an image of the audit, with its heatmap laid over it if it is to be explained."""
+    image = audit.material.pixels[position]
+    if explained:
+        shown = overlay(image, torch.from_numpy(audit.material.relevance[position]))
+    else:
+        shown = picture(image)
+    axis.imshow(shown, interpolation="nearest")
 
 
 def _colour(number: int) -> str:

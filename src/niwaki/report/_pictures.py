@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +17,21 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from niwaki.files import write_json
+from niwaki.ranges import FRACTION, SOME, checked
 from niwaki.ranges import SIDE as PIXELS
-from niwaki.ranges import checked
 from niwaki.report._colours import colour_range, picture
 
-__all__ = ["PICTURES", "Pictures", "data_uri", "encoded", "heat_strip", "levels", "photograph"]
+__all__ = [
+    "PICTURES",
+    "Pictures",
+    "data_uri",
+    "encoded",
+    "heat_strip",
+    "levels",
+    "photograph",
+    "save_heatmaps",
+]
 
 PICTURES = "pictures.zip"
 SIDE = 224  # pixels of a picture on a page, at the most
@@ -123,3 +135,75 @@ def _small(image: Tensor, side: int) -> Tensor:
         return image
     size = [max(1, round(length * side / largest)) for length in image.shape[-2:]]
     return F.interpolate(image[None].double(), size=size, mode="area")[0]
+
+
+_MANY = 150  # heatmaps above which they are shown at half the side
+
+
+@checked(every=SOME, lost=FRACTION)
+def save_heatmaps(
+    folder: str | Path,
+    images: Tensor,
+    heatmaps: Mapping[str, Tensor],
+    *,
+    rows: Sequence[Mapping[str, Any]] = (),
+    target: str = "the predicted class",
+    lost: Mapping[str, float] | None = None,
+    left_out: Mapping[str, str] | None = None,
+    every: int | None = None,
+) -> None:
+    """Write what a page of heatmaps needs: heatmaps.json and pictures.zip, see `write_report`.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where they go.
+    images : Tensor
+        Shape (N, C, H, W), from 0 to 1.
+    heatmaps : mapping of str to Tensor
+        Name of a method to heatmaps of shape (N, C, H, W).
+    rows : sequence of mapping
+        For each image its name (``image``), ``class``, ``prediction`` and ``probability``; each may
+        be missing.
+    target : str
+        What was explained, in words.
+    lost : mapping of str to float, optional
+        By method the share of the relevance that does not reach the pixels.
+    left_out : mapping of str to str, optional
+        Methods that cannot explain the network: why.
+    every : int, optional
+        How many images there were, if more than are shown.
+    """
+    side = SIDE if len(images) * len(heatmaps) <= _MANY else SIDE // 2
+    told = list(rows) or [{"image": f"image {number}"} for number in range(len(images))]
+    with Pictures(Path(folder)) as pictures:
+        shown = [
+            _shown(number, image, {n: maps[number] for n, maps in heatmaps.items()}, side, pictures)
+            for number, image in enumerate(images)
+        ]
+    write_json(
+        Path(folder) / "heatmaps.json",
+        {
+            "methods": list(heatmaps),
+            "target": target,
+            "side": max(images.shape[-2:]),
+            "every": every or len(images),
+            "lost": dict(lost or {}),
+            "left_out": dict(left_out or {}),
+            "images": [
+                {**dict(row), **one} for row, one in zip(told[: len(shown)], shown, strict=True)
+            ],
+        },
+    )
+
+
+def _shown(
+    number: int, image: Tensor, heatmaps: Mapping[str, Tensor], side: int, pictures: Pictures
+) -> dict[str, Any]:
+    maps = []
+    for place, heat in enumerate(heatmaps.values()):
+        strip, limit = heat_strip(heat[None], side)
+        name = pictures.add(f"heatmaps/{number:04}-{place:02}.webp", strip)
+        maps.append({"heat": name, "limit": limit})
+    photo = pictures.add(f"heatmaps/{number:04}.webp", photograph(image, side))
+    return {"photo": photo, "maps": maps}

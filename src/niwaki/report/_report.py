@@ -10,8 +10,7 @@ from niwaki.errors import DataError
 from niwaki.report import sections as _sections  # noqa: F401  registers them
 from niwaki.report._colour_maps import MAPS, filters, ramp
 from niwaki.report._page import write_page
-from niwaki.report._run_folder import RunFolder
-from niwaki.report._section import Section, sections_of
+from niwaki.report._section import RunFolder, Section, sections_of
 from niwaki.stages import stage
 
 __all__ = ["write_report"]

@@ -8,12 +8,10 @@ in a `workplace` beside its output, which appears at once. `digest` tells data s
 sample, and `described` tells settings apart.
 """
 
-from niwaki.runs._described import described
-from niwaki.runs._digest import digest
+from niwaki.runs._described import described, digest
 from niwaki.runs._lock import locked
 from niwaki.runs._run import Folder, Part, Run, discard, open_run, within
-from niwaki.runs._sums import accumulate
-from niwaki.runs._turns import each_once
+from niwaki.runs._sums import accumulate, each_once
 from niwaki.runs._workplace import Workplace, clear_beside, is_finished, workplace
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""Sums over a data set, kept in a run as they grow, by any number of processes."""
+"""What several processes keep in a run: sums that grow, and parts that they take turns with."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader, Subset
 from niwaki import stages
 from niwaki.accumulation import Totals
 from niwaki.data import Data, as_dataset, batches, count
-from niwaki.processes import agreed, decided, gathered, is_mine, size
+from niwaki.processes import agreed, alone, decided, gathered, is_mine, rank, size
+from niwaki.progress import track
 from niwaki.runs._run import Run
 
-__all__ = ["accumulate"]
+__all__ = ["accumulate", "each_once"]
 
 _BETWEEN = 1.0  # seconds from one time that processes meet to the next
 Measure = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -93,3 +94,40 @@ def _remaining(
         fresh = min(seen - done, len(inputs))
         if fresh > 0 and is_mine(number):
             yield inputs[-fresh:], labels[-fresh:]
+
+
+def each_once(
+    kept: Run,
+    names: Sequence[str],
+    compute: Callable[[int], Mapping[str, Tensor]],
+    description: str | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the tensors of parts, in order; compute and keep those that are not finished.
+
+    Parameters
+    ----------
+    kept : Run
+        Keeps the parts.
+    names : sequence of str
+        Names of the parts.
+    compute : callable
+        From the place of a part among the names to its tensors. Each is computed by one process,
+        and is then there in all.
+    description : str, optional
+        Title of a progress bar; none if not given.
+    """
+    turns = range(0, len(names), size())
+    for first in stages.handed_out(turns if description is None else track(turns, description)):
+        parts = [kept.read(name) for name in names[first : first + size()]]
+        found = [None if part is None else part.tensors for part in parts]
+        mine, place = None, rank()
+        with agreed():
+            if place < len(found) and found[place] is None:
+                with alone():
+                    computed = compute(first + place)
+                mine = {name: value.detach().cpu() for name, value in computed.items()}
+        for place, tensors in enumerate(gathered(mine)):
+            if tensors is not None:
+                kept.write(names[first + place], tensors)
+                found[place] = tensors
+        yield from (tensors for tensors in found if tensors is not None)

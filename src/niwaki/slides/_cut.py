@@ -118,7 +118,7 @@ def read_mask(path: Path, slide: Slide, names: Sequence[str] = ()) -> list[Slide
     """
     from scipy import ndimage
 
-    from niwaki.slides._outlines import outlines
+    from niwaki.slides._regions import outlines
 
     with Image.open(path) as file:
         indexed = file.mode == "P"

@@ -18,12 +18,10 @@ from niwaki.criteria import Criterion, Scores, hidden_layers, score
 from niwaki.data import Data, batches, check_same_classes, in_memory
 from niwaki.data import references as draw
 from niwaki.errors import NiwakiError, UnknownOptionError
-from niwaki.pruning._limits import Limits
+from niwaki.pruning._bundles import Limits, Run, Schedule
 from niwaki.pruning._measure import Measure
 from niwaki.pruning._prune import prune
 from niwaki.pruning._pruned import Pruned
-from niwaki.pruning._run import Run
-from niwaki.pruning._schedule import Schedule
 from niwaki.pruning._trajectory import Step, Trajectory
 from niwaki.pruning.comparison._comparison import Comparison
 from niwaki.pruning.comparison._contenders import Contender, Contenders, contenders_of

@@ -7,8 +7,7 @@ from typing import Any
 
 from niwaki.auditing import ANSWERS, MATTERS, POWER
 from niwaki.report._chart import Axis, Chart, Line, Point
-from niwaki.report._run_folder import RunFolder
-from niwaki.report._section import Section, section
+from niwaki.report._section import RunFolder, Section, section
 
 __all__ = ["answers", "clusters", "findings"]
 

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from niwaki.report._chart import Axis, Chart, Line, Point
-from niwaki.report._run_folder import RunFolder
-from niwaki.report._section import Section, section
-from niwaki.report._words import margin
+from niwaki.report._section import RunFolder, Section, margin, section
 
 __all__ = ["car"]
 

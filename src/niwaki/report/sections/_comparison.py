@@ -10,8 +10,7 @@ import numpy as np
 from niwaki.errors import NiwakiError
 from niwaki.pruning import Comparison, Trajectory
 from niwaki.report._chart import Axis, Chart, Line, Point
-from niwaki.report._run_folder import RunFolder
-from niwaki.report._section import Section, section
+from niwaki.report._section import RunFolder, Section, section
 from niwaki.report.sections._pruning import cost_charts
 
 __all__ = ["comparison", "curves"]

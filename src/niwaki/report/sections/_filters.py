@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from niwaki.filters import Enrichment
-from niwaki.report._run_folder import RunFolder
-from niwaki.report._section import Section, section
+from niwaki.report._section import RunFolder, Section, section
 
 __all__ = ["filters"]
 

@@ -8,8 +8,7 @@ from typing import Any
 from niwaki.display import readable
 from niwaki.evaluation import PerturbationCurves
 from niwaki.report._chart import Axis, Chart, Line, Point
-from niwaki.report._run_folder import RunFolder
-from niwaki.report._section import Section, section
+from niwaki.report._section import RunFolder, Section, section
 
 __all__ = ["methods"]
 

@@ -7,9 +7,7 @@ from typing import Any
 
 from niwaki.pruning import Step, Trajectory
 from niwaki.report._chart import Axis, Chart, Line, Point
-from niwaki.report._run_folder import RunFolder
-from niwaki.report._section import Section, section
-from niwaki.report._words import margin
+from niwaki.report._section import RunFolder, Section, margin, section
 
 __all__ = ["cost_charts", "pruning"]
 

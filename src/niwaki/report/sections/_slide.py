@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 from typing import Any
 
-from niwaki.report._run_folder import RunFolder
-from niwaki.report._section import Section, section
+from niwaki.report._section import RunFolder, Section, section
 
 __all__ = ["slide"]
 
