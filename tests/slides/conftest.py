@@ -20,13 +20,24 @@ NUMBERS = ["--size", "64", "--mean", "0,0,0", "--std", "1,1,1", "--threads", "1"
 NUMBERS += ["--names", "other,tumour", "--workers", "0"]
 
 
-@pytest.fixture
-def command(tmp_path, monkeypatch, capfd):
-    """Run a command in a folder of its own; return exit code, output and errors."""
+@pytest.fixture(scope="session")
+def slide_command():
+    """Return the words of a command on a slide, whose network lies in a folder."""
     pytest.importorskip("openslide", reason="the extra slides is not installed")
     pytest.importorskip("tifffile", reason="the extra slides is not installed")
+
+    def words(home, slide, network, out, *more):
+        (home / "nets.py").write_text(NETS)
+        given = [slide, f"{home / 'nets.py'}:{network}", "--out", out, *NUMBERS, *more]
+        return ["slide", *map(str, given)]
+
+    return words
+
+
+@pytest.fixture
+def command(slide_command, tmp_path, monkeypatch, capfd):
+    """Run a command in a folder of its own; return exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "nets.py").write_text(NETS)
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["niwaki", *map(str, words)])
@@ -38,8 +49,7 @@ def command(tmp_path, monkeypatch, capfd):
         return code, *capfd.readouterr()
 
     def slide(file, network="mapped", *words, out="out"):
-        given = [file, f"nets.py:{network}", "--out", out]
-        return run("slide", *given, *NUMBERS, *words)
+        return run(*slide_command(tmp_path, file, network, out, *words))
 
     run.slide = slide
     return run

@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 from PIL import Image
 from synthetic import picture, write_slide
+from typer.testing import CliRunner
+
+from niwaki.cli import app
 
 pytest.importorskip("openslide", reason="the extra slides is not installed")
 
 NEST = (700, 500, 940, 780)
 
 
-@pytest.fixture
-def folder(command, tmp_path):
-    slide = write_slide(tmp_path / "<b>a.tif", picture(1280, 1536, NEST), mpp=0.5)
-    words = ["--mpp", 0.5, "--method", "input_t_gradient", "--method", "gradient"]
-    code, _, err = command.slide(slide, "mapped", *words)
-    assert code == 0, err
-    return tmp_path / "out"
+@pytest.fixture(scope="module")
+def folder(slide_command, tmp_path_factory):
+    home = tmp_path_factory.mktemp("viewed")
+    slide = write_slide(home / "<b>a.tif", picture(1280, 1536, NEST), mpp=0.5)
+    words = ["--mpp", "0.5", "--method", "input_t_gradient", "--method", "gradient"]
+    done = CliRunner().invoke(app, slide_command(home, slide, "mapped", home / "out", *words))
+    assert done.exit_code == 0, done.output
+    return home / "out"
 
 
 class Seen:
