@@ -20,8 +20,8 @@ install: $(READY)
 demo: $(READY)
 	$(BIN)/niwaki demo --out demo
 
-# Two processes, each with one thread of its own; tests that share a fixture share a process.
-TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+# Two processes, each with one thread of its own.
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test: $(READY)
 	$(TEST) -m "not slow"
@@ -43,7 +43,7 @@ $(OLDEST)/.ready: pyproject.toml tests/oldest.py
 
 test-oldest: $(OLDEST)/.ready
 	@echo "the quick tests with the oldest dependencies: $$(paste -sd ' ' $(OLDEST)/constraints.txt)"
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup -m "not slow" -W ignore::DeprecationWarning $(TESTS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -m "not slow" -W ignore::DeprecationWarning $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

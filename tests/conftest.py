@@ -22,15 +22,20 @@ settings.load_profile("same")
 
 
 # Folders whose tests share something that takes long to make, such as a run of every command.
-TOGETHER = ("processes", "report")
+TOGETHER = ("tests/processes", "tests/report")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Let the tests of a file run in one process, so that what they share is made once."""
-    for item in items:
-        folder = item.path.parent.name
-        group = folder if folder in TOGETHER else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)

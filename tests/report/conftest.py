@@ -95,24 +95,33 @@ def hostile(tmp_path_factory):
     return home
 
 
+class Runs(dict):
+    """The folder of a run of each command, by its name; made when it is first asked for."""
+
+    def __init__(self, home, out):
+        self.home, self.out = home, out
+
+    def __missing__(self, name):
+        folder = self.out / name
+        if name == "audit":
+            audited(folder)
+        else:
+            arguments = [name, "nets.py:network", "photos", "--weights", "random", *INPUTS]
+            options = [*COMMANDS[name].split(), "--out", str(folder)]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(self.home)
+                done = CliRunner().invoke(app, [*arguments, *options])
+            assert done.exit_code == 0, (name, done.output, done.exception)
+        self[name] = folder
+        return folder
+
+
 @pytest.fixture(scope="session")
 def runs(hostile, tmp_path_factory):
-    """Return the folder of a run of each command, by its name."""
-    out = tmp_path_factory.mktemp("runs")
-    found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(hostile)
-        for name, options in COMMANDS.items():
-            arguments = [name, "nets.py:network", "photos", "--weights", "random", *INPUTS]
-            place = ["--out", str(out / name)]
-            done = CliRunner().invoke(app, [*arguments, *options.split(), *place])
-            assert done.exit_code == 0, (name, done.output, done.exception)
-            found[name] = out / name
-    found["audit"] = audited(out / "audit")
-    return found
+    return Runs(hostile, tmp_path_factory.mktemp("runs"))
 
 
-def audited(folder: Path) -> Path:
+def audited(folder: Path) -> None:
     """Audit a biased network, before and after, with names of classes as they should not be."""
     tiles = draw_tissue(80, seed=5)
     marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.6, seed=1)
@@ -126,7 +135,6 @@ def audited(folder: Path) -> Path:
     made = {"line": CLASSES[0], "model": CLASSES[1]}
     write_audit(folder, audits, heading=CLASSES[0], remarks=[CLASSES[1]], made=made,
                 table=before_and_after(audits))  # fmt: skip
-    return folder
 
 
 class Watched:
