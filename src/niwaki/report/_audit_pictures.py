@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from niwaki.report._figures import save_figure
 _SHOWN = 8
 _AVERAGED = 1000  # images of a group, the most typical first
 SHOWN = 4  # groups of heatmaps
+_TYPICAL = 7  # images of a group
+_ACROSS = 10  # images of a strip
 
 
 def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
@@ -90,7 +93,7 @@ def plot_strategies(path: str | Path, audit: Audit, strategies: Strategies) -> N
     values.set_xticks([1, 4, 8, 12])
     values.set_title("eigenvalues", fontsize=8)
     values.tick_params(labelsize=7)
-    inner = outer[2].subgridspec(len(clusters), 8, wspace=0.05, hspace=0.12)
+    inner = outer[2].subgridspec(len(clusters), 2, width_ratios=(1, 7), wspace=0.02, hspace=0.12)
     for row, cluster in enumerate(clusters):
         positions = list(cluster.positions)
         axis = figure.add_subplot(inner[row, 0])
@@ -101,12 +104,9 @@ def plot_strategies(path: str | Path, audit: Audit, strategies: Strategies) -> N
             side.set(color=_colour(cluster.number), linewidth=2.5)
         axis.set_title("mean map" if row == 0 else "", fontsize=8, pad=3)
         _bare(axis)
-        for column, position in enumerate(positions[:7], 1):
-            axis = figure.add_subplot(inner[row, column])
-            _show(axis, audit, position, explained=True)
-            if (row, column) == (0, 1):
-                axis.set_title("most typical images", fontsize=8, pad=3, loc="left")
-            _bare(axis)
+        axis = figure.add_subplot(inner[row, 1])
+        _show_row(axis, audit, positions[:_TYPICAL], _TYPICAL, explained=True)
+        axis.set_title("most typical images" if row == 0 else "", fontsize=8, pad=3, loc="left")
     figure.subplots_adjust(0.01, 0.3 / height, 0.995, 1 - 0.25 / height)
     save_figure(path, figure)
 
@@ -114,19 +114,20 @@ def plot_strategies(path: str | Path, audit: Audit, strategies: Strategies) -> N
 def plot_strip(path: str | Path, audit: Audit, candidate: Candidate) -> None:
     """Draw the images of a candidate, and those of the class that come next, by their rank."""
     places = candidate.positions[:STRIP]
-    across = 10
-    down = -(-len(places) // across)
-    figure = Figure(figsize=(across, 2 * down), dpi=110)
-    axes = figure.subplots(2 * down, across, squeeze=False)
-    for axis in axes.ravel():
-        axis.axis("off")
-    for rank, place in enumerate(places):
-        row, column = 2 * (rank // across), rank % across
-        _show(axes[row, column], audit, place)
-        _show(axes[row + 1, column], audit, place, explained=True)
-        own = "" if rank < candidate.count else " (next)"
-        axes[row, column].set_title(f"{rank + 1}{own}", fontsize=7, pad=2)
-    figure.subplots_adjust(0.005, 0.01, 0.995, 0.95, wspace=0.04, hspace=0.06)
+    down = -(-len(places) // _ACROSS)
+    figure = Figure(figsize=(_ACROSS, 2.2 * down), dpi=110)
+    axes = figure.subplots(2 * down, 1, squeeze=False)[:, 0]
+    for start in range(0, len(places), _ACROSS):
+        row = places[start : start + _ACROSS]
+        above, below = axes[2 * start // _ACROSS :][:2]
+        step = _show_row(above, audit, row, _ACROSS)
+        _show_row(below, audit, row, _ACROSS, explained=True)
+        for column in range(len(row)):
+            rank = start + column
+            own = "" if rank < candidate.count else " (next)"
+            middle = (column + 0.5) * step
+            above.text(middle, -1, f"{rank + 1}{own}", fontsize=7, ha="center", va="bottom")
+    figure.subplots_adjust(0.005, 0.01, 0.995, 1 - 0.1 / down, hspace=0.15)
     save_figure(path, figure)
 
 
@@ -154,13 +155,30 @@ def plot_stains(path: str | Path, audit: Audit) -> None:
 
 
 def _show(axis: Any, audit: Audit, position: int, *, explained: bool = False) -> None:
-    """Show an image of the audit, with its heatmap laid over it if it is to be explained."""
+    axis.imshow(_drawn(audit, position, explained), interpolation="nearest")
+
+
+def _show_row(
+    axis: Any, audit: Audit, positions: Sequence[int], most: int, *, explained: bool = False
+) -> int:
+    """Show images side by side, with room for so many; return the pixels from one to the next."""
+    images = [_drawn(audit, position, explained) for position in positions]
+    height, width = images[0].shape[:2]
+    step: int = width + max(1, width // 25)
+    row = np.ones((height, most * step, 3))
+    for place, image in enumerate(images):
+        row[:, place * step : place * step + width] = image
+    axis.imshow(row, interpolation="nearest")
+    axis.axis("off")
+    return step
+
+
+def _drawn(audit: Audit, position: int, explained: bool) -> Any:
+    """Draw an image of the audit, with its heatmap laid over it if it is to be explained."""
     image = audit.material.pixels[position]
-    if explained:
-        shown = overlay(image, torch.from_numpy(audit.material.relevance[position]))
-    else:
-        shown = picture(image)
-    axis.imshow(shown, interpolation="nearest")
+    if not explained:
+        return picture(image)
+    return overlay(image, torch.from_numpy(audit.material.relevance[position]))
 
 
 def _colour(number: int) -> str:
