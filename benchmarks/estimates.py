@@ -6,11 +6,12 @@ Run it from a checkout, with the folders of weights and images named on the comm
     python benchmarks/estimates.py ... --jobs prune audit --json estimates.json
     python benchmarks/estimates.py ... --json estimates.json --write docs/scale.md
 
-Each job is estimated, and then run with the same command line; both have one thread. All jobs are
-in the table, also those that were missed. What was measured before is read from the JSON file and
-kept, unless its job is named. `--processes 2` adds the time on two processes of `torchrun`,
-estimated and measured, and the curve up to 512. `--write` puts the tables into a page, between the
-lines that begin with ``% estimates``.
+Each job is estimated, and then run with the same command line; both have one thread. The time is
+compared twice: from start to end, to which all that runs on the machine adds, and that of a
+processor, to which it adds little. All jobs are in the table, also those that were missed. What was
+measured before is read from the JSON file and kept, unless its job is named. `--processes 2` adds
+the time on two processes of `torchrun`, estimated and measured, and the curve up to 512. `--write`
+puts the tables into a page, between the lines that begin with ``% estimates``.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ def jobs(weights: Path, images: Path) -> dict[str, list[str]]:
     slide = [str(images / "slides" / "cmu-1-small-region.svs"), "torchvision:squeezenet1_1"]
     methods = ["--method", "lrp.epsilon_plus", "--method", "gradient"]
     return {
-        "explain": ["explain", *imagenet, "--limit", "300"],
+        "explain": ["explain", *imagenet, "--limit", "200"],
         "compare": ["compare", *imagenet, "--limit", "60", *methods],
         "evaluate": ["evaluate", *imagenet, "--limit", "48", *methods],
-        "prune": ["prune", *imagenet, "--keep", "0.7"],
+        "prune": ["prune", *cifar, "--keep", "0.5"],
         "prune-weights": ["prune-weights", *cifar, "--keep", "0.2", "--steps", "6"],
         "car": ["car", *cifar, "--per-class", "40"],
         "audit": ["audit", *cifar, "--limit", "1000"],
@@ -66,8 +67,8 @@ def estimate(job: list[str], *options: str) -> dict[str, Any]:
     return {**json.loads(said), "took": time.perf_counter() - began}
 
 
-def run(job: list[str], processes: int = 1) -> tuple[float, int]:
-    """Run a job; return its seconds, and the bytes of memory of its largest process."""
+def run(job: list[str], processes: int = 1) -> tuple[float, float, int]:
+    """Run a job; return its seconds, those of processors, and the bytes of its largest process."""
     launcher = ["-m", "niwaki"]
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -81,14 +82,14 @@ def run(job: list[str], processes: int = 1) -> tuple[float, int]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{words} ended with {process.returncode}")
-    return seconds, 1024 * used.ru_maxrss
+    return seconds, used.ru_utime + used.ru_stime, 1024 * used.ru_maxrss
 
 
 def measured(name: str, job: list[str], processes: int) -> dict[str, Any]:
     """Estimate a job, and run it."""
     said = estimate(job)
-    seconds, memory = run(job)
-    row = {"job": name, "estimate": said, "seconds": seconds, "memory": memory}
+    seconds, busy, memory = run(job)
+    row = {"job": name, "estimate": said, "seconds": seconds, "busy": busy, "memory": memory}
     if processes > 1 and job[0] in ("evaluate", "prune", "prune-weights", "car", "audit"):
         row["several"] = run(job, processes)[0]
         row["processes"] = processes
@@ -98,17 +99,17 @@ def measured(name: str, job: list[str], processes: int) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return a line for each job."""
     lines = [
-        "| | took | estimated | off by | memory | estimated | off by | the estimate took |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| | took | estimated | off by | of a processor | estimated | off by | memory | estimated "
+        "| off by |",
+        "| --- |" + " ---: |" * 9,
     ]
     for row in rows:
-        said = row["estimate"]
-        lines.append(
-            f"| `{row['job']}` | {row['seconds']:.0f} s | {said['seconds']:.0f} s | "
-            f"{off(said['seconds'], row['seconds'])} | {row['memory'] / 2**20:.0f} MB | "
-            f"{said['memory'] / 2**20:.0f} MB | {off(said['memory'], row['memory'])} | "
-            f"{said['took']:.0f} s |"
-        )
+        said, cells = row["estimate"], [f"`{row['job']}`"]
+        for key in ("seconds", "busy", "memory"):
+            for value in (row[key], said[key]):
+                cells.append(f"{value / 2**20:,.0f} MB" if key == "memory" else f"{value:.0f} s")
+            cells.append(off(said[key], row[key]))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

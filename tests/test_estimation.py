@@ -102,7 +102,7 @@ def trial(images, steps):
     rest = {"everything else": Stage(seconds=4)}
     memory, disk = 3e8 + 1e5 * images, 1e6 * steps
     done = {"images": images, "steps": steps}
-    return Trial(COUNTS, done, {"scoring": scoring, **rest}, 2, int(memory), 0, int(disk))
+    return Trial(COUNTS, done, {"scoring": scoring, **rest}, 2, 1, int(memory), 0, int(disk))
 
 
 def test_known_costs_are_found_from_two_trials():

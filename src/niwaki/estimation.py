@@ -64,8 +64,8 @@ class Trial:
         How much there is of images, steps and the like, and how much of it the trial did.
     stages : dict of str to Stage
         By name.
-    start : float
-        Seconds before and after all stages: starting Python, mostly.
+    start, start_busy : float
+        Seconds before and after all stages: starting Python, mostly; and those of a processor.
     memory, device_memory, disk : int
         The most bytes in memory, in that of a GPU, and on the disk.
     """
@@ -74,6 +74,7 @@ class Trial:
     done: Mapping[str, int]
     stages: Mapping[str, Stage]
     start: float = 0.0
+    start_busy: float = 0.0
     memory: int = 0
     device_memory: int = 0
     disk: int = 0
@@ -139,6 +140,11 @@ class Estimate:
         )
 
     @property
+    def busy(self) -> float:
+        """The seconds for which processors have to work, whatever else they do."""
+        return sum(stage.busy for stage in self.stages.values())
+
+    @property
     def serial(self) -> float:
         """The share of the time of one process that no other process saves."""
         return 1 - sum(stage.shared for stage in self.stages.values()) / self.seconds()
@@ -178,7 +184,8 @@ def estimated(work: Work, trials: Sequence[Trial]) -> Estimate:
         return dot(solved(rows, values), [value_of(term, counts) for term in terms])
 
     names = dict.fromkeys(name for trial in trials for name in trial.stages)
-    found = {START: Stage(fitted([trial.start for trial in trials], ("1",)))}
+    start = [trial.start for trial in trials], [trial.start_busy for trial in trials]
+    found = {START: Stage(*(fitted(values, ("1",)) for values in start))}
     for name in names:
         terms = work.stages.get(name, work.other)
         seen = [asdict(trial.stages.get(name, Stage())) for trial in trials]
@@ -232,6 +239,7 @@ def told(found: Estimate, processes: int, link: Link) -> dict[str, Any]:
     return {
         "processes": processes,
         "seconds": found.seconds(processes, link),
+        "busy": found.busy,
         "memory": round(found.memory),
         "device_memory": round(found.device_memory),
         "disk": round(found.disk),

@@ -6,6 +6,7 @@ for less work than there is: the command takes so many images or steps as `allow
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ class Stage:
     ----------
     seconds : float
         All of it, without the stages within.
+    busy : float
+        Seconds in which a processor worked for it, on each of its processors, with what its own
+        workers did.
     shared : float
         Those of the seconds that several processes would share among them.
     loops, turns : float
@@ -47,6 +51,7 @@ class Stage:
     """
 
     seconds: float = 0.0
+    busy: float = 0.0
     shared: float = 0.0
     loops: float = 0
     turns: float = 0
@@ -77,6 +82,7 @@ class Ledger:
     _names: list[str] = field(default_factory=lambda: [REST])
     _within: int = 0
     _since: float = 0.0
+    _worked: float = 0.0
 
     @property
     def current(self) -> Stage:
@@ -85,9 +91,11 @@ class Ledger:
 
     def settle(self) -> None:
         """Charge the time since the last call to the stage that runs."""
-        now = time.perf_counter()
+        now, worked = time.perf_counter(), processor_seconds()
         passed, self._since = now - self._since, now
         self.current.seconds += passed
+        self.current.busy += worked - self._worked
+        self._worked = worked
         if self._within:
             self.current.shared += passed
 
@@ -109,6 +117,11 @@ class Ledger:
                 self._names.pop()
 
 
+def processor_seconds() -> float:
+    """Return how long processors have worked for this process and its children that have ended."""
+    return sum(os.times()[:4])
+
+
 _ledger: ContextVar[Ledger | None] = ContextVar("ledger", default=None)
 
 
@@ -121,7 +134,7 @@ def recorded(limits: Mapping[str, float] | None = None) -> Iterator[Ledger]:
     limits
         See `Ledger`.
     """
-    kept = Ledger(limits or {}, _since=time.perf_counter())
+    kept = Ledger(limits or {}, _since=time.perf_counter(), _worked=processor_seconds())
     token = _ledger.set(kept)
     try:
         yield kept

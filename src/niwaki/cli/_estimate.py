@@ -32,11 +32,13 @@ __all__ = ["estimate"]
 
 _PROCESSES = r.Range(1, 4096, whole=True)
 _SECONDS = r.Range(1, 86400, why="trials take at least the seconds that Python takes to start")
+_CALM = 0.7  # share of the time in which a processor works for a job that has it to itself
 _OFTEN = 0.05  # seconds from one look at the disk to the next
 _UNKNOWN = (
     "Trials run on this machine, with what else runs on it. Each process is taken to have "
     "processors, or a GPU, like this one to itself.",
     "The disk is as fast as it is now; images that the trials have read may come from memory.",
+    "What an audit will find is not known, and it draws each finding.",
     "A job that may stop early (--floor, --patience) is estimated to its end.",
 )
 
@@ -54,7 +56,7 @@ def estimate(
     ] = 1,
     budget: Annotated[
         float, _SECONDS, typer.Option(help="Seconds that trials may take, but for the first two.")
-    ] = 60,
+    ] = 120,
     bandwidth: Annotated[
         str, Bytes(), typer.Option(help="Bytes per second between two processes, such as 1GB.")
     ] = "1GB",
@@ -104,10 +106,15 @@ def _trials(
         spent = sum(trial.seconds for trial in trials)
         done = ", ".join(f"{count:,} {what}" for what, count in trials[-1].done.items())
         show.print(f"tried {done or 'all of it'}: {trials[-1].seconds:.1f} s")
-        # The next one takes up to three times as long as the last.
-        if trials[-1].is_whole or (number > 0 and spent + 3 * trials[-1].seconds > budget):
+        if trials[-1].is_whole or (number > 0 and spent + _next(work, trials) > budget):
             break
     return trials
+
+
+def _next(work: Work, trials: Sequence[Trial]) -> float:
+    """Return the seconds that the next trial may take: as many times as there is more to do."""
+    now, then = work.limited(len(trials) - 1), work.limited(len(trials))
+    return trials[-1].seconds * max(then[name] / now[name] for name in now)
 
 
 def _tried(command: Sequence[str], limits: dict[str, float], processes: int) -> Trial:
@@ -135,6 +142,7 @@ def _tried(command: Sequence[str], limits: dict[str, float], processes: int) -> 
         found["done"],
         {name: Stage(**stage) for name, stage in found["stages"].items()},
         max(0.0, seconds - found["seconds"]),
+        max(0.0, found["busy"] - sum(stage["busy"] for stage in found["stages"].values())),
         found["memory"],
         found["device_memory"],
         disk,
@@ -180,6 +188,8 @@ def _report(found: Estimate, processes: int, link: Link) -> None:
     seconds = found.seconds(processes, link)
     many = "one process" if processes == 1 else f"{processes} processes"
     show(headed(_time(seconds), f"on {many}"))
+    if found.busy < _CALM * found.seconds():
+        show(headed(_time(found.busy), "of work for a processor: the machine is busy with others"))
     show(
         headed(
             shown(found.memory), f"of memory in each process (this machine: {shown(physical())})"

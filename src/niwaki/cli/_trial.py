@@ -13,7 +13,7 @@ from pathlib import Path
 from niwaki.cli._app import main
 from niwaki.files import write_json
 from niwaki.machine import peak_memory
-from niwaki.stages import recorded
+from niwaki.stages import processor_seconds, recorded
 
 
 def trial() -> None:
@@ -33,6 +33,7 @@ def trial() -> None:
             "done": kept.done,
             "stages": {name: asdict(stage) for name, stage in kept.stages.items()},
             "seconds": sum(stage.seconds for stage in kept.stages.values()),
+            "busy": processor_seconds(),
             "memory": peak_memory(),
             "device_memory": torch.cuda.max_memory_reserved() if torch and on_device else 0,
         }

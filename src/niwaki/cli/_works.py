@@ -28,7 +28,17 @@ _SHEET = Work(
 WORKS: dict[str, Work] = {
     "explain": _SHEET,
     "compare": _SHEET,
-    "evaluate": Work({"images": _IMAGES}, other=_PER_IMAGE, memory=_PER_IMAGE, disk=_PER_IMAGE),
+    "evaluate": Work(
+        {"images": _IMAGES},
+        {
+            "hashing images": _PER_IMAGE,
+            "perturbing": _PER_IMAGE,
+            "randomising": _PER_IMAGE,
+            "measuring lost relevance": _PER_IMAGE,
+        },
+        memory=_PER_IMAGE,
+        disk=_PER_IMAGE,
+    ),
     "prune": Work(
         {**_STEPS, "epochs": (1, 1, 1, 1), "training images": (1.5, 2, 3, 4)},
         {
@@ -57,15 +67,35 @@ WORKS: dict[str, Work] = {
         memory=("1", "references", "test images"),
         disk=("1", "steps"),
     ),
-    "car": Work({"images": _IMAGES}, other=_PER_IMAGE, memory=_PER_IMAGE, disk=_PER_IMAGE),
+    "car": Work(
+        {"images": _IMAGES},
+        {"removing filters": _PER_IMAGE, "hashing images": _PER_IMAGE},
+        memory=_PER_IMAGE,
+    ),
     "filters": Work(
         {"images": _IMAGES, "steps": (1, 4, 1, 4), "patches": (1, 1, 2, 2)},
-        {"drawing filters": ("1", "steps", "patches")},
-        other=_PER_IMAGE,
+        {
+            "reading images": _PER_IMAGE,
+            "hashing images": _PER_IMAGE,
+            "removing filters": _PER_IMAGE,
+            "profiling": _PER_IMAGE,
+            "drawing filters": ("1", "steps", "patches"),
+        },
         memory=_PER_IMAGE,
         disk=("1", "images", "patches"),
     ),
-    "audit": Work({"images": (4, 8, 16, 32)}, other=_PER_IMAGE, memory=_PER_IMAGE, disk=_PER_IMAGE),
+    "audit": Work(
+        {"images": (8, 30, 60)},
+        {
+            "explaining": _PER_IMAGE,
+            "hashing images": _PER_IMAGE,
+            "asking": ("1", "images", "images * images"),  # some questions compare pairs of images
+            "collecting heatmaps": _PER_IMAGE,
+            "drawing findings": _PER_IMAGE,  # more images show more
+        },
+        memory=("1", "images", "images * images"),
+        disk=_PER_IMAGE,
+    ),
     "slide": Work(
         {"tiles": _IMAGES}, other=("1", "tiles"), memory=("1", "tiles"), disk=("1", "tiles")
     ),

@@ -25,8 +25,10 @@ from niwaki.report._page import write_page
 from niwaki.report._pictures import Pictures, data_uri, encoded
 from niwaki.report._report import write_report
 from niwaki.report._section import PROVENANCE
+from niwaki.stages import stage
 
 
+@stage("drawing findings")
 def write_audit(
     folder: str | Path,
     audits: Audit | Mapping[str, Audit],
