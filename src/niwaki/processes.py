@@ -288,7 +288,7 @@ def joined() -> Iterator[None]:
     NiwakiError
         If the launcher does not say how they find each other.
     """
-    global _store
+    global _store  # noqa: PLW0603 - a process joins once
     if launched() == 1:
         try:
             yield
@@ -306,10 +306,18 @@ def joined() -> Iterator[None]:
     from torch.distributed.rendezvous import rendezvous
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    _store, number, count = next(iter(rendezvous("env://", timeout=_PATIENCE)))
-    distributed.init_process_group(
-        backend, store=_store, rank=number, world_size=count, timeout=_PATIENCE
-    )
+    kept, number, count = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+    # torchrun keeps its store when it starts all again: the addresses of the dead are still in it.
+    _store = distributed.PrefixStore(f"start {_given('TORCHELASTIC_RESTART_COUNT')}", kept)
+    try:
+        distributed.init_process_group(
+            backend, store=_store, rank=number, world_size=count, timeout=_PATIENCE
+        )
+    except RuntimeError as error:  # of gloo and NCCL
+        raise LostProcessError(
+            f"process {number} of {count} cannot reach the others, of which one may have ended: "
+            f"{str(error).strip().partition(chr(10))[0]}"
+        ) from error
     try:
         with ExitStack() as stack:
             if number:

@@ -5,55 +5,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
-from torch import nn
 
-NETWORK = """
-from torch import nn
-def build():
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(12, 12, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10))
-"""
-
-# One process loads torch, which takes longest, and has children to be killed. What is measured
-# with a clock is the same each time, so that results can be compared.
-NURSERY = """
-import json, os, sys
-import torch
-torch.set_num_threads(1)
-import accelerate, matplotlib.pyplot, niwaki.auditing, niwaki.car, niwaki.evaluation, niwaki.filters
-import niwaki.pruning, niwaki.report
-from niwaki.cli import main
-niwaki.evaluation.seconds_per_mac = lambda model, example: {
-    name: 1e-9 * (1 + place) for place, (name, m) in enumerate(model.named_modules())
-    if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))}
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1), os.dup2(said, 2)
-        sys.argv = ["niwaki", *json.loads(line)]
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
-    print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
+from launching import Launcher, kill
 
 COMMANDS = {
     "audit": "--limit 100 --heatmaps",
@@ -70,32 +27,6 @@ COMMANDS = {
     "evaluate": "--limit 16 --method gradient --method lrp.epsilon_plus --layers 2 --steps 4",
 }
 KILLS = 5  # of each command
-
-
-class Nursery:
-    """Starts commands in forks of a process that has loaded all that they need."""
-
-    def __init__(self, place):
-        self.place = place
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    def start(self, command):
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def ended(self):
-        return int(self.process.stdout.readline())
-
-    def run(self, command):
-        began = time.monotonic()
-        self.start(command)
-        status = self.ended()
-        assert status == 0, (self.place / "said.txt").read_text()
-        return time.monotonic() - began
 
 
 TIMED = ("seconds", "ms", "ms/image")
@@ -135,66 +66,56 @@ def content(folder):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("work")
-    (folder / "tiny.py").write_text(NETWORK)
-    scope = {}
-    exec(NETWORK, scope)
-    torch.manual_seed(0)
-    model = scope["build"]()
-    for module in model.modules():  # as drawn by default, it says nearly the same of every image
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
-    save_file(model.state_dict(), folder / "weights.safetensors")
-    return folder
+def launcher(tmp_path_factory):
+    launcher = Launcher(tmp_path_factory.mktemp("work"))
+    yield launcher
+    launcher.stop()
 
 
-@pytest.fixture(scope="module")
-def nursery(place):
-    nursery = Nursery(place)
-    yield nursery
-    nursery.process.stdin.close()
-    nursery.process.wait(20)
-    nursery.process.stdout.close()
+def run(launcher, command):
+    """Run a command to its end; return the seconds that it took."""
+    began = time.monotonic()
+    assert launcher.run(command, 1) == [0], launcher.said()
+    return time.monotonic() - began
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("name", COMMANDS)
-def test_killed_again_and_again_it_ends_the_same(name, place, nursery):
+def test_killed_again_and_again_it_ends_the_same(name, launcher):
+    place = launcher.place
     chance = random.Random(name)
     command = [name.split()[0], "tiny.py:build", "digits", "--weights", "weights.safetensors",
                *COMMANDS[name].split(), "--out", "out"]  # fmt: skip
-    out, run = place / "out", place / "out.run"
-    for path in (out, run):  # of a test that failed
+    out, unfinished = place / "out", place / "out.run"
+    for path in (out, unfinished):  # of a test that failed
         shutil.rmtree(path, ignore_errors=True)
     before = sorted(place.iterdir())
-    nursery.run(command)
+    run(launcher, command)
     expected = content(out)
     shutil.rmtree(out)
-    seconds = nursery.run(command)
+    seconds = run(launcher, command)
     again = content(out)
     shutil.rmtree(out)
     check_same(again, expected)
 
     kills = starts = ends = 0
-    while kills < KILLS or run.exists() or out.exists():
+    while kills < KILLS or unfinished.exists() or out.exists():
         starts += 1
         assert starts < 20 * KILLS, f"{kills} kills in {starts} starts"
-        child = nursery.start(command)
+        children = launcher.start(command, 1)
         if kills < KILLS:
-            kill(child, run, out, chance, seconds)
-        status = nursery.ended()
-        if status == signal.SIGKILL:
-            kills += run.exists() or out.exists()  # before, there is nothing to go on from
+            kill_at_random(children[0], unfinished, out, chance, seconds)
+        (code,) = launcher.ended(children)
+        if code == -signal.SIGKILL:
+            kills += unfinished.exists() or out.exists()  # before, there is nothing to go on from
             continue
-        said = (place / "said.txt").read_text()
-        if status != 0:  # killed when all was done, but for the last words
-            assert "exists" in said, said
+        if code != 0:  # killed when all was done, but for the last words
+            assert "exists" in launcher.said(), launcher.said()
             assert out.exists()
         ends += 1
         check_same(content(out), expected)
-        left = sorted(set(place.iterdir()) - set(before) - {out, place / "said.txt"})
+        left = sorted(set(place.iterdir()) - set(before) - {out})
         assert not left, left
         assert not [p for p in out.rglob("*") if p.name.endswith(".lock") or ".run" in p.name]
         shutil.rmtree(out)
@@ -207,16 +128,17 @@ def check_same(found, expected):
     assert not [file for file in expected if found[file] != expected[file]]
 
 
-def kill(child: int, run: Path, out: Path, chance: random.Random, seconds: float) -> None:
+def kill_at_random(
+    child: int, unfinished: Path, out: Path, chance: random.Random, seconds: float
+) -> None:
     """Kill a command as it works or, every third time, as it writes what it has found."""
     if chance.random() < 1 / 3:
-        wait_for(run / "result", out, 2 * seconds)
+        wait_for(unfinished / "result", out, 2 * seconds)
         time.sleep(chance.uniform(0, 0.15))
     else:
-        wait_for(run, out, seconds)
+        wait_for(unfinished, out, seconds)
         time.sleep(chance.uniform(0, seconds))
-    with suppress(ProcessLookupError):  # it has ended
-        os.kill(child, signal.SIGKILL)
+    kill(child)
 
 
 def wait_for(path: Path, out: Path, seconds: float) -> None:

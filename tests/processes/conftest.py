@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from crews import Crew
+
 from launching import Launcher
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import kill
 from safetensors.torch import load_file
+
+from launching import kill
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 INPUTS = ["tiny.py:build", "digits", "--weights", "weights.safetensors"]
@@ -190,3 +191,96 @@ def test_two_runs_do_not_share_a_folder(launcher, out):
     for child in first:
         kill(child)
     launcher.ended(first)
+
+
+READ_ONLY = ["prune", *INPUTS, "--keep", "0.8", "--references", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_run_folder_that_cannot_be_written_ends_all_with_one_line(launcher, out, count, tmp_path):
+    disk = tmp_path / "disk"
+    (disk / "out.run").mkdir(parents=True)
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root may mount a disk for reading")
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk], check=False)
+    if made.returncode:
+        pytest.skip("no disk can be mounted for reading")
+    try:
+        codes = launcher.run([*READ_ONLY, "--out", str(disk / "out")], count)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+    assert codes == [2] * count
+    told = "".join(launcher.said(rank) for rank in range(count))
+    assert told.count("error:") == 1, told
+    assert "cannot be written (Read-only file system)" in told
+
+
+@pytest.mark.slow
+def test_a_run_of_before_that_lies_on_a_disk_for_reading(launcher, out, tmp_path):
+    """The place of the output can be written, but not what lies beside it already."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root may mount a disk for reading")
+    run = tmp_path / "out.run"
+    run.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", run], check=False)
+    if made.returncode:
+        pytest.skip("no disk can be mounted for reading")
+    try:
+        codes = launcher.run([*READ_ONLY, "--out", str(tmp_path / "out")], 1)
+    finally:
+        subprocess.run(["umount", "-l", run], check=True)
+    assert codes == [2], launcher.said()
+    assert launcher.said().count("error:") == 1, launcher.said()
+    assert "Traceback" not in launcher.said()
+    assert "out.run" in launcher.said()
+    assert sorted(tmp_path.iterdir()) == [run]
+
+
+DIES = """
+import os, threading, time
+from pathlib import Path
+
+def build():
+    import tiny
+    return tiny.build()
+
+def die():
+    while len(list(Path("out.run").glob("*/step-*"))) < 3:
+        time.sleep(0.002)
+    os.kill(os.getpid(), 9)
+
+first = os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
+if first and os.environ["RANK"] == "1":
+    threading.Thread(target=die, daemon=True).start()
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_starts_again_and_the_run_goes_on(launcher, out):
+    (launcher.place / "dies.py").write_text(DIES)
+    given = COMMANDS["prune"].split()
+    assert launcher.run(["prune", *INPUTS, *given, "--out", "out"], 2) == [0, 0]
+    expected = numbers(out)
+    shutil.rmtree(out)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node", "2", "--max-restarts", "1", "-m", "niwaki"]
+    command = ["prune", "dies.py:build", *INPUTS[1:], *given, "--out", "out"]
+    done = subprocess.run(
+        [*torchrun, *command],
+        cwd=launcher.place, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "(exitcode: -9) local_rank: 1" in done.stderr, done.stderr
+    words = [line.split() for line in done.stdout.splitlines()]
+    rows = [row for row in words if len(row) == 6 and row[0].isdigit()]
+    steps = [int(row[0]) for row in rows]
+    again = steps.index(0, 1)  # where the second start tells what was there
+    assert again >= 2
+    assert rows[again : again + 2] == rows[:2]  # with the seconds that they took then
+    assert steps[again:] == list(range(len(steps) - again))
+    found = numbers(out)
+    assert_alike(found["plan.json"], expected["plan.json"])
+    assert_alike(found["weights.safetensors"], expected["weights.safetensors"])
+    (launcher.place / "dies.py").unlink()

@@ -30,8 +30,8 @@ SERVER = """
 import json, os, sys
 import torch
 torch.set_num_threads(1)
-import torch.distributed, matplotlib.pyplot, niwaki.auditing, niwaki.car, niwaki.evaluation
-import niwaki.pruning, niwaki.report
+import torch.distributed, accelerate, matplotlib.pyplot
+import niwaki.auditing, niwaki.car, niwaki.evaluation, niwaki.filters, niwaki.pruning, niwaki.report
 from niwaki.cli import main
 niwaki.evaluation.seconds_per_mac = lambda model, example: {
     name: 1e-9 * (1 + place) for place, (name, m) in enumerate(model.named_modules())
@@ -111,7 +111,7 @@ class Launcher:
         assert self._server.stdin
         assert self._server.stdout
         self._server.stdin.close()
-        self._server.wait(20)
+        self._server.wait(60)
         self._server.stdout.close()
 
     def _ask(self, asked: dict[str, object]) -> int:
