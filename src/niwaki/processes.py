@@ -303,12 +303,13 @@ def joined() -> Iterator[None]:
         )
     import torch
     from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     kept, number, count = next(iter(rendezvous("env://", timeout=_PATIENCE)))
     # torchrun keeps its store when it starts all again: the addresses of the dead are still in it.
-    _store = distributed.PrefixStore(f"start {_given('TORCHELASTIC_RESTART_COUNT')}", kept)
+    _store = PrefixStore(f"start {_given('TORCHELASTIC_RESTART_COUNT')}", kept)
     try:
         distributed.init_process_group(
             backend, store=_store, rank=number, world_size=count, timeout=_PATIENCE
