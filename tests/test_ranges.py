@@ -59,7 +59,7 @@ UNCHECKED = {
     "check_labels", "open_data", "served", "removal_order", "save_filters", "write_report",
     "before_and_after", "load_masks", "per_class", "Images", "Estimate", "Origin.of", "Part",
     "number_classes", "warn_near_chance", "Relabelled", "Importance", "Combination", "Car",
-    "Slide", "Store", "is_mine", "Car.prepared",
+    "Slide", "Store", "is_mine", "Car.prepared", "Images.subset",
 }  # fmt: skip
 # Parameters whose numbers are many, names beside numbers, or another thing altogether.
 OTHER = {"labels", "groups", "target", "order", "marked", "conditions", "parts", "references",
