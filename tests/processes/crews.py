@@ -38,6 +38,8 @@ class Crew:
         for end in self._ends[:count]:
             assert end.poll(300), "a process hangs"
             answers.append(end.recv())
+        for end in self._ends[:count]:
+            end.send("all have answered")
         for _, told, _ in answers:
             print(told, end="")
         return [error if error is not None else value for error, _, value in answers]
@@ -54,18 +56,19 @@ def _work(end: Connection) -> None:
     torch.set_num_threads(1)
     while (job := end.recv()) is not None:
         store, number, count, function, args = job
-        distributed.init_process_group(
-            "gloo",
-            store=distributed.FileStore(store, count),
-            rank=number,
-            world_size=count,
-            timeout=timedelta(seconds=200),
-        )
         try:
+            distributed.init_process_group(
+                "gloo",
+                store=distributed.FileStore(store, count),
+                rank=number,
+                world_size=count,
+                timeout=timedelta(seconds=200),
+            )
             answer = (None, "", function(*args))
         except Exception as error:
             answer = (error, traceback.format_exc(), None)
-        else:
-            distributed.barrier()
-        distributed.destroy_process_group()
         end.send(answer)
+        # A process that left the group at once would fail those that are still about to join it.
+        end.recv()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
