@@ -661,7 +661,7 @@ def test_norms_that_end_in_an_activation_are_what_they_are_written_out(last):
 
 
 def test_of_very_many_samples_a_part_serves(monkeypatch):
-    monkeypatch.setattr("niwaki.pruning.repair._samples._MOST", 20)
+    monkeypatch.setattr("niwaki.pruning.repair._rows._MOST", 20)
     model, (x, y) = network(), data(70)
     smaller, plan = cut(model, x, (0, 5, 6), "3")
     found = []

@@ -95,14 +95,12 @@ def test_a_finished_run_is_read(whole, tmp_path, monkeypatch):
 
 
 def test_a_run_that_hit_its_floor_stays_there(tmp_path, monkeypatch):
-    from niwaki.pruning import _measure
-
     whole = sum(p.numel() for p in network().parameters())
 
     def share_left(model, *_, **__):
         return sum(p.numel() for p in model.parameters()) / whole
 
-    monkeypatch.setattr(_measure, "accuracy", share_left)
+    monkeypatch.setattr("niwaki.pruning.steps.accuracy", share_left)
     options = {"floor": 0.5, "validation": data_for(8)}
     first = play(tmp_path / "run", **options)
     assert first.trajectory[-1].rejected

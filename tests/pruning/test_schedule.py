@@ -217,9 +217,9 @@ class Steps:
 )
 def test_the_last_good_network_is_returned(accuracies, kept, rows, monkeypatch):
     units = [32, 28, 24, 20, 16]
-    from niwaki.pruning import _measure
-
-    monkeypatch.setattr(_measure, "accuracy", Steps(dict(zip(units, accuracies, strict=True))))
+    monkeypatch.setattr(
+        "niwaki.pruning.steps.accuracy", Steps(dict(zip(units, accuracies, strict=True)))
+    )
     pruned = prune(
         perceptron(32),
         data_for(1),

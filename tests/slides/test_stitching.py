@@ -8,7 +8,7 @@ from torch import nn
 
 import niwaki
 from niwaki.slides import Layer, explain_slide, open_slide
-from niwaki.slides._field import reach_of
+from niwaki.slides._grid import reach_of
 
 pytest.importorskip("openslide", reason="the extra slides is not installed")
 

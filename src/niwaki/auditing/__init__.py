@@ -15,6 +15,7 @@ from niwaki.auditing._annotations import (
     discs,
     mass_accuracy,
     rank_accuracy,
+    stains,
 )
 from niwaki.auditing._audit import audit, examine
 from niwaki.auditing._candidates import STRIP, Candidate, read_confirmed, write_candidates
@@ -38,7 +39,6 @@ from niwaki.auditing._question import describe as describe_question
 from niwaki.auditing._question import names as question_names
 from niwaki.auditing._result import Audit
 from niwaki.auditing._spray import Cluster, Strategies, find_strategies, spectral
-from niwaki.auditing._stains import stains
 from niwaki.auditing._statistics import (
     Interval,
     auc,

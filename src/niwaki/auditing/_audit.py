@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
+from niwaki.auditing._annotations import by_stain
 from niwaki.auditing._candidates import Candidate, find_candidates, places_of
 from niwaki.auditing._centre_table import centres_of
 from niwaki.auditing._finding import Finding, decide
@@ -20,7 +21,6 @@ from niwaki.auditing._material import Material, gather
 from niwaki.auditing._question import Evidence, Question, choose, generator_of
 from niwaki.auditing._result import Audit
 from niwaki.auditing._spray import find_strategies
-from niwaki.auditing._stains import by_stain
 from niwaki.auditing._statistics import auc
 from niwaki.auditing._training import Training, gather_training
 from niwaki.data import check_same_classes

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.special import gammaln
 
-from niwaki.auditing._components import components
-from niwaki.auditing._statistics import DRAWS
+from niwaki.auditing._statistics import DRAWS, components
 from niwaki.errors import DataError
 from niwaki.ranges import FEW, SEED, checked
 

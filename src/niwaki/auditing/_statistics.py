@@ -1,4 +1,4 @@
-"""Statistics: permutation tests, the correction for many questions, bootstrap, ROC."""
+"""Statistics: permutation tests, the correction for many questions, bootstrap, ROC, components."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from niwaki.ranges import FRACTION, ROUNDS, SEED, checked
 
 Array = NDArray[Any]
 DRAWS = 4999
+DIMENSIONS = 10
+_ROUNDING = 1e-6
 _QUESTIONS = 15  # of a class, besides those about regions
 _MAPS = 64  # maps transformed at a time
 _DRAWS_AT_ONCE = 250
@@ -287,3 +289,14 @@ def auc(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
         others = np.delete(outputs, label, axis=1).max(1)
         values.append(roc_auc_score(labels == label, outputs[:, label] - others))
     return float(np.mean(values))
+
+
+def components(features: Array) -> Array:
+    """Return the first principal components of standardised features, all of variance 1."""
+    spread = features.std(0)
+    standard = ((features - features.mean(0)) / np.where(spread > 0, spread, 1)).astype(float)
+    values, vectors = np.linalg.eigh(standard @ standard.T)
+    # Of few features there are few components; the rest is rounding.
+    kept = vectors[:, -DIMENSIONS:][:, values[-DIMENSIONS:] > _ROUNDING * max(values[-1], 1e-300)]
+    found: Array = kept * len(features) ** 0.5
+    return found

@@ -11,12 +11,11 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
-from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._heatmaps import pick
 from niwaki.cli._json import say
 from niwaki.cli._outputs import signed
 from niwaki.cli._provenance import provenance, short_name
-from niwaki.cli._prune_options import Repair, repair_of
+from niwaki.cli._prune_options import Repair, named_files, parse_criterion, repair_of
 from niwaki.errors import NiwakiError
 from niwaki.ownership import MARKER, foreign
 

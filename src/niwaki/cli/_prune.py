@@ -10,12 +10,19 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
-from niwaki.cli._criterion import named_files, parse_criterion
 from niwaki.cli._heatmaps import pick, some_of
 from niwaki.cli._json import say
 from niwaki.cli._log import Log
 from niwaki.cli._provenance import provenance, short_name
-from niwaki.cli._prune_options import Common, Limiting, Scheduling, Tuning, repair_of
+from niwaki.cli._prune_options import (
+    Common,
+    Limiting,
+    Scheduling,
+    Tuning,
+    named_files,
+    parse_criterion,
+    repair_of,
+)
 from niwaki.errors import NiwakiError
 from niwaki.processes import decided, goes_on_alone, is_first
 from niwaki.stages import allowed
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Subset
 
-    from niwaki.cli._photographs import Photographs
+    from niwaki.cli._prune_pictures import Photographs
     from niwaki.criteria import Criterion
     from niwaki.data import Data, Images
     from niwaki.pruning import Pruned, Schedule, Step, Trajectory
@@ -88,7 +95,7 @@ def prune(
     resumes from there.
     """
     from niwaki import models, pruning
-    from niwaki.cli._photographs import Photographs
+    from niwaki.cli._prune_pictures import Photographs
     from niwaki.data import batches, in_memory, references
 
     common.check_output(out, model, data, files=named_files(criterion or ""))
@@ -189,7 +196,7 @@ def _write_page(
     folder: Path, pruned: Pruned, looking: Photographs, compared: _Compared, about: dict[str, Any]
 ) -> None:
     """Write what the page shows, and the page."""
-    from niwaki.cli._answers import answers, write_changed
+    from niwaki.cli._prune_pictures import answers, write_changed
     from niwaki.files import write_json
     from niwaki.report import Pictures, write_report
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
-from niwaki.errors import NiwakiError
+from niwaki.errors import NiwakiError, UnknownOptionError
+from niwaki.options import split_options
 
 if TYPE_CHECKING:
     from niwaki.data import Data
     from niwaki.pruning import FineTune, Limits, Schedule
 
-__all__ = ["Common", "Limiting", "Repair", "Scheduling", "Tuning", "repair_of"]
+__all__ = [
+    "Common",
+    "Limiting",
+    "Repair",
+    "Scheduling",
+    "Tuning",
+    "named_files",
+    "parse_criterion",
+    "repair_of",
+]
 
 Repair: TypeAlias = Annotated[
     Literal["rebuild", "recalibrate", "compensate", "none"],
@@ -229,3 +239,28 @@ class Tuning:
             training,
             self.tune == "each",
         )
+
+
+def named_files(text: str) -> list[str]:
+    """Return the values of the options, any of which may be the path of a file."""
+    return [part.partition("=")[2].strip() for part in text.split(",") if part.partition("=")[2]]
+
+
+def parse_criterion(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options.
+
+    Raises
+    ------
+    ValueError
+        For a name or value that does not exist.
+    NiwakiError
+        For text of another form, or an option that the criterion does not have.
+    """
+    from niwaki.criteria import create
+
+    name, options = split_options(text)
+    try:
+        create(name, **options)
+    except UnknownOptionError as error:
+        raise NiwakiError(f"--criterion {text!r}: {error}") from error
+    return name, options

@@ -8,9 +8,9 @@ from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from niwaki import hashing
 from niwaki.propagation import (
     Composite,
     ZPlus,
@@ -60,8 +60,7 @@ def _add(content: Any, value: Any) -> None:
     """Hash an option of a rule; patterns are tensors, whose text is abridged."""
     if isinstance(value, Tensor):
         content.update(f"{tuple(value.shape)}{value.dtype}".encode())
-        plain = value.detach().cpu().contiguous().view(-1)
-        content.update(plain.view(torch.uint8).numpy().tobytes())
+        content.update(hashing.content(value))
     elif isinstance(value, Mapping):
         for key, part in value.items():
             content.update(repr(key).encode())

@@ -11,8 +11,7 @@ from niwaki.pruning.comparison._choice import Choice, Trial
 from niwaki.pruning.comparison._choose_rules import choose_rules
 from niwaki.pruning.comparison._compare import compare
 from niwaki.pruning.comparison._comparison import Agreement, Comparison, Summary
-from niwaki.pruning.comparison._contenders import Contender
-from niwaki.pruning.comparison._outcome import Outcome
+from niwaki.pruning.comparison._contenders import Contender, Outcome
 from niwaki.pruning.repair._fine_tune import FineTune, fine_tune
 from niwaki.pruning.repair._history import Epoch, Kept, Tuned
 from niwaki.pruning.repair._norms_and_biases import compensate, recalibrate

@@ -17,16 +17,15 @@ from niwaki.data import Data
 from niwaki.models import check_same_network
 from niwaki.processes import decided
 from niwaki.pruning._bundles import LayerLimits, Schedule
-from niwaki.pruning._measure import Measure
 from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning._trajectory import Step
 from niwaki.pruning.repair._fine_tune import FineTune, fine_tune, run_loop
 from niwaki.pruning.repair._norms_and_biases import compensate, recalibrate
 from niwaki.pruning.repair._rebuild import rebuild
+from niwaki.pruning.steps import Measure, Structure
 from niwaki.pruning.units._budget import ROUNDING, Budget, Of
 from niwaki.pruning.units._coupling import Group
 from niwaki.pruning.units._selection import Within, select
-from niwaki.pruning.units._structure import Structure
 from niwaki.pruning.units._surgery import operate
 from niwaki.pruning.units._within_layers import rechosen
 

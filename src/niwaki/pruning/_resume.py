@@ -14,7 +14,7 @@ from niwaki.pruning._bundles import Run
 from niwaki.pruning._loop import State
 from niwaki.pruning._plan import Plan
 from niwaki.pruning._trajectory import Trajectory
-from niwaki.pruning.units._structure import Structure
+from niwaki.pruning.steps import Structure
 from niwaki.pruning.units._surgery import replay
 from niwaki.runs import Part
 from niwaki.runs import Run as Kept

@@ -1,4 +1,4 @@
-"""Small pictures for pages: heatmaps as grey levels, photographs, and the one file they lie in."""
+"""Small pictures for pages: heatmaps as grey levels, their colour maps, photographs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import base64
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import colormaps
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -23,13 +26,16 @@ from niwaki.ranges import SIDE as PIXELS
 from niwaki.report._colours import colour_range, picture
 
 __all__ = [
+    "MAPS",
     "PICTURES",
     "Pictures",
     "data_uri",
     "encoded",
+    "filters",
     "heat_strip",
     "levels",
     "photograph",
+    "ramp",
     "save_heatmaps",
 ]
 
@@ -37,6 +43,15 @@ PICTURES = "pictures.zip"
 SIDE = 224  # pixels of a picture on a page, at the most
 _EXACT = 32  # up to this side photographs are kept exactly, larger ones as a photograph is
 _WIDEST = 16_000  # pixels of a WebP
+_MANY = 150  # heatmaps above which they are shown at half the side
+#: Name of each map on a page, and what its ends mean.
+MAPS = {
+    "red-blue": "red speaks for the class, blue against it, white neither",
+    "orange-purple": "orange speaks for the class, purple against it, white neither",
+    "on-black": "orange speaks for the class, blue against it, black neither",
+    "only-for": "the brighter, the more it speaks for the class; what speaks against it is dark",
+}
+_STOPS = 33  # colours of a map that a page is given; it interpolates between them
 
 
 class Pictures:
@@ -137,9 +152,6 @@ def _small(image: Tensor, side: int) -> Tensor:
     return F.interpolate(image[None].double(), size=size, mode="area")[0]
 
 
-_MANY = 150  # heatmaps above which they are shown at half the side
-
-
 @checked(every=SOME, lost=FRACTION)
 def save_heatmaps(
     folder: str | Path,
@@ -207,3 +219,42 @@ def _shown(
         maps.append({"heat": name, "limit": limit})
     photo = pictures.add(f"heatmaps/{number:04}.webp", photograph(image, side))
     return {"photo": photo, "maps": maps}
+
+
+def _map(name: str) -> Colormap:
+    if name == "red-blue":
+        return colormaps["RdBu_r"]
+    if name == "orange-purple":
+        return colormaps["PuOr_r"]
+    if name == "on-black":
+        ends = ["#bfe6ff", "#3f9fd8", "#000000", "#e08a00", "#fff0c0"]
+        return LinearSegmentedColormap.from_list(name, ends)
+    return colormaps["cividis"]
+
+
+@cache
+def filters() -> list[dict[str, Any]]:
+    """Return for each map the tables of an SVG filter: red, green, blue, and how dense it covers.
+
+    As an overlay, a map is the denser the stronger the relevance is.
+    """
+    place = np.linspace(0, 1, _STOPS)
+    found = []
+    for name in MAPS:
+        sequential = name == "only-for"
+        where = (2 * place - 1).clip(0) if sequential else place
+        colours = _map(name)(where)[:, :3]
+        cover = where if sequential else np.abs(2 * place - 1)
+        tables = {
+            channel: " ".join(f"{value:.3f}" for value in values)
+            for channel, values in zip("RGB", colours.T, strict=True)
+        }
+        found.append({"name": name, **tables, "A": " ".join(f"{value:.3f}" for value in cover)})
+    return found
+
+
+@cache
+def ramp() -> str:
+    """Return all grey levels from left to right, as a picture for a colour bar."""
+    line = np.arange(1, 256, dtype=np.uint8)[None].repeat(2, 0)
+    return data_uri(encoded(line, exact=True), "webp")

@@ -8,8 +8,8 @@ from typing import Any
 
 from niwaki.errors import DataError
 from niwaki.report import sections as _sections  # noqa: F401  registers them
-from niwaki.report._colour_maps import MAPS, filters, ramp
 from niwaki.report._page import write_page
+from niwaki.report._pictures import MAPS, filters, ramp
 from niwaki.report._section import RunFolder, Section, sections_of
 from niwaki.stages import stage
 

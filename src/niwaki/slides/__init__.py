@@ -11,7 +11,7 @@ from niwaki.slides._cut import Labelled, cut, labelled_places, read_mask
 from niwaki.slides._explain import SlideMaps, explain_slide
 from niwaki.slides._geojson import SlideObject, read_geojson, write_geojson
 from niwaki.slides._grid import Grid, Tile
-from niwaki.slides._layers import Layer, safe_names
+from niwaki.slides._maps import Layer, safe_names
 from niwaki.slides._nuclei import measured_nuclei, read_nuclei
 from niwaki.slides._pyramid import Pyramid, coloured, write_ome_tiff
 from niwaki.slides._regions import Region, find_regions

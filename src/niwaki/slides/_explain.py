@@ -23,11 +23,10 @@ from niwaki.progress import bar
 from niwaki.ranges import BATCH, FRACTION, SIDE, THREADS, checked
 from niwaki.runs import Folder, Run, open_run
 from niwaki.slides._grid import Grid, Tile, centre_grid, overlapping_grid
-from niwaki.slides._layers import Layer
+from niwaki.slides._maps import Layer, Stitched, stitching
 from niwaki.slides._network import Network, upsampled
 from niwaki.slides._reading import TileReader
 from niwaki.slides._slide import MPP, Slide
-from niwaki.slides._stitch import Stitched, stitching
 from niwaki.slides._store import Store
 from niwaki.slides._tissue import Tissue, everywhere, find_tissue
 from niwaki.stages import allowed, stage

@@ -14,8 +14,7 @@ from niwaki.attribution import Propagating, create
 from niwaki.data import Preprocessing
 from niwaki.errors import DataError
 from niwaki.propagation import per_class
-from niwaki.slides._field import Reach, reach_of
-from niwaki.slides._grid import Grid
+from niwaki.slides._grid import Grid, Reach, reach_of
 
 __all__ = ["Network", "upsampled"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from niwaki.errors import DataError
 from niwaki.ranges import POSITIVE, Range, checked
 from niwaki.slides._geojson import SlideObject, read_geojson
-from niwaki.slides._layers import Layer
+from niwaki.slides._maps import Layer
 from niwaki.slides._slide import Slide
 from niwaki.slides._store import BLOCK, Store
 

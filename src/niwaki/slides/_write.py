@@ -12,7 +12,7 @@ from typing import Any
 from niwaki.files import write_csv
 from niwaki.slides._explain import SlideMaps
 from niwaki.slides._geojson import SlideObject, write_geojson
-from niwaki.slides._layers import Layer, safe_names
+from niwaki.slides._maps import Layer, safe_names
 from niwaki.slides._nuclei import measured_nuclei
 from niwaki.slides._pyramid import Pyramid, colour_limit, coloured, write_ome_tiff
 from niwaki.slides._regions import find_regions

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from niwaki.auditing._components import DIMENSIONS, components
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import ErrorRates
 from niwaki.auditing._material import Material
@@ -25,7 +24,7 @@ from niwaki.auditing._outliers import (
 )
 from niwaki.auditing._power import Exchanged, Power, of_errors
 from niwaki.auditing._question import Evidence, question
-from niwaki.auditing._statistics import Exchange, group_test
+from niwaki.auditing._statistics import DIMENSIONS, Exchange, components, group_test
 from niwaki.auditing._training import Training, statistics_of
 
 Array = NDArray[Any]

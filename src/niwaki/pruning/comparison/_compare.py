@@ -19,15 +19,13 @@ from niwaki.data import Data, batches, check_same_classes, in_memory
 from niwaki.data import references as draw
 from niwaki.errors import NiwakiError, UnknownOptionError
 from niwaki.pruning._bundles import Limits, Run, Schedule
-from niwaki.pruning._measure import Measure
 from niwaki.pruning._prune import prune
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._trajectory import Step, Trajectory
 from niwaki.pruning.comparison._comparison import Comparison
-from niwaki.pruning.comparison._contenders import Contender, Contenders, contenders_of
-from niwaki.pruning.comparison._outcome import Outcome
+from niwaki.pruning.comparison._contenders import Contender, Contenders, Outcome, contenders_of
+from niwaki.pruning.steps import Measure, Structure
 from niwaki.pruning.units._budget import Of
-from niwaki.pruning.units._structure import Structure
 from niwaki.ranges import INSIDE, SEED, SOME, checked
 from niwaki.runs import described, digest, open_run
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from niwaki.display import html_table
 from niwaki.pruning._trajectory import accuracy_at, area
-from niwaki.pruning.comparison._outcome import Outcome
+from niwaki.pruning.comparison._contenders import Outcome
 from niwaki.pruning.units._budget import Of
 from niwaki.ranges import FRACTION, SHARE, SOME, checked
 from niwaki.schema import Anything, ListOf, MapOf, Record, check

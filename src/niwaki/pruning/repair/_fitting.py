@@ -16,8 +16,7 @@ from niwaki.pruning.repair._behind_activations import within
 from niwaki.pruning.repair._least_squares import Regression, fit, moments
 from niwaki.pruning.repair._lockstep import Lockstep, Values
 from niwaki.pruning.repair._readings import Reading, Rows
-from niwaki.pruning.repair._rows import Places, is_linear, matrix_of, set_matrix
-from niwaki.pruning.repair._samples import FEWEST_ROWS, ROWS
+from niwaki.pruning.repair._rows import FEWEST_ROWS, ROWS, Places, is_linear, matrix_of, set_matrix
 from niwaki.pruning.repair._targets import Target, kept_outputs, norm_behind
 
 __all__ = ["ALIKE", "Fitting", "width_of"]

@@ -17,7 +17,7 @@ from niwaki.models.network import Network, UntraceableError
 from niwaki.pruning._plan import Plan
 from niwaki.pruning.repair._fitting import ALIKE, Fitting, width_of
 from niwaki.pruning.repair._lockstep import Lockstep
-from niwaki.pruning.repair._samples import drawn, mirrored
+from niwaki.pruning.repair._rows import drawn, mirrored
 from niwaki.pruning.units._plain_copy import plain_copy
 from niwaki.pruning.units._surgery import completed
 from niwaki.ranges import FACTOR, checked

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heappush, heappushpop
 from itertools import product
 from math import prod
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from niwaki.data import Data, batches
+
 __all__ = [
+    "FEWEST_ROWS",
+    "ROWS",
     "Linear",
     "Places",
     "by_group",
+    "drawn",
     "inputs_at",
     "is_linear",
     "matrix_of",
+    "mirrored",
     "outputs_at",
     "set_matrix",
 ]
+ROWS = 20  # for each feature of a regression: beyond that, places are left out
+FEWEST_ROWS = 5_000
+_MOST = 1_000  # samples; beyond these, places would be left out anyway
 
 #: Convolutions and linear layers: one matrix per group, applied at every place.
 Linear: TypeAlias = Any
@@ -189,3 +200,29 @@ def _unravelled(places: Tensor, shape: torch.Size) -> list[Tensor]:
     """Return the coordinates of places along each dimension."""
     steps = _strides(shape)
     return [places // step % size for step, size in zip(steps, shape, strict=True)]
+
+
+def drawn(data: Data, place: Tensor | None) -> Tensor:
+    """Read the reference samples, in their order; of very many a random part, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    drawn: list[tuple[float, int, Tensor]] = []
+    number = 0
+    for some, _ in batches(data, 64, place):
+        for sample in some:
+            entry = (float(torch.rand((), generator=generator)), number, sample.clone())
+            if len(drawn) < _MOST:
+                heappush(drawn, entry)
+            else:
+                heappushpop(drawn, entry)
+            number += 1
+    return torch.stack([sample for _, _, sample in sorted(drawn, key=itemgetter(1))])
+
+
+def mirrored(samples: Tensor) -> Tensor:
+    """Put the mirror image behind each image, left for right; anything else stays as it is.
+
+    So do very many images, which tell enough by themselves.
+    """
+    if samples.dim() < 4 or 2 * len(samples) > _MOST:
+        return samples
+    return torch.stack([samples, samples.flip(-1)], 1).flatten(0, 1)

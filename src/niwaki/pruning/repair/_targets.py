@@ -5,17 +5,63 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import inf
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from niwaki.errors import ModelError
 from niwaki.pruning._plan import Plan
-from niwaki.pruning.repair._flat_parts import Ends, ends_of
 from niwaki.pruning.repair._lockstep import Lockstep, Values
 
-__all__ = ["Target", "kept_outputs", "norm_behind"]
+__all__ = ["Ends", "Target", "ends_of", "kept_outputs", "norm_behind"]
+
+#: An activation is constant up to the first and from the second.
+Ends: TypeAlias = tuple[float, float]
+
+_RELU, _RELU6, _HARDSWISH, _HARDSIGMOID = (0.0, inf), (0.0, 6.0), (-3.0, inf), (-3.0, 3.0)
+_MODULES: dict[type[nn.Module], Ends] = {
+    nn.ReLU: _RELU,
+    nn.ReLU6: _RELU6,
+    nn.Hardswish: _HARDSWISH,
+    nn.Hardsigmoid: _HARDSIGMOID,
+}
+_FUNCTIONS: dict[Any, Ends] = {
+    torch.relu: _RELU,
+    torch.relu_: _RELU,
+    F.relu: _RELU,
+    F.relu_: _RELU,
+    F.relu6: _RELU6,
+    F.hardswish: _HARDSWISH,
+    F.hardsigmoid: _HARDSIGMOID,
+    "relu": _RELU,
+    "relu_": _RELU,
+}
+
+
+def ends_of(module: nn.Module | None, node: fx.Node) -> Ends | None:
+    """Say where an activation is flat.
+
+    Parameters
+    ----------
+    module : nn.Module or None
+        That the operation calls.
+    node : fx.Node
+        The operation.
+
+    Returns
+    -------
+    pair of float or None
+        None for every other operation.
+    """
+    if isinstance(module, nn.Hardtanh) and not isinstance(module, nn.ReLU6):
+        return float(module.min_val), float(module.max_val)
+    if module is not None:
+        return _MODULES.get(type(module))
+    return _FUNCTIONS.get(node.target) if node.op != "get_attr" else None
+
 
 _Norm = nn.modules.batchnorm._BatchNorm
 _FORWARDS = (_Norm.forward, nn.SyncBatchNorm.forward)

@@ -11,7 +11,7 @@ from torch import nn
 
 from niwaki.propagation import Layer
 from niwaki.pruning.units._coupling import Group
-from niwaki.pruning.units._kernels import loses_groups
+from niwaki.pruning.units._variables import loses_groups
 
 __all__ = ["ROUNDING", "Budget", "Of", "relative_prices"]
 

@@ -13,7 +13,7 @@ from niwaki.criteria import Scores
 from niwaki.models.zoo import ShortcutA
 from niwaki.pruning.units._surgery import agrees
 from niwaki.pruning.units._tracing import NORM_MODULES, OUTPUTS, Followed, follow
-from niwaki.pruning.units._union_find import FIXED
+from niwaki.pruning.units._variables import FIXED
 
 __all__ = ["Coupling", "Group", "Member", "couple", "try_out"]
 

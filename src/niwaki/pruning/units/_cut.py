@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.models.zoo import ShortcutA
-from niwaki.pruning.units._kernels import loses_groups
 from niwaki.pruning.units._tracing import Followed
+from niwaki.pruning.units._variables import loses_groups
 
 __all__ = ["cut", "cut_for_a_moment", "cut_shortcut"]
 

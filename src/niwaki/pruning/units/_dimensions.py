@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from niwaki.pruning.units._union_find import FIXED, Units
+from niwaki.pruning.units._variables import FIXED, Units
 
 __all__ = ["Slot", "Slots", "along", "concatenated", "joined", "moved"]
 

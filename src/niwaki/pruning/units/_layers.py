@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from niwaki.pruning.units._dimensions import Slot, Slots, along, joined
-from niwaki.pruning.units._kernels import kernel_channels
 from niwaki.pruning.units._operations import Call, rule, unknown
+from niwaki.pruning.units._variables import kernel_channels
 
 __all__: list[str] = []
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from niwaki.pruning.units._dimensions import Slot, Slots, along, concatenated, joined, moved
-from niwaki.pruning.units._union_find import Units
+from niwaki.pruning.units._variables import Units
 
 __all__ = ["NORMS", "READ", "Call", "results_of", "rule", "unknown", "without_norm"]
 

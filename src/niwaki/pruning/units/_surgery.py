@@ -13,7 +13,7 @@ from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning.units._cut import cut, cut_for_a_moment
 from niwaki.pruning.units._plain_copy import plain_copy
 from niwaki.pruning.units._tracing import Followed, Reading, follow, readings, run_silenced
-from niwaki.pruning.units._union_find import FIXED
+from niwaki.pruning.units._variables import FIXED
 
 __all__ = ["agrees", "completed", "doomed", "operate", "replay"]
 

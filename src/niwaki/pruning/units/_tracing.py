@@ -16,9 +16,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from niwaki.models.zoo import ShortcutA
 from niwaki.pruning.units import _layers  # noqa: F401 (registers the rules of layers)
 from niwaki.pruning.units._dimensions import Slot, Slots, along
-from niwaki.pruning.units._kernels import kernel_channels
 from niwaki.pruning.units._operations import NORMS, READ, Call, results_of, without_norm
-from niwaki.pruning.units._union_find import Units
+from niwaki.pruning.units._variables import Units, kernel_channels
 
 __all__ = ["NORM_MODULES", "OUTPUTS", "Followed", "Reading", "follow", "readings", "run_silenced"]
 

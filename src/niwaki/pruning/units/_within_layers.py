@@ -15,8 +15,15 @@ from niwaki.machine import parse_bytes, physical
 from niwaki.models import home
 from niwaki.processes import agreed, decided, gathered, is_mine, summed
 from niwaki.pruning.repair._lockstep import BLOCK
-from niwaki.pruning.repair._rows import Places, inputs_at, is_linear, matrix_of
-from niwaki.pruning.repair._samples import FEWEST_ROWS, ROWS, drawn
+from niwaki.pruning.repair._rows import (
+    FEWEST_ROWS,
+    ROWS,
+    Places,
+    drawn,
+    inputs_at,
+    is_linear,
+    matrix_of,
+)
 from niwaki.pruning.units._coupling import Group, Member
 from niwaki.stages import stage
 

@@ -18,9 +18,9 @@ from niwaki.evaluation import warn_near_chance
 from niwaki.processes import decided
 from niwaki.propagation import trace
 from niwaki.pruning._bundles import Run
-from niwaki.pruning._measure import Measure
 from niwaki.pruning._saved import shapes
 from niwaki.pruning.repair._rebuild import rebuild, unlisted
+from niwaki.pruning.steps import Measure
 from niwaki.pruning.weights._masks import Over, mask_weights, place, select_weights
 from niwaki.pruning.weights._pruned_weights import PrunedWeights, WeightStep, WeightTrajectory
 from niwaki.ranges import INSIDE, UNITS, WEIGHT_STEPS, checked

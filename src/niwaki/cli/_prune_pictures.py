@@ -1,4 +1,4 @@
-"""Photographs that are explained after each step of pruning, for the run's page."""
+"""What the page of a pruning shows of images: heatmaps after each step, changed predictions."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from torch.nn import functional as F
 
 from niwaki import attribution, models
 from niwaki.cli._heatmaps import Picked, attribute_with_loss
-from niwaki.data import batches
+from niwaki.data import Data, batches
 from niwaki.errors import PropagationError
 from niwaki.evaluation import latency
 from niwaki.files import write_json
 from niwaki.propagation import per_class, trace
 from niwaki.report import Pictures, heat_strip, photograph
+from niwaki.stages import stage
 
 if TYPE_CHECKING:
     from niwaki.cli._loading import Loaded
+    from niwaki.data import Images
     from niwaki.pruning import Pruned
 
-__all__ = ["Photographs"]
+__all__ = ["Photographs", "answers", "write_changed"]
 
 _METHODS = ("lrp.epsilon_plus", "input_t_gradient")  # the first that the network allows
 _SIDE = 224  # pixels, to which larger heatmaps are averaged
 _MOST = 24  # steps with heatmaps on a page
+_SHOWN = 24  # images whose prediction has changed
 
 
 class Photographs:
@@ -159,3 +162,52 @@ def _spaced(numbers: list[int]) -> list[int]:
         return numbers
     places = [round(place * (len(numbers) - 1) / (_MOST - 1)) for place in range(_MOST)]
     return [numbers[place] for place in dict.fromkeys(places)]
+
+
+@stage("measuring accuracy")
+def answers(model: nn.Module, data: Data, batch_size: int) -> Tensor:
+    """Return the probabilities of all classes for all images, shape (N, classes)."""
+    found = [
+        torch.softmax(models.class_outputs(model, inputs, "a comparison of answers"), 1).cpu()
+        for inputs, _ in batches(data, batch_size, models.home(model))
+    ]
+    return torch.cat(found)
+
+
+def write_changed(
+    folder: Path, loaded: Loaded, images: Images, before: Tensor, after: Tensor, pictures: Pictures
+) -> None:
+    """Write ``changed.json``: how many answers differ, and some of the images.
+
+    Those are shown whose probability for the true class fell most.
+    """
+    true = torch.tensor(images.targets)
+    said, now = before.argmax(1), after.argmax(1)
+    rows = torch.arange(len(true))
+    fell = before[rows, true] - after[rows, true]
+    different = (said != now).nonzero().flatten()
+    order = different[fell[different].argsort(descending=True, stable=True)].tolist()[:_SHOWN]
+
+    def told(place: int, number: int) -> dict[str, Any]:
+        image = images.preprocessing.denormalise(images[place][0])
+        return {
+            "name": images.paths[place].name if images.paths else f"image {place}",
+            "class": loaded.class_name(int(true[place])),
+            "before": loaded.class_name(int(said[place])),
+            "after": loaded.class_name(int(now[place])),
+            "before_sure": round(float(before[place].max()), 4),
+            "after_sure": round(float(after[place].max()), 4),
+            "photo": pictures.add(f"changed/{number:03}.webp", photograph(image)),
+        }
+
+    write_json(
+        folder / "changed.json",
+        {
+            "images": len(true),
+            "changed": len(different),
+            "lost": int(((said == true) & (now != true)).sum()),
+            "won": int(((said != true) & (now == true)).sum()),
+            "side": images.preprocessing.size,
+            "shown": [told(place, number) for number, place in enumerate(order)],
+        },
+    )
