@@ -38,7 +38,7 @@ _UNKNOWN = (
     "Trials run on this machine, with what else runs on it. Each process is taken to have "
     "processors, or a GPU, like this one to itself.",
     "The disk is as fast as it is now; images that the trials have read may come from memory.",
-    "What an audit will find is not known, and it draws each finding.",
+    "What an audit will find is not known, and the pictures of each finding take time.",
     "A job that may stop early (--floor, --patience) is estimated to its end.",
 )
 
