@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from synthetic import picture, write_slide
 
-from niwaki.data import Preprocessing, groups_by_name, open_data
+from niwaki.data import Masks, Preprocessing, groups_by_name, open_data
 from niwaki.errors import DataError
 from niwaki.slides import SlideObject, read_geojson, write_geojson
 from niwaki.slides._regions import outlines
@@ -130,6 +130,58 @@ def test_masks_and_nuclei_serve_alike(command, slide, tmp_path):
         "a": {(284, 384)},
         "b": {(317, 484)},
     }  # the one at the border is left out
+
+
+PEN = [(300.3, 280.2), (420.1, 300.4), (410.3, 430.6), (310.2, 420.4), (300.3, 280.2)]
+HOLE = [(340.4, 330.4), (380.4, 330.4), (380.4, 370.4), (340.4, 370.4), (340.4, 330.4)]
+
+
+def inside(ring, x, y):
+    """Tell by the winding of the edges to the right of a point whether it lies in a polygon."""
+    count = 0
+    for (x0, y0), (x1, y1) in pairwise(ring):
+        if (y0 <= y) != (y1 <= y):
+            count += x < x0 + (y - y0) * (x1 - x0) / (y1 - y0)
+    return count % 2 == 1
+
+
+def test_what_is_marked_becomes_masks_for_the_audit(command, exported, tmp_path):
+    features = [*EXPORTED["features"]]
+    for geometry, name in (
+        ({"type": "Polygon", "coordinates": [PEN, HOLE]}, "Pen"),
+        ({"type": "Point", "coordinates": [600.0, 600.0]}, "Dust"),
+    ):
+        properties = {"objectType": "annotation", "classification": {"name": name}}
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    told = json.dumps({"type": "FeatureCollection", "features": features})
+    (tmp_path / "case_x7.geojson").write_text(told)
+    words = ["--size", 32, "--mpp", 1.0, "--regions", "Pen,Dust", "--out", "cut"]
+    code, out, err = command("tiles", exported, *words)
+    assert code == 0, err
+    assert "cut-masks" in out
+    assert set(places("cut")) == {"Stroma", "Tumor_Positive"}  # as if nothing were marked
+    assert places("cut")["Tumor_Positive"] == INSIDE
+    preprocessing = Preprocessing(32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    images = open_data(tmp_path / "cut", preprocessing)
+    pen = Masks(images, tmp_path / "cut-masks" / "Pen")
+    for path, mask in zip(images.paths, pen, strict=True):
+        _, x, y = path.stem.rsplit("_", 2)
+        centres = [
+            [(int(x[1:]) + 2 * column + 1, int(y[1:]) + 2 * row + 1) for column in range(32)]
+            for row in range(32)
+        ]
+        expected = [[inside(PEN, *at) and not inside(HOLE, *at) for at in row] for row in centres]
+        assert (mask == np.array(expected)).all()
+    dust = Masks(images, tmp_path / "cut-masks" / "Dust")
+    assert [path.stem for path, mask in zip(images.paths, dust, strict=True) if mask.any()] == [
+        "case_x7_x576_y576"
+    ]
+    assert sum(int(mask.sum()) for mask in dust) == pytest.approx(np.pi * 4**2, rel=0.1)  # 4 um
+    code, _, err = command("tiles", exported, *words[:-2], "--regions", "Fold", "--out", "other")
+    assert code == 2
+    assert "nothing on the slides is annotated as 'Fold'" in err
+    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "other-masks").exists()
 
 
 def test_what_does_not_fit_is_told(command, exported, tmp_path):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +18,7 @@ from niwaki.cli._slide import MPP, SlideMpp
 from niwaki.errors import DataError, NiwakiError
 
 if TYPE_CHECKING:
-    from niwaki.slides import Slide, SlideObject
+    from niwaki.slides import Labelled, Slide, SlideObject
 
 __all__ = ["tiles"]
 
@@ -59,6 +62,15 @@ def tiles(
             show_default=False,
         ),
     ] = None,
+    regions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASSES",
+            help="Annotated classes that are no labels, such as pen,fold. Masks of them are "
+            "written to OUT-masks, for the option --region of `niwaki audit`.",
+            show_default=False,
+        ),
+    ] = None,
     most: Annotated[
         int | None,
         r.SOME,
@@ -76,55 +88,117 @@ def tiles(
     """
     from niwaki.cli._outputs import check_output
     from niwaki.files import new_folder, write_csv
-    from niwaki.slides import cut, labelled_places, open_slide, safe_names
+    from niwaki.slides import labelled_places, open_slide
 
     given = [] if annotations is None else [annotations]
-    check_output(out, force=force, data=files, files=given)
+    asides = regions.split(",") if regions else []
+    masks = out.with_name(f"{out.name}-masks")
+    for folder in [out, masks] if asides else [out]:
+        check_output(folder, force=force, data=files, files=given)
     slides = [open_slide(file, slide_mpp) for file in files]
     _check_names(slides)
-    rows: list[dict[str, Any]] = []
-    with new_folder(out, overwrite=force) as folder:
-        labelled = []
-        for slide in slides:
-            objects = _annotated(slide, annotations, len(slides), names)
-            resolution = max(slide.mpp) if mpp is None else mpp
-            found = labelled_places(
-                slide,
-                objects,
-                size=size,
-                mpp=resolution,
-                cover=cover,
-                rest=rest,
-                most=most,
-                seed=seed,
-            )
-            labelled.append((slide, found, resolution))
-        plain = safe_names(one.class_name for _, found, _ in labelled for one in found)
-        for slide, found, resolution in labelled:
-            across, down = slide.scale(resolution)
-            pictures = cut(slide, found, size, resolution)
-            for one, picture in zip(found, pictures, strict=True):
-                x, y = round(one.x * across), round(one.y * down)
-                place = Path(plain[one.class_name], f"{_stem(slide)}_x{x}_y{y}.png")
-                (folder / place.parent).mkdir(exist_ok=True)
-                picture.save(folder / place)
-                rows.append(
-                    {"file": str(place), "class": one.class_name, "slide": slide.path.name,
-                     "x": x, "y": y, "width": round(size * across, 2),
-                     "height": round(size * down, 2)}
-                )  # fmt: skip
+    jobs = []
+    for slide in slides:
+        objects = _annotated(slide, annotations, len(slides), names)
+        resolution = max(slide.mpp) if mpp is None else mpp
+        found = labelled_places(
+            slide,
+            [one for one in objects if one.class_name not in asides],
+            size=size,
+            mpp=resolution,
+            cover=cover,
+            rest=rest,
+            most=most,
+            seed=seed,
+        )
+        marked = [one for one in objects if one.class_name in asides]
+        jobs.append(_Job(slide, found, size, resolution, marked))
+    _check_regions(asides, jobs)
+    with ExitStack() as stack:
+        folder = stack.enter_context(new_folder(out, overwrite=force))
+        rows = _cut_all(jobs, folder)
         write_csv(folder / "tiles.csv", rows)
-    _report(rows, out, as_json)
+        if asides:
+            _draw_all(jobs, rows, stack.enter_context(new_folder(masks, overwrite=force)))
+    _report(rows, out, masks if asides else None, as_json)
 
 
-def _report(rows: list[dict[str, Any]], out: Path, as_json: bool) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """A slide, its tiles, and what is annotated on them without being a label."""
+
+    slide: Slide
+    tiles: list[Labelled]
+    size: int
+    mpp: float
+    marked: list[SlideObject]
+
+
+def _cut_all(jobs: list[_Job], folder: Path) -> list[dict[str, Any]]:
+    """Write all tiles, and return the rows of their table."""
+    from niwaki.slides import cut, safe_names
+
+    rows: list[dict[str, Any]] = []
+    plain = safe_names(one.class_name for job in jobs for one in job.tiles)
+    for job in jobs:
+        across, down = job.slide.scale(job.mpp)
+        pictures = cut(job.slide, job.tiles, job.size, job.mpp)
+        for one, picture in zip(job.tiles, pictures, strict=True):
+            x, y = round(one.x * across), round(one.y * down)
+            place = Path(plain[one.class_name], f"{_stem(job.slide)}_x{x}_y{y}.png")
+            (folder / place.parent).mkdir(exist_ok=True)
+            picture.save(folder / place)
+            rows.append(
+                {"file": str(place), "class": one.class_name, "slide": job.slide.path.name,
+                 "x": x, "y": y, "width": round(job.size * across, 2),
+                 "height": round(job.size * down, 2)}
+            )  # fmt: skip
+    return rows
+
+
+def _draw_all(jobs: list[_Job], rows: list[dict[str, Any]], folder: Path) -> None:
+    """Write the masks of what is marked: a folder for each region, with files named like tiles."""
+    from PIL import Image
+
+    from niwaki.slides import region_masks, safe_names
+
+    plain = safe_names(one.class_name or "" for job in jobs for one in job.marked)
+    names = iter([str(row["file"]) for row in rows])
+    for job in jobs:
+        files = list(islice(names, len(job.tiles)))
+        for region, safe in plain.items():
+            objects = [one for one in job.marked if one.class_name == region]
+            drawn = region_masks(job.slide, objects, job.tiles, job.size, job.mpp)
+            for file, mask in zip(files, drawn, strict=True):
+                if mask.any():
+                    place = folder / safe / file
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(mask).save(place)
+
+
+def _check_regions(asked: list[str], jobs: list[_Job]) -> None:
+    there = {one.class_name for job in jobs for one in job.marked}
+    for name in asked:
+        if name not in there:
+            raise DataError(
+                f"--regions {name}: nothing on the slides is annotated as {name!r}; the classes "
+                f"that give tiles are {', '.join(sorted(_classes(jobs)))}"
+            )
+
+
+def _classes(jobs: list[_Job]) -> set[str]:
+    return {one.class_name for job in jobs for one in job.tiles}
+
+
+def _report(rows: list[dict[str, Any]], out: Path, masks: Path | None, as_json: bool) -> None:
     counts = Counter(row["class"] for row in rows)
     if as_json:
-        say({"folder": str(out), "classes": dict(counts)})
+        written = {} if masks is None else {"masks": str(masks)}
+        say({"folder": str(out), "classes": dict(counts), **written})
         return
     for name, count in sorted(counts.items()):
         o.console().print(f"{name}: {count} tiles")
-    o.console().print(f"wrote {out}")
+    o.console().print(f"wrote {out}" if masks is None else f"wrote {out} and {masks}")
 
 
 def _stem(slide: Slide) -> str:

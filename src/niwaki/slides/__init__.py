@@ -4,10 +4,11 @@
 something to see. `explain_slide` looks at it tile by tile and joins probability and relevance to
 maps, which lie on disk, however large the slide is. `write_maps`, `write_objects` and
 `write_nuclei` hand them on to QuPath, as pyramids and as objects. `labelled_places` finds the
-tiles that annotations give a label, and `cut` cuts them.
+tiles that annotations give a label, `cut` cuts them, and `region_masks` draws on them what else is
+annotated, for the audit.
 """
 
-from niwaki.slides._cut import Labelled, cut, labelled_places, read_mask
+from niwaki.slides._cut import Labelled, cut, labelled_places, read_mask, region_masks
 from niwaki.slides._explain import SlideMaps, explain_slide
 from niwaki.slides._geojson import SlideObject, read_geojson, write_geojson
 from niwaki.slides._grid import Grid, Tile
@@ -54,6 +55,7 @@ __all__ = [
     "read_geojson",
     "read_mask",
     "read_nuclei",
+    "region_masks",
     "safe_names",
     "write_geojson",
     "write_maps",

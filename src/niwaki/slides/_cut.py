@@ -15,10 +15,11 @@ from niwaki.data import read_image
 from niwaki.errors import DataError
 from niwaki.ranges import SEED, SHARE, SIDE, SOME, checked
 from niwaki.slides._geojson import SlideObject
+from niwaki.slides._nuclei import RADIUS, disc
 from niwaki.slides._slide import MPP, Slide
 from niwaki.slides._tissue import find_tissue
 
-__all__ = ["Labelled", "cut", "labelled_places", "read_mask"]
+__all__ = ["Labelled", "cut", "labelled_places", "read_mask", "region_masks"]
 
 Array = NDArray[Any]
 
@@ -151,6 +152,58 @@ def cut(slide: Slide, places: Sequence[Labelled], size: int, mpp: float) -> Iter
     """Yield the picture of each tile."""
     for one in places:
         yield Image.fromarray(slide.read(one.x, one.y, size, size, mpp))
+
+
+@checked(size=SIDE, mpp=MPP, radius=RADIUS)
+def region_masks(
+    slide: Slide,
+    objects: Sequence[SlideObject],
+    places: Sequence[Labelled],
+    size: int,
+    mpp: float,
+    *,
+    radius: float = 4.0,
+) -> Iterator[Array]:
+    """Yield a mask for each tile: the pixels whose centres lie in any of the objects.
+
+    Parameters
+    ----------
+    slide : Slide
+        The slide that was annotated.
+    objects : sequence of SlideObject
+        Areas, whose holes are left out, nuclei and points.
+    places : sequence of Labelled
+        The tiles.
+    size : int
+        Side of a tile in pixels.
+    mpp : float
+        Micrometres per pixel of the tiles.
+    radius : float
+        Radius of the disc that stands for a point, in micrometres.
+
+    Yields
+    ------
+    ndarray
+        Shape (size, size), bool.
+    """
+    from skimage.draw import polygon
+
+    draw: Any = polygon
+    discs = ([disc(x, y, radius, slide.mpp)] for one in objects for x, y in one.points)
+    outlined = [*(rings for one in objects for rings in one.polygons), *discs]
+    areas = [[np.array(ring) / slide.scale(mpp) for ring in rings] for rings in outlined]
+    low = np.array([rings[0].min(0) for rings in areas]).reshape(-1, 2)
+    high = np.array([rings[0].max(0) for rings in areas]).reshape(-1, 2)
+    for one in places:
+        corner = np.array([one.x, one.y])
+        found = np.zeros((size, size), bool)
+        for near in np.flatnonzero((low < corner + size).all(1) & (high > corner).all(1)):
+            inside = np.zeros_like(found)
+            for number, ring in enumerate(areas[near]):
+                columns, rows = (ring - corner - 0.5).T
+                inside[draw(rows, columns, inside.shape)] = number == 0
+            found |= inside
+        yield found
 
 
 def _around(

@@ -18,7 +18,7 @@ from niwaki.slides._maps import Layer
 from niwaki.slides._slide import Slide
 from niwaki.slides._store import BLOCK, Store
 
-__all__ = ["measured_nuclei", "read_nuclei"]
+__all__ = ["RADIUS", "disc", "measured_nuclei", "read_nuclei"]
 
 RADIUS = Range(0.5, 100, why="it is that of a nucleus, in micrometres")
 _SIDES = 16  # of the polygon that stands for a disc
@@ -110,7 +110,7 @@ def measured_nuclei(
     for number in order:
         one = nuclei[number]
         if not one.polygons:
-            one = replace(one, polygons=[[_disc(*one.points[0], radius, slide.mpp)]])
+            one = replace(one, polygons=[[disc(*one.points[0], radius, slide.mpp)]])
         left, top, inside = _pixels(one, scale)
         numbers = dict(one.measurements)
         for layer, store in maps.items():
@@ -129,7 +129,8 @@ def _block(one: SlideObject, scale: tuple[float, float]) -> tuple[int, int]:
     return int(y / scale[1]) // BLOCK, int(x / scale[0]) // BLOCK
 
 
-def _disc(x: float, y: float, radius: float, mpp: tuple[float, float]) -> list[tuple[float, float]]:
+def disc(x: float, y: float, radius: float, mpp: tuple[float, float]) -> list[tuple[float, float]]:
+    """Return the closed polygon that stands for a disc, in pixels; the radius in micrometres."""
     angles = [2 * pi * side / _SIDES for side in range(_SIDES)]
     ring = [
         (round(x + radius / mpp[0] * cos(a), 2), round(y + radius / mpp[1] * sin(a), 2))
