@@ -206,7 +206,7 @@ def together(images: Any, description: str | None = None) -> Pair:
 
 def opened(path: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Read what is done already, of the same settings only; seeds and criteria may be added."""
-    free = ("data", "weights", "criteria", "seeds", "threads", "out")
+    free = ("data", "weights", "criteria", "seeds", "threads", "out", "only")
     settings = {name: value for name, value in vars(asked).items() if name not in free}
     settings |= {"data": asked.data.name, "weights": asked.weights.name}
     if path.exists():

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from niwaki.files import write_atomically
 from niwaki.pruning import Trajectory, area
 
-__all__ = ["plot", "table"]
+__all__ = ["percent", "plot", "table"]
 
 COLUMNS = 4  # steps that the table shows
 MARKERS = "osD^vP*X"
@@ -41,12 +41,12 @@ def table(results: dict[str, Any]) -> str:
         "| --- |" + " ---: |" * (len(head) + 5),
     ]
     for name, found, areas in rows:
-        value = _percent(areas)
+        value = percent(areas)
         cells = [
             f"**{value}**" if fmean(areas) >= best else value,
             *(_cell(found, step) for step in shown),
             _final(results["runs"][name]),
-            *(_percent([run.kept(what)[-1] for run in found]) for what in ("macs", "units")),
+            *(percent([run.kept(what)[-1] for run in found]) for what in ("macs", "units")),
             str(len(found)),
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -118,19 +118,20 @@ def _mean(curves: Sequence[Sequence[float]]) -> list[float]:
 
 def _cell(found: Sequence[Trajectory], step: int) -> str:
     before = 100 * fmean(_before(run)[step] for run in found)
-    return f"{before:.1f} → {_percent([_tuned(run)[step] for run in found])}"
+    return f"{before:.1f} → {percent([_tuned(run)[step] for run in found])}"
 
 
 def _final(runs: dict[str, Any]) -> str:
     values = [run["final"] for run in runs.values() if run["final"] is not None]
-    return _percent(values) if values else "-"
+    return percent(values) if values else "-"
 
 
 def _adapted(results: dict[str, Any]) -> str:
     values = [entry["accuracy"] for entry in results["adapted"].values()]
-    return f"Unpruned, adapted to {results['settings']['data']}: {_percent(values)} %."
+    return f"Unpruned, adapted to {results['settings']['data']}: {percent(values)} %."
 
 
-def _percent(values: Sequence[float]) -> str:
+def percent(values: Sequence[float]) -> str:
+    """Write shares in percent: the mean and, over several seeds, the standard deviation."""
     mean = f"{100 * fmean(values):.1f}"
     return mean if len(values) < 2 else f"{mean} ± {100 * stdev(values):.1f}"
