@@ -15,8 +15,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from launching import kill
@@ -29,8 +31,11 @@ COMMANDS = {
     "prune-weights": "--keep 0.2 --steps 5 --references 6",
     "car": "--per-class 12",
     "audit": "--limit 100 --heatmaps",
+    "slide": "--slide-mpp 0.5 --size 8 --mean 0.5 --std 0.25 --target 1 --everywhere --no-page",
     "evaluate": "--limit 24 --method gradient --method lrp.epsilon_plus --layers 2 --steps 4",
 }
+#: Of commands that read something else than a data set.
+GIVEN = {"slide": ["slide.png", "tiny.py:build", "--weights", "weights.safetensors"]}
 KILLS = 10  # of each command
 PATIENCE = 30  # seconds in which the others have to end
 TIMED = {"seconds", "ms", "lost", "Date", "date", "made", "time"}
@@ -55,6 +60,8 @@ def numbers(folder: Path):
             found[name] = load_file(path)
         elif path.suffix == ".json" and path.name != "run.json":
             found[name] = json.loads(path.read_text())
+        elif path.name in ("tiles.csv", "objects.geojson"):
+            found[name] = path.read_text()
         elif path.is_file():
             found[name] = None
     return found
@@ -81,7 +88,11 @@ def assert_alike(found, expected, where=""):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_again_and_again_they_end_the_same(launcher, out, name):
     chance, run = random.Random(name), launcher.place / "out.run"
-    command = [name.split()[0], *INPUTS, *COMMANDS[name].split(), "--out", "out"]
+    command = [name.split()[0], *GIVEN.get(name, INPUTS), *COMMANDS[name].split(), "--out", "out"]
+    if name == "slide":
+        pytest.importorskip("openslide", reason="the extra slides is not installed")
+        pixels = np.random.default_rng(0).integers(60, 256, (240, 240, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(launcher.place / "slide.png")
     sizes = (2,) if "tune" in name else (2, 3)  # batch norms see the share of a process
     before = sorted(launcher.place.iterdir())
     began = time.monotonic()

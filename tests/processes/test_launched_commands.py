@@ -8,12 +8,17 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 INPUTS = ["tiny.py:build", "digits", "--weights", "weights.safetensors"]
+SLIDE = [*INPUTS[:1], *INPUTS[2:], "--slide-mpp", "0.5", "--size", "8", "--mean", "0.5",
+         "--std", "0.25", "--target", "1", "--everywhere", "--no-page"]  # fmt: skip
+TABLES = ("tiles.csv", "objects.geojson", "slide.json")
 OTHERS = ["explain", "compare", "filters", "choose-rules", "compare-criteria"]
 
 
@@ -51,6 +56,22 @@ def test_prune_writes_once_what_one_process_writes(launcher, out):
         assert torch.allclose(found[2][name], value, rtol=1e-6, atol=1e-7), name
     again = [line.split()[:4] for line in launcher.said().splitlines() if "references" not in line]
     assert again[:4] == said[:4]
+    assert launcher.said(1) == launcher.said(2) == ""
+    assert not (launcher.place / "out.run").exists()
+
+
+def test_slide_writes_once_what_one_process_writes(launcher, out):
+    pytest.importorskip("openslide", reason="the extra slides is not installed")
+    pixels = np.random.default_rng(0).integers(60, 256, (60, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(launcher.place / "slide.png")
+    command = ["slide", "slide.png", *SLIDE, "--out", "out"]
+    run_well(launcher, command, 1)
+    expected = {name: (out / name).read_bytes() for name in TABLES}
+    said = launcher.said()
+    shutil.rmtree(out)
+    run_well(launcher, command, 3)
+    assert {name: (out / name).read_bytes() for name in TABLES} == expected
+    assert launcher.said() == said
     assert launcher.said(1) == launcher.said(2) == ""
     assert not (launcher.place / "out.run").exists()
 

@@ -13,6 +13,7 @@ from niwaki.cli import _options as o
 from niwaki.cli._json import say
 from niwaki.cli._provenance import given_command, provenance, short_name, today
 from niwaki.errors import DataError, NiwakiError
+from niwaki.processes import goes_on_alone, held_by_first
 
 if TYPE_CHECKING:
     from niwaki.slides import SlideMaps
@@ -138,9 +139,10 @@ def slide(
         )
     other = {Path(beside).name: common.load(beside).model} if beside else {}
     every = _names(names, loaded)
-    with work.result() as folder:
-        scratch = folder / ".scratch"
-        scratch.mkdir()
+    with held_by_first(work.result) as folder:
+        scratch = None if folder is None else folder / ".scratch"
+        if scratch is not None:
+            scratch.mkdir()
         with explain_slide(
             loaded.model,
             source,
@@ -159,9 +161,11 @@ def slide(
             folder=work,
             scratch=scratch,
         ) as found:
+            if folder is None or not goes_on_alone():
+                return
             made = {"Command": given_command(context), "Date": today(), "Network": model}
             about = _write(folder, found, known, made, page=not no_page)
-        scratch.rmdir()
+        (folder / ".scratch").rmdir()
         title = f"{source.path.name} under {short_name(model)}"
         write_json(folder / "run.json", provenance(context, title, loaded.model))
         write_report(folder)

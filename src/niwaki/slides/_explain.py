@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -19,9 +18,10 @@ from torch import Tensor, nn
 from niwaki import models
 from niwaki.data import Preprocessing
 from niwaki.errors import DataError
+from niwaki.processes import is_first, rank, size
 from niwaki.progress import bar
 from niwaki.ranges import BATCH, FRACTION, SIDE, THREADS, checked
-from niwaki.runs import Folder, Run, open_run
+from niwaki.runs import Folder, Run, each_once, open_run
 from niwaki.slides._grid import Grid, Tile, centre_grid, overlapping_grid
 from niwaki.slides._maps import Layer, Stitched, stitching
 from niwaki.slides._network import Network, upsampled
@@ -54,7 +54,8 @@ class SlideMaps:
         Names of all outputs.
     maps : dict of Layer to Store
         Probability and relevance of each pixel at the grid's resolution; NaN where no tile lies.
-        They are gone when the block ends that made them.
+        They are gone when the block ends that made them. Where several processes work together,
+        only the first has them.
     rows : list of dict
         For each tile where it lies, what the network says and how much relevance it holds.
     """
@@ -109,6 +110,9 @@ def explain_slide(
     its tiles are made so large that their centres see all that they depend on, and the centres
     fit together. The tiles of one that returns (N, classes) overlap, and are averaged with a
     squared sine as window.
+
+    Where several processes work together, they take turns with the tiles, and the first puts the
+    maps together.
 
     Parameters
     ----------
@@ -181,11 +185,17 @@ def explain_slide(
             "batch_size": batch_size,
         }
 
+    def run(stitched: Stitched | None) -> list[dict[str, Any]]:
+        with open_run(folder, identity) as kept:
+            return work.run(stitched, kept, batch_size, workers)
+
+    if not is_first():
+        yield SlideMaps(slide, tissue, grid, names, {}, run(None))
+        return
     home = Path(mkdtemp(prefix=".niwaki-maps-", dir=scratch))
     try:
         with stitching(home / "maps", grid) as stitched:
-            with open_run(folder, identity) as kept:
-                rows = work.run(stitched, kept, batch_size, workers)
+            rows = run(stitched)
             stitched.finish()
             stitched.subtract(work.differences(beside or {}))
             yield SlideMaps(slide, tissue, grid, names, stitched.stores, rows)
@@ -228,22 +238,29 @@ class _Work:
     channels: int
 
     @stage("looking at tiles")
-    def run(self, stitched: Stitched, kept: Run, batch_size: int, workers: int) -> list[Any]:
-        """Look at all tiles, chunk by chunk, and return a row for each."""
+    def run(
+        self, stitched: Stitched | None, kept: Run, batch_size: int, workers: int
+    ) -> list[dict[str, Any]]:
+        """Look at all tiles, chunk by chunk, put their maps together, and return a row for each."""
         reader = TileReader(self.slide, self.grid, self.channels)
         chunks = self._chunks(batch_size)
+        names = [_part(number) for number in range(len(chunks))]
         finished = set(kept.parts)
-        open_ones = [n for n in range(len(chunks)) if _part(n) not in finished]
-        ahead = reader.batches([batch for n in open_ones for batch in chunks[n]], workers)
+        mine = [n for n in range(rank(), len(chunks), size()) if names[n] not in finished]
+        ahead = reader.batches([batch for n in mine for batch in chunks[n]], workers)
+
+        def look(number: int) -> dict[str, Tensor]:
+            chunk = chunks[number]  # one that is damaged was not read ahead
+            return self._look(chunk, ahead if number in mine else reader.batches(chunk, 0))
+
         rows: list[dict[str, Any]] = []
         with bar("looking at tiles", len(self.grid.tiles)) as advance:
-            for number, chunk in enumerate(chunks):
-                batches = ahead if number in open_ones else reader.batches(chunk, 0)
-                found = kept.once(_part(number), partial(self._look, chunk, batches))
+            for chunk, found in zip(chunks, each_once(kept, names, look), strict=True):
                 tiles = [self.grid.tiles[index] for batch in chunk for index in batch]
                 for place, tile in enumerate(tiles):
                     maps = self._maps(found, place)
-                    stitched.add(tile, maps)
+                    if stitched is not None:
+                        stitched.add(tile, maps)
                     rows.append(self._row(tile, found, place, maps))
                 advance(len(tiles))
         return rows
