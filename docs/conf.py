@@ -6,12 +6,15 @@ import warnings
 from pathlib import Path
 
 HERE = Path(__file__).parent
+SHORT, WORDS = 20, 48  # letters in the longest cell of a column of numbers, and of one of words
+WIDE = 90  # letters in a line that a notebook prints as a sentence
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "src")]
 
 # Of packages that are imported while documenting, not ours.
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 import generate  # noqa: E402
+from docutils import nodes  # noqa: E402
 
 import niwaki  # noqa: E402
 
@@ -73,7 +76,22 @@ def _aliases(app, env):
         domain.objects[name] = domain.objects[place]._replace(aliased=True)
 
 
+def _widths(app, doctree, docname):
+    """Tell the style sheet which columns hold numbers or words, and which output is sentences."""
+    for table in doctree.findall(nodes.tgroup):
+        rows = [row.children for body in table.findall(nodes.tbody) for row in body.children]
+        for column in zip(*rows, strict=False):
+            longest = max(len(cell.astext()) for cell in column)
+            kind = ["short"] if longest <= SHORT else ["words"] if longest > WORDS else []
+            for cell in column:
+                cell["classes"] += kind
+    for block in doctree.findall(nodes.literal_block):
+        if "output" in block["classes"] and max(map(len, block.astext().split("\n"))) > WIDE:
+            block["classes"].append("sentences")
+
+
 def setup(app):
     """Connect what the build needs beside its extensions."""
+    app.connect("doctree-resolved", _widths)
     app.connect("source-read", _reports)
     app.connect("env-check-consistency", _aliases)
