@@ -148,7 +148,7 @@ def test_the_same_command_writes_the_same_page(folder, tmp_path):
 def test_the_exit_code_says_on_request_that_something_was_found(folder, tmp_path):
     done = command(folder, tmp_path / "out", "--fail-on-finding", "--questions", "colour")
     assert done.exit_code == 1
-    assert "1 answered by yes" in done.output
+    assert "1 answered with yes" in done.output
     assert (tmp_path / "out" / "index.html").exists()
     few = command(folder, tmp_path / "few", "--fail-on-finding", "--limit", 20)
     assert few.exit_code == 0

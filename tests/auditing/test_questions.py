@@ -36,7 +36,7 @@ def even(tiles):
 def test_a_network_that_looks_everywhere_comes_out_clean(even):
     assert even.flagged == ()
     assert len(even.findings) > 20
-    assert "0 answered by yes" in str(even)
+    assert "0 answered with yes" in str(even)
     assert even.get("position/tumour/centre").effect == pytest.approx(1, abs=0.4)
 
 

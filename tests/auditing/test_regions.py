@@ -104,4 +104,4 @@ def test_regions_that_do_not_fit_are_refused(material, marked):
 def test_the_page_shows_regions(found, tmp_path):
     text = write_audit(tmp_path, found).read_text()
     assert "&#39;mark&#39;" in text
-    assert "&#39;opposite&#39;" in text  # among what was answered by no
+    assert "&#39;opposite&#39;" in text  # among what was answered with no

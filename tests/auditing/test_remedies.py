@@ -256,7 +256,7 @@ def test_before_and_after_shows_what_a_remedy_did(tiles, marked):
     assert list(turned[0]) == ["measure", "biased", "repaired"]
     said = {row["measure"]: (row["biased"], row["repaired"]) for row in turned}
     assert said["AUC elsewhere"] == ("0.500", "0.900")
-    assert said["questions answered by yes"][1] == str(rows[1]["flagged"])
+    assert said["questions answered with yes"][1] == str(rows[1]["flagged"])
     seen = rows[0]["colour/tumour/foreign: seen"]
     assert said["colours of its own (class tumour): seen"][0] == f"{seen:.3f}"
     table = markdown(rows)

@@ -98,4 +98,4 @@ def test_every_command_that_can_be_resumed_says_so(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 130
-    assert f"the same command goes on from {out}.run" in capsys.readouterr().err
+    assert f"the same command resumes from {out}.run" in capsys.readouterr().err

@@ -138,7 +138,7 @@ def test_a_stopped_command_goes_on(weights, tmp_path, monkeypatch):
     prune(whole)
     assert not (tmp_path / "whole.run").exists()
     monkeypatch.setattr(_loop, "score", stopped)
-    assert f"goes on from {kept}" in prune(out, expected=130).stderr
+    assert f"resumes from {kept}" in prune(out, expected=130).stderr
     assert kept.exists()
     assert not out.exists()
     with pytest.raises(ValueError, match="nope"):  # refused before any work

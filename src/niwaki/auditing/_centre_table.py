@@ -45,10 +45,10 @@ class Centres:
         said = [f"Errors by class and centre: {'; '.join(parts)}."]
         if np.isfinite(self.from_features):
             said.append(
-                f"The centre of images on unseen slides is told in {self.from_features:.0%} of "
-                f"cases from the features of the last hidden layer, and in "
-                f"{self.from_relevance:.0%} from what carries the answer (by guessing "
-                f"{self.chance:.0%})."
+                "A linear model tells the centre of images from unseen slides in "
+                f"{self.from_features:.0%} of cases from the features of the last hidden layer, "
+                f"and in {self.from_relevance:.0%} from the channels that carry the prediction (by "
+                f"guessing {self.chance:.0%})."
             )
         if np.isfinite(self.robustness):
             said.append(

@@ -82,7 +82,7 @@ def _named(measure: str, titles: Mapping[str, str]) -> str:
     if key in titles:
         return f"{titles[key]}: {what}"
     if measure == "flagged":
-        return "questions answered by yes"
+        return "questions answered with yes"
     return measure.replace("auc", "AUC")
 
 

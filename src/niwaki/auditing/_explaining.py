@@ -83,7 +83,7 @@ def explaining(
     model : nn.Module
         In evaluation mode.
     data : Dataset
-        The images, of which the first two are looked at to see what the network says.
+        The images; the first two are run to see what the network returns.
     method : str
         One of `niwaki.attribution.names`.
     target : {"predicted", "true"}, int or None

@@ -41,7 +41,7 @@ def layer_means(material: Material, layer: str) -> Array | None:
 
 
 def outputs_moved(material: Material, layer: str, steps: Array) -> Array:
-    """Return what the network says if a layer's channels are moved everywhere on an image.
+    """Return the outputs if a layer's channels are moved everywhere on an image.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def outputs_moved(material: Material, layer: str, steps: Array) -> Array:
 def outputs_changed(
     material: Material, layer: str, change: Callable[[Tensor, Array], Tensor]
 ) -> Array:
-    """Return what the network says of all images if the output of a layer is changed.
+    """Return the outputs for all images if the output of a layer is changed.
 
     Parameters
     ----------

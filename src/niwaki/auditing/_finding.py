@@ -22,7 +22,7 @@ Answer = Literal["yes", "no", "too few images", "unreliable"]
 class Finding:
     """One question, its evidence and its answer.
 
-    A question is answered by yes when chance does not explain what the heatmaps or images show
+    A question is answered with yes when chance does not explain what the heatmaps or images show
     (`p_seen`), nor what happens when the thing is changed (`p_cause`), both after Holm's correction
     for the number of questions, when both effects are as large as is worth an alarm, and when
     answers of the network change with the thing. What does not look suspicious is not tried, and
@@ -181,7 +181,7 @@ class Finding:
         effect = f"{self.effect:.2f} (worth an alarm from {self.smallest:g})"
         return [
             (self.effect_name[:1].upper() + self.effect_name[1:], effect),
-            ("Probability by chance, corrected for all questions", f"{self.p:.2g}"),
+            ("p-value, corrected for all questions", f"{self.p:.2g}"),
             *(self.cause.evidence(self.smallest_drop) if self.cause else ()),
             *(_spread_evidence(self.spread) if self.spread else ()),
             ("What so many images can show", self.could_show()),
@@ -255,7 +255,7 @@ def decide(findings: list[Finding], reliable: bool = True) -> list[Finding]:
 def _spread_evidence(spread: Cause) -> list[tuple[str, str]]:
     return [
         (
-            "Images of other classes whose answer changes when the thing is put on them",
+            "Images of other classes whose prediction changes when the thing is put on them",
             f"{spread.flips:.1%}; by other parts of the same images {spread.control_flips:.1%} "
             f"({spread.count} images, p = {spread.p:.2g} before correction)",
         )

@@ -77,7 +77,7 @@ class Cause:
                 f"(mean of {self.count} images, p = {self.p:.2g} before correction{worth})",
             ),
             (
-                "Images whose answer changes with it",
+                "Images whose prediction changes with it",
                 f"{self.flips:.1%}; by the unrelated change {self.control_flips:.1%} (worth an "
                 f"alarm from {ANSWERS:.0%} more)",
             ),
@@ -102,7 +102,7 @@ class ErrorRates(Cause):
         """Return this in words; see `Cause.evidence`."""
         return [
             (
-                "Of these images the network gets wrong",
+                "Share of these images that the network gets wrong",
                 f"{self.flips:.1%}; of the others {self.control_flips:.1%} (p = {self.p:.2g} "
                 f"before correction, worth an alarm from {least:.1%})",
             )

@@ -36,7 +36,7 @@ class Latent:
     peak : dict of str to ndarray
         The largest output of each channel over space, likewise: a small thing shows there.
     relevance : dict of str to ndarray
-        Relevance of each channel for the class that the network says, as a share of the layer's
+        Relevance of each channel for the predicted class, as a share of the layer's
         absolute relevance, shape (N, channels).
     outputs : ndarray
         Outputs of the network, shape (N, classes).
@@ -71,8 +71,8 @@ def latent_of(material: Material) -> Latent:
         dimension = channels_of(material.model, material.inputs[:1].to(material.device))
     except NothingToPruneError as error:
         raise ModelError(
-            "this network has no hidden layers, from which it is read where its answers come from; "
-            "leave out what is said of centres, and the question 'centre'"
+            "this network has no hidden layers, which show where its predictions come from; leave "
+            "out what is said of centres, and the question 'centre'"
         ) from error
     parts = [
         look_inside(material.model, material.inputs[block].to(material.device), dimension)
@@ -132,8 +132,8 @@ def joined(parts: Sequence[Latent]) -> Latent:
     usual = float(np.median(lost)) if len(lost) else 0.0
     if usual > _MOST_LOST:
         raise LostRelevanceError(
-            f"{usual:.0%} of the relevance of most images gets lost inside this network, so that "
-            "its channels do not say where the answers come from; niwaki compare shows which "
+            f"{usual:.0%} of the relevance of most images is lost inside this network, so its "
+            "channels do not show where the predictions come from; niwaki compare shows which "
             "methods lose less, and questions that need no look inside can be chosen by name",
             usual,
         )

@@ -1,4 +1,4 @@
-"""What an audit looks at: a sample of a data set, what the network says, and its heatmaps."""
+"""What an audit looks at: a sample of a data set, the network's outputs, and its heatmaps."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Material:
 
     @checked(position=INDEX)
     def describe(self, position: int) -> dict[str, Any]:
-        """Return an image's name, place in the data set, slide, class and what the network says."""
+        """Return the name, the index, the slide, the class and the prediction of an image."""
         index = int(self.indices[position])
         said = int(self.outputs[position].argmax())
         slide = {"slide": str(self.groups[position])} if self.grouped else {}
@@ -155,7 +155,7 @@ class Material:
         return maps
 
     def ask(self, pixels: Tensor) -> Array:
-        """Return what the network says of other pixels: outputs of shape (N, classes)."""
+        """Return the outputs of the network for other pixels, shape (N, classes)."""
         mean, std = (
             torch.tensor(values)[:, None, None]
             for values in (self.preprocessing.mean, self.preprocessing.std)

@@ -69,7 +69,7 @@ class Audit:
 
     @property
     def flagged(self) -> tuple[Finding, ...]:
-        """The questions answered by yes, strongest first."""
+        """The questions answered with yes, strongest first."""
         return tuple(finding for finding in self.findings if finding.flagged)
 
     @property
@@ -102,8 +102,8 @@ class Audit:
         if no:
             worst = max((finding.detectable or 0.0 for finding in no), default=0.0)
             told.append(
-                f"{_questions(len(no))} answered by no: there, a thing that decides {worst:.0%} or "
-                f"more of the images of its class would have been found in {POWER:.0%} of such "
+                f"{_questions(len(no))} answered with no: there, a thing that decides {worst:.0%} "
+                f"or more of the images of its class would have been found in {POWER:.0%} of such "
                 "samples; smaller ones may be there."
             )
             if silent := sum(finding.power is None for finding in no):
@@ -111,7 +111,7 @@ class Audit:
         if self.too_few:
             told.append(
                 f"Too few images for {_questions(len(self.too_few))}: even a thing that decides "
-                f"{MATTERS:.0%} of a class's images could have stayed unseen."
+                f"{MATTERS:.0%} of a class's images could have gone unnoticed."
             )
             if seen := [finding.title for finding in self.too_few if finding.suspicious()]:
                 told.append(f"Suspicious, and worth more images: {'; '.join(seen)}.")
@@ -179,7 +179,7 @@ class Audit:
     def __str__(self) -> str:
         head = (
             f"{len(self.findings)} questions to {len(self.material)} images (accuracy "
-            f"{self.accuracy:.1%}, AUC {self.auc:.3f}): {len(self.flagged)} answered by yes"
+            f"{self.accuracy:.1%}, AUC {self.auc:.3f}): {len(self.flagged)} answered with yes"
         )
         doubt = [f"CAUTION: {self.caution}."] if self.caution else []
         lines = [*doubt, head]

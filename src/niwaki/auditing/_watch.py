@@ -136,7 +136,7 @@ class Watched:
     names : tuple of str
         Names of the images: their files, or their numbers.
     said : ndarray
-        The class that the network says, shape (N,).
+        The predicted class, shape (N,).
     likelihood : ndarray
         Logarithm of the likelihood of the channels' relevance under the mixture of this class,
         shape (N,); NaN where the reference has too few images of the class.
@@ -244,7 +244,7 @@ def watch(
 ) -> Watched:
     """Say of each new image whether the network's answer is carried by the usual channels.
 
-    For each class that the network says, a Gaussian mixture describes which channels carry that
+    For each predicted class, a Gaussian mixture describes which channels carry that
     answer on a reference (PCX, Dreyer et al. 2024, "Understanding the (extra-)ordinary"); the
     likelihood of a new image is compared with those of other images of the reference, which the
     mixture has not seen. No labels of the new images are needed, and nothing is said about whether
@@ -277,7 +277,7 @@ def watch(
     Raises
     ------
     DataError
-        A reference with fewer than 40 images that the network says one class of.
+        A reference with fewer than 40 images of one predicted class.
 
     Examples
     --------

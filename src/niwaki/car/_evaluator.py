@@ -34,7 +34,7 @@ _Path: TypeAlias = Splice | Removed | Cut | Masked
 
 
 class Evaluator:
-    """Computes what a network says without single units.
+    """Computes what a network returns without single units.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ TIE = 1e-4
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a network says about each image.
+    """What a network returns for each image.
 
     Attributes
     ----------

@@ -105,8 +105,8 @@ def audit_command(
         typer.Option(
             metavar="FILE",
             help="The candidates.csv of an earlier audit of the same images, with yes beside the"
-            " images that show something they should not be recognised by. The audit then "
-            "finds similar images and asks whether answers depend on it.",
+            " images that show something they should not be recognised by. The audit then finds "
+            "similar images and asks whether predictions depend on it.",
             show_default=False,
         ),
     ] = None,

@@ -38,7 +38,7 @@ def choose_rules(
     held_out: Annotated[
         int,
         r.SOME,
-        typer.Option("--validation", help="Training images per class that trials are judged on."),
+        typer.Option("--validation", help="Training images per class on which trials are judged."),
     ] = 20,
     keep: Annotated[float, r.INSIDE, typer.Option(help="Share at which the curves end.")] = 0.3,
     of: Annotated[

@@ -52,7 +52,7 @@ def compare(
     A usual method that loses relevance is shown with the lost share, and one that cannot explain
     the network is left out. A method that you name must fit the network, as in `explain`. The
     titles say what the network predicts, how sure it is, and what the image shows. Writes a page
-    (index.html), the picture (sheet.png) and what the network says (images.json).
+    (index.html), the picture (sheet.png) and the predictions (images.json).
     """
     from niwaki.files import write_json
     from niwaki.report import contact_sheet, is_diverging, save_heatmaps, write_report
@@ -123,7 +123,7 @@ def _report(found: Explained, out: Path, alone: bool, as_json: bool) -> None:
         return
     o.console().print(table(found.rows))
     for name, share in found.lost.items():
-        o.console().print(f"{name}: up to {share:.1%} of the relevance is lost on its way")
+        o.console().print(f"{name}: up to {share:.1%} of the relevance is lost on the way")
     for name, reason in found.left_out.items():
         o.console().print(f"{name} is left out: {reason}")
     o.console().print(f"wrote {out}" if alone else f"open {out / 'index.html'}")

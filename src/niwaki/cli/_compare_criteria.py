@@ -64,7 +64,7 @@ def compare_criteria(
         ),
     ] = None,
     seeds: Annotated[int, r.FEW, typer.Option(help="Number of draws of reference images.")] = 5,
-    keep: Annotated[float, r.INSIDE, typer.Option(help="Share to keep in the end.")] = 0.3,
+    keep: Annotated[float, r.INSIDE, typer.Option(help="Share that is kept at the end.")] = 0.3,
     of: Annotated[
         Literal["units", "params", "macs"], typer.Option(help="What --keep is a share of.")
     ] = "macs",

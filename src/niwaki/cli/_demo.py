@@ -121,7 +121,7 @@ def demo(
     with torch.no_grad():
         same = torch.equal(again(test[0]), smaller.model(test[0]))
     if not same:
-        raise NiwakiError("the reloaded network gives other outputs than the saved one")
+        raise NiwakiError("the outputs of the reloaded network differ from those of the saved one")
     if as_json:
         say({"folder": str(out), "accuracy": table})
     show(
@@ -200,7 +200,7 @@ def _draw(
         before, after = (m(images).argmax(1).tolist() for m in (model, smaller.model))
     titles = [f"{b} / {a}" for b, a in zip(before, after, strict=True)]
     told = [
-        {"image": f"digit {label}, said before and after: {title}", "class": str(label)}
+        {"image": f"digit {label}, predicted before and after: {title}", "class": str(label)}
         for label, title in zip(labels.tolist(), titles, strict=True)
     ]
     flat = {name.replace("\n", " "): maps for name, maps in rows.items()}
@@ -211,7 +211,8 @@ def _draw(
         DIGITS.denormalise(images.cpu()),
         rows,
         titles=titles,
-        heading="Digits, explained before and after pruning (above: what each network says)",
+        heading="Digits, explained before and after pruning (above: the prediction of each "
+        "network)",
     )
     plot_trajectories(
         folder / "curves.png",

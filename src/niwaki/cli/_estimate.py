@@ -35,7 +35,7 @@ _SECONDS = r.Range(1, 86400, why="trials take at least the seconds that Python t
 _CALM = 0.7  # share of the time in which a processor works for a job that has it to itself
 _OFTEN = 0.05  # seconds from one look at the disk to the next
 _UNKNOWN = (
-    "Trials run on this machine, with what else runs on it. Each process is taken to have "
+    "Trials run on this machine, beside whatever else runs on it. Each process is assumed to have "
     "processors, or a GPU, like this one to itself.",
     "The disk is as fast as it is now; images that the trials have read may come from memory.",
     "What an audit will find is not known, and the pictures of each finding take time.",
@@ -48,14 +48,17 @@ def estimate(
     command: Annotated[
         list[str],
         typer.Argument(
-            metavar="COMMAND...", help="The command with all that is given to it, such as prune."
+            metavar="COMMAND...",
+            help="The command with all its arguments, such as prune MODEL DATA.",
         ),
     ],
     processes: Annotated[
         int, _PROCESSES, typer.Option(help="Processes, or GPUs, that torchrun would start.")
     ] = 1,
     budget: Annotated[
-        float, _SECONDS, typer.Option(help="Seconds that trials may take, but for the first two.")
+        float,
+        _SECONDS,
+        typer.Option(help="Seconds that trials may take, not counting the first two."),
     ] = 120,
     bandwidth: Annotated[
         str, Bytes(), typer.Option(help="Bytes per second between two processes, such as 1GB.")
@@ -208,10 +211,10 @@ def _report(found: Estimate, processes: int, link: Link) -> None:
         curve.add_row(str(row["processes"]), _time(row["seconds"]), f"{row['times']:.1f}")
     show(curve)
     show(
-        f"{found.serial:.1%} of the time of one process is saved by no other; more than "
+        f"{found.serial:.1%} of the time of one process cannot be shared; more than "
         f"{found.helpful(link=link)} processes gain little. They tell each other "
-        f"{shown(sum(stage.sent for stage in found.stages.values()))} at "
-        f"{shown(link.bandwidth)} per second, as --bandwidth says."
+        f"{shown(sum(stage.sent for stage in found.stages.values()))} at {shown(link.bandwidth)} "
+        "per second, as --bandwidth says."
     )
     for sentence in _UNKNOWN:
         show(sentence)

@@ -36,10 +36,10 @@ def explain(
     *,
     common: o.Common,
 ) -> None:
-    """Show which pixels speak for what the network says.
+    """Show which pixels speak for the prediction of the network.
 
     Writes a page (index.html) and a contact sheet (sheet.png) of the methods and at most 64 images,
-    the heatmaps of all images as arrays, and what the network says (images.json). If the usual
+    the heatmaps of all images as arrays, and the predictions (images.json). If the usual
     method loses relevance, as it does in many pruned networks, the lost share is reported. A method
     that you name is refused instead.
     """
@@ -108,6 +108,6 @@ def _report(found: Explained, out: Path, as_json: bool) -> None:
         return
     o.console().print(table(found.rows))
     for name, share in found.lost.items():
-        o.console().print(f"{name}: up to {share:.1%} of the relevance is lost on its way")
+        o.console().print(f"{name}: up to {share:.1%} of the relevance is lost on the way")
     o.console().print(f"wrote {out / 'sheet.png'}")
     o.console().print(f"open {out / 'index.html'}")

@@ -43,7 +43,7 @@ def filters(
     limit: o.Limit = 500,
     patches: Annotated[int, r.PATCHES, typer.Option(help="Patches to show of each kind.")] = 8,
     method: Annotated[
-        str, typer.Option(help="The method whose relevance is meant, see `niwaki methods`.")
+        str, typer.Option(help="The method that computes relevance, see `niwaki methods`.")
     ] = "lrp.epsilon_plus",
     heatmaps: Annotated[
         bool, typer.Option(help="Whether to compute heatmaps of the patches for each filter.")
@@ -159,7 +159,7 @@ def filters(
 
 @dataclass(frozen=True)
 class _Compared:
-    """What the pruned network says: diversity after, what went, colour filters among the first."""
+    """What a pruned network adds: diversity after, removed filters, colour filters among them."""
 
     after: Mapping[str, Diversity] | None = None
     first: Mapping[str, Enrichment] | None = None

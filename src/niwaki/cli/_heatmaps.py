@@ -107,7 +107,7 @@ def some_of(images: Images, what: str, of: int) -> Images:
 
 @dataclass(frozen=True)
 class Explained:
-    """What the network says of images, and the first of them with their heatmaps, to be shown.
+    """The predictions for images, and the first of them with their heatmaps, to be shown.
 
     Attributes
     ----------

@@ -146,19 +146,17 @@ Percentile = Annotated[
     typer.Option(help="Percentile of the absolute values that gets the full colour."),
 ]
 Shared = Annotated[
-    bool, typer.Option("--shared-scale", help="One colour scale for all images of a method.")
+    bool, typer.Option("--shared-scale", help="Use one colour scale for all images of a method.")
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
-Seed = Annotated[
-    int, r.SEED, typer.Option(help="Everything that is drawn at random follows from it.")
-]
+Seed = Annotated[int, r.SEED, typer.Option(help="The seed of everything that is drawn at random.")]
 BatchSize = Annotated[int, r.BATCH, typer.Option(help="Samples in a batch.")]
 Threads = Annotated[
     int | None,
     r.THREADS,
     typer.Option(help="CPU threads. Default: torch's own choice.", show_default=False),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines and nothing else.")]
 Architecture = Annotated[
     str | None,
     typer.Option(
@@ -216,7 +214,7 @@ def resumable(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if is_first() and any(folder.rglob("*.safetensors")):
-            print(f"stopped; the same command goes on from {folder}", file=sys.stderr)
+            print(f"stopped; the same command resumes from {folder}", file=sys.stderr)
             raise typer.Exit(130) from None
         raise
 

@@ -63,7 +63,8 @@ def prune(
         r.SOME,
         typer.Option(
             "--validation",
-            help="Training images per class that decide about the floor and the fine-tuning.",
+            help="Training images per class that decide about the floor and the best epoch of "
+            "fine-tuning.",
         ),
     ] = 10,
     photographs: Annotated[

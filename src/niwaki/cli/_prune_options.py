@@ -124,11 +124,13 @@ class Limiting:
     ignore: Annotated[
         list[str] | None,
         typer.Option(
-            help="Layer, module or pattern whose units stay. May be given several times.",
+            help="Layer, module or pattern that keeps its units. May be given several times.",
             show_default=False,
         ),
     ] = None
-    min_units: Annotated[int, r.UNITS, typer.Option(help="Units that every layer keeps.")] = 1
+    min_units: Annotated[
+        int, r.UNITS, typer.Option(help="Smallest number of units that a layer may keep.")
+    ] = 1
     round_to: Annotated[
         int, r.UNITS, typer.Option(help="Give each pruned layer a multiple of this many units.")
     ] = 1

@@ -85,7 +85,7 @@ class Photographs:
 
     def _explain(self, model: nn.Module, inputs: Tensor, name: str) -> dict[str, Tensor]:
         judged = per_class(model, inputs)
-        output = models.class_outputs(judged, inputs, "what the network says")
+        output = models.class_outputs(judged, inputs, "what the network predicts")
         best = torch.softmax(output, 1).max(1)
         heat, lost = attribute_with_loss(attribution.create(name, judged), inputs, best.indices)
         heat = heat.sum(1, keepdim=True)
@@ -168,7 +168,7 @@ def _spaced(numbers: list[int]) -> list[int]:
 def answers(model: nn.Module, data: Data, batch_size: int) -> Tensor:
     """Return the probabilities of all classes for all images, shape (N, classes)."""
     found = [
-        torch.softmax(models.class_outputs(model, inputs, "a comparison of answers"), 1).cpu()
+        torch.softmax(models.class_outputs(model, inputs, "a comparison of predictions"), 1).cpu()
         for inputs, _ in batches(data, batch_size, models.home(model))
     ]
     return torch.cat(found)

@@ -42,12 +42,14 @@ def prune_weights(
     ignore: Annotated[
         list[str] | None,
         typer.Option(
-            help="Layer or module whose weights stay. May be given several times.",
+            help="Layer or module that keeps its weights. May be given several times.",
             show_default=False,
         ),
     ] = None,
     min_weights: Annotated[
-        int, r.UNITS.but(low=0), typer.Option(help="Weights that every layer keeps.")
+        int,
+        r.UNITS.but(low=0),
+        typer.Option(help="Smallest number of weights that a layer may keep."),
     ] = 1,
     repair: Annotated[
         Literal["rebuild", "none"],

@@ -1,4 +1,4 @@
-"""``niwaki slide``: what a network says of a whole slide, and which pixels made it say so."""
+"""``niwaki slide``: what a network predicts on a whole slide, and which pixels are the reason."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def slide(
         str,
         typer.Argument(
             metavar="SLIDE",
-            help="What OpenSlide reads (.svs, .ndpi, .mrxs, DICOM, tiled TIFF) or an image.",
+            help="A slide that OpenSlide reads (.svs, .ndpi, .mrxs, DICOM, tiled TIFF), or an "
+            "image.",
         ),
     ],
     model: o.ModelSpec,
@@ -114,7 +115,7 @@ def slide(
     *,
     common: o.Common,
 ) -> None:
-    """Map what a network says of a whole slide, and which pixels made it say so.
+    """Map what a network predicts on a whole slide, and which pixels are the reason.
 
     Writes pyramids for QuPath (maps/NAME.ome.tif, of numbers and in colours), tiles and the most
     relevant regions (objects.geojson, tiles.csv), the nuclei, if they are given, a page with an
@@ -197,8 +198,8 @@ def _classes(given: list[str], names: list[str]) -> dict[int, str]:
     if not given:
         if len(names) > 2:
             raise NiwakiError(
-                f"the network tells {len(names)} classes apart: say which are mapped, such as "
-                f"--target {names[0]!r}; it may be given several times"
+                f"the network has {len(names)} classes: say which are mapped, such as --target "
+                f"{names[0]!r}; it may be given several times"
             )
         return {1: names[1] if len(names) == 2 else "1"}
     found = {}

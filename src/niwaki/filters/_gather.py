@@ -229,7 +229,7 @@ class _State:
 def _read(
     model: nn.Module, method: Propagating, names: list[str], inputs: Tensor, labels: Tensor
 ) -> tuple[Responses, Tensor]:
-    """Run a batch there and back; labels that are missing become what the network says."""
+    """Run a batch forward and backward; missing labels become the predicted classes."""
     responses = Responses(names)
     truth = labels.clone()
 

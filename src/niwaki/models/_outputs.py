@@ -180,7 +180,7 @@ def one_tensor(model: nn.Module, output: Any, inputs: Tensor) -> Tensor:
 
 
 def respond(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return what a network says of a batch, without gradients; one row for each sample.
+    """Return a network's outputs for a batch, without gradients; one row for each sample.
 
     Parameters
     ----------

@@ -75,13 +75,13 @@ def example(
 def _facts(audit: Audit, position: int, region: NDArray[Any] | None, has_it: bool) -> str:
     image = audit.material.describe(position)
     facts = [f"image {image['index']} of the data set", f"class {image['class']}"]
-    facts.append(f"the network says {image['said']}")
+    facts.append(f"the network predicts {image['said']}")
     if "slide" in image:
         facts.insert(0, f"slide {image['slide']}")
     if region is not None:
         facts.append(_place(region))
     if not has_it:
-        facts.append("does not have it")
+        facts.append("without it")
     return "; ".join(facts)
 
 

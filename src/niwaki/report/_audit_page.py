@@ -125,7 +125,8 @@ def _strips(home: Path, prefix: str, audit: Audit) -> list[dict[str, str]]:
         plot_strip(home / file, audit, candidate)
         what = "alike in" if candidate.kind == "group" else "unlike all others in"
         words = f"{candidate.name}: {candidate.count} images, {what} the channels of "
-        strips.append({"title": f"{words}{candidate.layer} that carry the answer", "picture": file})
+        title = f"{words}{candidate.layer} that carry the prediction"
+        strips.append({"title": title, "picture": file})
     return strips
 
 
@@ -275,7 +276,7 @@ def _dots(audit: Audit, found: Strategies) -> list[list[Any]]:
     dots = []
     for (x, y), cluster, position in zip(places, found.assigned, found.positions, strict=True):
         told = audit.material.describe(int(position))
-        words = f"{told['name']}, the network says {told['said']}"
+        words = f"{told['name']}, the network predicts {told['said']}"
         dots.append([round(float(x), 3), round(float(y), 3), int(cluster), words])
     return dots
 

@@ -159,7 +159,7 @@ def _coupling(
         hidden = [layer.name for layer in layers if not layer.last]
         return couple(copy.deepcopy(model), inputs, hidden)
     except NiwakiError as error:
-        remarks.append(f"Pruning of units is refused: {error}")
+        remarks.append(f"Units of this network cannot be pruned: {error}")
         return None
 
 

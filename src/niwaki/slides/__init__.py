@@ -1,4 +1,4 @@
-"""What a network says of a whole slide, and where.
+"""What a network predicts on a whole slide, and where.
 
 `open_slide` reads a slide, or an image, at any resolution; `find_tissue` says where on it there is
 something to see. `explain_slide` looks at it tile by tile and joins probability and relevance to

@@ -44,9 +44,9 @@ _MORE_ERRORS = 0.05
 def find_centres(evidence: Evidence, rng: np.random.Generator) -> Iterator[Finding]:
     """Ask for each class whether images are taken for it because of their centre.
 
-    Seen: the channels that carry the answer tell the centre from the others, among images of the
-    same class, better than if whole slides exchanged their centres; where no class has images of
-    both, the centre goes with the class. Cause: images of other classes and centres get the
+    Seen: the channels that carry the prediction tell the centre from the others, among images of
+    the same class, better than if whole slides exchanged their centres; where no class has images
+    of both, the centre goes with the class. Cause: images of other classes and centres get the
     centre's stain and sharpness, or its features in the last hidden layer, and their answers turn
     wrong more often than by changes of the same size in random directions.
 

@@ -1,4 +1,4 @@
-"""Confirmed: do answers hang on what a person has seen that images should not be known by?"""
+"""Confirmed: do predictions depend on what a person found that should not decide?"""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ SMALLEST = 1.5
 _CONTROLS = 5
 
 
-@question("confirmed", "If images are confirmed: do answers hang on what they have in common?")
+@question(
+    "confirmed", "If images are confirmed: do predictions depend on what they have in common?"
+)
 def find_confirmed(evidence: Evidence, rng: np.random.Generator) -> Iterator[Finding]:
-    """Ask for each set of images that a person accepted whether answers hang on the thing.
+    """Ask for each set of images that a person accepted whether predictions depend on the thing.
 
     Seen: what one half of the accepted images have in common inside the network tells the other
     half from the rest of their class. Cause: its direction is taken out of the layer's channels, or
@@ -53,8 +55,8 @@ def _find(evidence: Evidence, name: str, accepted: Array, rng: np.random.Generat
     finding = Finding(
         key=f"confirmed/{who}/{name}",
         title=f"what was confirmed as {name} (class {who})",
-        question=f"Do answers hang on what images of class {who!r}, confirmed as {name!r}, have "
-        "in common?",
+        question=f"Do predictions depend on what images of class {who!r}, confirmed as {name!r}, "
+        "have in common?",
         label=label,
         effect=0.0,
         effect_name="how well half of the images tell the others, in multiples of guessing",

@@ -36,7 +36,8 @@ _MOVED = 0.1  # fall of the margin that counts, in its standard deviations
 
 
 @question(
-    "quality", "Does the network know a class by the sharpness, compression or tint of its images?"
+    "quality",
+    "Does the network recognise a class by the sharpness, compression or tint of its images?",
 )
 def find_qualities(evidence: Evidence, rng: np.random.Generator) -> Iterator[Finding]:
     """Ask for each class and each property of whole images whether the network goes by it.

@@ -18,9 +18,9 @@ _COLOURS = {
     "nothing found": "clean",
 }
 _ANSWERS = {
-    "no": "Answered by no",
+    "no": "Answered with no",
     "too few images": "Too few images for an answer",
-    "unreliable": "Asked, and of this network not to be relied on",
+    "unreliable": "Asked, but not to be relied on for this network",
 }
 
 
@@ -70,7 +70,7 @@ def clusters(run: RunFolder) -> Section | None:
 
 @section
 def answers(run: RunFolder) -> Section | None:
-    """Show the questions that were not answered by yes, and how to read all of it."""
+    """Show the questions that were not answered with yes, and how to read all of it."""
     read = _read(run)
     if read is None:
         return None
@@ -131,7 +131,7 @@ def _findings(run: RunFolder, report: Any, shown: Any) -> dict[str, Any]:
 
 
 def _rest(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the questions that were not answered by yes, by their answer."""
+    """Return the questions that were not answered with yes, by their answer."""
     kinds = [
         {"title": title, "findings": [one for one in found if one["answer"] == answer]}
         for answer, title in _ANSWERS.items()

@@ -34,7 +34,7 @@ def car(run: RunFolder) -> Section | None:
             ("Accuracy", f"{found['accuracy']:.2%}"),
             ("Images", f"{found['samples']:,}"),
             ("Units", f"{len(units):,}"),
-            ("Without effect or in the way", f"{sum(unit['car'] <= 0 for unit in units):,}"),
+            ("Without effect or harmful", f"{sum(unit['car'] <= 0 for unit in units):,}"),
         ),
         cautions=tuple(_cautions(found)),
     )
@@ -86,6 +86,6 @@ def _cautions(found: Mapping[str, Any]) -> Iterator[str]:
             "between them."
         )
     yield (
-        "Filters that stand in for one another each look needless here: what goes with several of "
-        "them is more than the sum of what goes with each."
+        "Filters that can replace one another each look superfluous here: several of them together "
+        "carry more than the sum of what each carries alone."
     )

@@ -69,7 +69,7 @@ def curves(run: RunFolder) -> Section | None:
         },
         cautions=(
             "Each criterion ran on one draw of reference images: a difference of a few points may "
-            "be chance. “niwaki compare-criteria” repeats the runs over several draws.",
+            "be due to chance. “niwaki compare-criteria” repeats the runs over several draws.",
         ),
     )
 
@@ -129,8 +129,11 @@ def _cautions(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             yield (
                 f"{first['contender']} and {second['contender']} differ by {gap:.4f} in their "
                 f"areas, which is less than the standard deviation over the draws ({spread:.4f}): "
-                "their order may be chance."
+                "their order may be due to chance."
             )
     if rows and (rows[0].get("runs") or 0) < 5:
         yield f"There are {rows[0]['runs']} runs for each criterion: the spread is a rough guess."
-    yield "The criteria were compared on one network and one data set; others may order them anew."
+    yield (
+        "The criteria were compared on one network and one data set; their order may differ on "
+        "others."
+    )

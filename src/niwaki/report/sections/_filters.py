@@ -52,8 +52,8 @@ def filters(run: RunFolder) -> Section | None:
 
 def _cautions(has_car: bool, intervals: int) -> Iterator[str]:
     yield (
-        "A patch on which a filter is strong says what drives it, and not what it is for: a strong "
-        "filter may be irrelevant for what the network says."
+        "A patch on which a filter is strong shows what activates it, not what it is for: a strong "
+        "filter may be irrelevant for the prediction."
     )
     if has_car:
         yield (

@@ -41,7 +41,7 @@ def _images(run: RunFolder, found: Mapping[str, Any]) -> Iterator[dict[str, Any]
         right = None if true is None or said is None else true == said
         name = str(image.get("image", f"image {number}"))
         words = [name] + ([f"class {true}"] if true is not None else [])
-        words += [f"the network says {said}"] if said is not None else []
+        words += [f"the network predicts {said}"] if said is not None else []
         yield {
             "number": number,
             "name": name,

@@ -104,12 +104,12 @@ def _cautions(rows: Sequence[Mapping[str, Any]], images: int) -> Iterator[str]:
     if blind:
         yield (
             "The heatmaps of these methods stay much the same when the network's weights are drawn "
-            f"at random, so that they say little about what it has learned: {', '.join(blind)}."
+            "at random, so they say little about what it has learned: {', '.join(blind)}."
         )
     lost = [row["method"] for row in rows if row.get("lost")]
     if lost:
         yield f"These methods lose relevance on its way to the pixels: {', '.join(lost)}."
     yield (
-        "A perturbed image is none that the network knows: how its output falls depends on what "
-        "stands in the perturbed regions as well."
+        "A perturbed image is unlike any that the network knows: how its output falls also depends "
+        "on what replaces the perturbed regions."
     )

@@ -116,7 +116,7 @@ def _said(
         lines.append(f"{now:,} {_COSTS[cost]} ({now / getattr(first, cost):.1%})")
     if step.step in times:
         lines.append(f"{1000 * times[step.step]:.3g} ms per image")
-    return "\n".join(lines + (["taken back: below the floor"] if step.rejected else []))
+    return "\n".join(lines + (["undone: below the floor"] if step.rejected else []))
 
 
 _HEAD = ("step", "units", "parameters", "MACs", "MACs kept", "ms per image", "accuracy",
@@ -138,7 +138,7 @@ def _table(trajectory: Trajectory, times: Mapping[int, float]) -> tuple[tuple[st
             share(step.accuracy),
             share(step.accuracy_tuned),
             share(step.validation),
-            "taken back" if step.rejected else "",
+            "undone" if step.rejected else "",
         )
         for step, kept in zip(trajectory, trajectory.kept("macs"), strict=True)
     )
@@ -176,7 +176,7 @@ def _cautions(run: RunFolder, trajectory: Trajectory, times: Mapping[int, float]
     if count and last.accuracy is not None:
         told.append(margin(last.accuracy, int(count)))
     if last.accuracy is None:
-        told.append("No accuracy was measured: nothing says what pruning has cost.")
+        told.append("No accuracy was measured, so it is not known what pruning has cost.")
     if last.kept is not None and last.kept.may_be_chance:
         told.append(f"Fine-tuning {last.kept}.")
     if any(step.validation is not None for step in trajectory):
@@ -186,7 +186,7 @@ def _cautions(run: RunFolder, trajectory: Trajectory, times: Mapping[int, float]
         )
     if times:
         told.append(
-            "Milliseconds are of this machine, with whatever else ran on it; other machines and "
-            "batch sizes give others."
+            "Milliseconds were measured on this machine, with whatever else ran on it; they differ "
+            "on other machines and with other batch sizes."
         )
     return told

@@ -63,8 +63,8 @@ def _cautions(found: dict[str, Any]) -> tuple[str, ...]:
     if len(found["predictions"]) == 1:
         name = next(iter(found["predictions"]))
         cautions.append(
-            f"The network says {name} of all tiles. It may have been trained at another resolution "
-            "or on other stains."
+            f"The network predicts {name} for all tiles. It may have been trained at another "
+            "resolution or on other stains."
         )
     if found["mpp"] > 1.5 * max(found["slide_mpp"]):
         cautions.append("The slide was read coarser than it was scanned, which hides detail.")

@@ -102,13 +102,13 @@ def _photos(run: RunFolder, found: Mapping[str, Any]) -> Iterator[dict[str, Any]
 def _cautions(found: Mapping[str, Any]) -> Iterator[str]:
     if found.get("lost", 0) > 0:
         yield (
-            f"In the heatmaps over the steps up to {found['lost']:.1%} of the relevance is lost on "
+            f"In the heatmaps of the steps, up to {found['lost']:.1%} of the relevance is lost on "
             f"its way ({found['method']}); what they show is not all of what the network looks at."
         )
     if found.get("photos"):
         yield (
-            f"The {len(found['photos'])} photographs over the steps are examples, drawn at random: "
-            "they are no evidence of what the network looks at in general."
+            f"The {len(found['photos'])} photographs are examples, drawn at random: they are no "
+            "evidence of what the network looks at in general."
         )
 
 
@@ -119,7 +119,7 @@ def changed(run: RunFolder) -> Section | None:
     if not found:
         return None
     return Section(
-        "Images whose answer changed",
+        "Images whose prediction changed",
         "changed.html.j2",
         {
             **found,
