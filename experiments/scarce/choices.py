@@ -45,7 +45,7 @@ class Reader:
     Attributes
     ----------
     gram : Tensor
-        Of its patches X in the network as it stands; shape (features, features).
+        Of its patches X in the current network; shape (features, features).
     cross : Tensor
         ``T^T X``, T its outputs in the unpruned network (those that it still has).
     energy : float

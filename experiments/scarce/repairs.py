@@ -109,7 +109,7 @@ def symmetric(scene: Scene) -> None:
 
 
 def osscar(scene: Scene) -> None:
-    """OSSCAR's update (2024): ``W -= H^-1[:, S] (H^-1_SS)^-1 W_S``, in the network as it stands.
+    """OSSCAR's update (2024): ``W -= H^-1[:, S] (H^-1_SS)^-1 W_S``, in the current network.
 
     ``H = X^T X + lambda I``, lambda a hundredth of its mean diagonal, X from the network before
     the step. All layers that read what goes are updated, also readers of a residual sum.

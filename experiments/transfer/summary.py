@@ -108,7 +108,7 @@ def _before(run: Trajectory) -> list[float]:
 
 
 def _tuned(run: Trajectory) -> list[float]:
-    """Accuracy after fine-tuning; of the network as it came there is no such."""
+    """Accuracy after fine-tuning; of the unpruned network there is no such."""
     return [step.accuracy_tuned or step.accuracy or 0.0 for step in run]
 
 

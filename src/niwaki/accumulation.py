@@ -43,12 +43,13 @@ class Totals:
     def reduced(self, device: torch.device | None = None) -> Totals:
         """Return the totals over all processes that work together, the same in each.
 
-        Every one of them has to call it; see `niwaki.processes`. With one, these are the totals.
+        Every process has to call it; see `niwaki.processes`. With a single one, these are the
+        totals.
 
         Parameters
         ----------
         device : torch.device, optional
-            Where the sums are then, also in a process that had none.
+            Where the sums are afterwards, even in a process that had none.
         """
         if processes.size() == 1:
             stages.sent(8 * sum(value.numel() for value in self.sums.values()))

@@ -10,14 +10,14 @@ __all__ = ["html_table", "readable"]
 
 
 def html_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
-    """Return rows as a table; numbers stand to the right, and all text is escaped.
+    """Return rows as a table; numbers are aligned to the right, and all text is escaped.
 
     Parameters
     ----------
     rows : sequence of mapping
         The same keys in each, which are the columns' titles. None is an empty cell.
     caption : str
-        What stands above the table.
+        The caption above the table.
     """
     titles = list(rows[0]) if rows else []
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)

@@ -63,7 +63,7 @@ class NoRuleError(PropagationError):
 
 
 class LostRelevanceError(PropagationError):
-    """Relevance that gets lost on its way, more than a method or criterion may lose.
+    """Relevance that is lost on the way, more than a method or criterion may lose.
 
     Attributes
     ----------

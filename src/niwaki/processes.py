@@ -383,7 +383,7 @@ def _connected() -> Iterator[Any]:
     except RuntimeError as error:  # of gloo and NCCL
         raise LostProcessError(
             "the connection to another process is lost, which has ended or cannot be reached; what "
-            "is finished is kept: start the same command again, and it goes on from there"
+            "is finished is kept: start the same command again, and it resumes from there"
         ) from error
 
 

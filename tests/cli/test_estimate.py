@@ -103,7 +103,7 @@ def test_trials_grow_while_there_is_time(budget, tried, monkeypatch):
     assert "4.22 min on 8 processes" in found.stdout
     assert "9.31 GB of memory in each process" in found.stdout
     assert "4.66 GB on the disk" in found.stdout
-    assert "0.1% of the time of one process is saved by no other" in found.stdout
+    assert "0.1% of the time of one process cannot be shared" in found.stdout
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ def test_compare_refuses_what_explain_refuses_of_methods_that_are_asked_for(tmp_
     (tmp_path / "net.py").write_text(DEAD_ENDS)
     arguments = [f"{tmp_path / 'net.py'}:quarter", "digits", *METHODS, "--limit", 1]
     for command, out in (("explain", "maps"), ("compare", "sheet.png")):
-        with pytest.raises(LostRelevanceError, match="% of the relevance gets lost"):
+        with pytest.raises(LostRelevanceError, match="% of the relevance is lost"):
             run(command, *arguments, "--out", tmp_path / out)
 
 

@@ -237,7 +237,7 @@ class NotANumber(Method):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"steps": 99}, ValueError, "have 4 regions of 9 x 9, which are gone after 4"),
+        ({"steps": 99}, ValueError, "have 4 regions of 9 x 9, which are all replaced after 4"),
         ({"regions": (0, 3)}, ValueError, "regions = "),
         ({"regions_per_step": 0}, ValueError, "regions_per_step = 0"),
         ({"orders": ("most", "worst")}, ValueError, "most, least, random"),

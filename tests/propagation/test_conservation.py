@@ -73,7 +73,7 @@ def test_relevance_sums_to_the_start(name: str, calibrate: bool) -> None:
 @pytest.mark.parametrize(("name", "calibrate"), LOSES, ids=name_of)
 def test_a_loss_is_reported(name: str, calibrate: bool) -> None:
     model, x = build(name, calibrate)
-    with pytest.raises(PropagationError, match=r"\d+\.\d% of the relevance gets lost") as error:
+    with pytest.raises(PropagationError, match=r"\d+\.\d% of the relevance is lost") as error:
         propagate(model, x, epsilon_plus(), lambda output: output)
     result = propagate(model, x, epsilon_plus(), lambda output: output, max_loss=None)
     missing = result.output.sum(1) - result.relevance.flatten(1).sum(1)

@@ -264,7 +264,7 @@ class Scripted:
     [
         (None, [0.1, 0.5, 0.9, 0.3, 0.9], 4, 2),  # the first of equals
         (2, [0.1, 0.5, 0.4, 0.4, 0.9], 3, 1),
-        (2, [0.6, 0.5, 0.4], 2, 0),  # the network as it came
+        (2, [0.6, 0.5, 0.4], 2, 0),  # the unpruned network
     ],
     ids=str,
 )

@@ -47,7 +47,7 @@ def test_the_gradient_is_that_of_autograd(seeds: range) -> None:
         torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-12, msg=f"seed {seed}")
 
 
-# The same with next to no stabilizer, in which relevance gets lost where contributions are tiny.
+# The same with next to no stabilizer, in which relevance is lost where contributions are tiny.
 EXACT = epsilon().with_rows(
     Assign(Epsilon(1e-13), kind=("convolution", "linear", "batch_norm", "sum", "average"))
 )

@@ -1,4 +1,4 @@
-"""Gradients averaged over many inputs: in a cloud of noise, or on the ways from many baselines."""
+"""Gradients averaged over many inputs: in a cloud of noise, or on paths from many baselines."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """LRP and deep Taylor as iNNvestigate 1.0.8 names and defines them (Alber et al. 2019).
 
-Relevance starts with the output's value. ``_IB`` ignores biases. Denominators that are exactly
-zero are iNNvestigate's only stabilised ones; here all get a stabilizer far below what counts.
+Relevance starts with the output's value. ``_IB`` ignores biases. iNNvestigate stabilises only
+denominators that are exactly zero; here all get a stabilizer that is too small to matter.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class DeepTaylor(Propagating):
     """Deep Taylor decomposition: z-plus in every layer (Montavon et al. 2017).
 
     Relevance starts with the output's value, where that is above zero. Average pooling gets the
-    gradient, as in iNNvestigate, and so hands relevance to silent units too, where it may get lost.
+    gradient, as in iNNvestigate, and so hands relevance to silent units too, where it may be lost.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Integrated gradients: the mean gradient on the way from a baseline."""
+"""Integrated gradients: the mean gradient along the path from a baseline."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ KEPT = 2**26
 @checked(baseline=PIXELS, steps=STEPS, refinements=STEPS.but(low=0), internal_batch_size=BATCH)
 @register("integrated_gradients")
 class IntegratedGradients(Average):
-    """Difference to a baseline times the mean gradient on the way (Sundararajan et al. 2017).
+    """Difference to a baseline times the mean gradient along the path (Sundararajan et al. 2017).
 
     The heatmap should sum to the difference of the output at the input and at the baseline. On
-    networks of ReLUs no quadrature with fixed points does, as the slope jumps on the way; the
+    networks of ReLUs no quadrature with fixed points does, as the slope jumps along the path; the
     default looks for the jumps.
 
     Parameters
@@ -41,7 +41,7 @@ class IntegratedGradients(Average):
     model : nn.Module
         See `Method`.
     baseline : float or Tensor
-        Where the way begins: a number, or a tensor that broadcasts to the inputs.
+        Where the path begins: a number, or a tensor that broadcasts to the inputs.
     steps : int
         Number of points; of ``"adaptive"``, those that it begins with.
     quadrature : {"adaptive", "gauss", "left", "right", "midpoint"}

@@ -66,7 +66,7 @@ class Propagating(Method):
     start : {"output", "one"}
         The relevance a chosen output starts with: its value, or 1.
     max_loss : float, optional
-        Largest share of the relevance that may get lost in stabilizers and dead ends before it is
+        Largest share of the relevance that may be lost in stabilizers and dead ends before it is
         an error; None: any.
     """
 
@@ -99,7 +99,7 @@ class Propagating(Method):
         inputs, target
             See `Method.attribute`.
         conditions : mapping of str to sequence of int, optional
-            Layer name to the units whose relevance alone goes on from there: what the network sees
+            Layer name to the units whose relevance alone is passed on: what the network sees
             of the target *through* these units (Achtibat et al. 2023).
         """
         result = self._propagate(inputs, [target], conditions=conditions)
@@ -130,7 +130,7 @@ class Propagating(Method):
     def attribute_with_loss(
         self, inputs: Tensor, targets: Sequence[Target]
     ) -> tuple[Tensor, Tensor]:
-        """As `attribute_each`, whatever gets lost; and tell how much that is.
+        """Compute what `attribute_each` does, whatever is lost, and return how much that is.
 
         Parameters
         ----------

@@ -35,7 +35,7 @@ class Occlusion(Method):
     stride : int or tuple of int, optional
         Step of the window; default: half of the window.
     value : float
-        What covers.
+        The value that covers a window.
     internal_batch_size : int
         Largest number of images that go through the network together.
     """

@@ -42,7 +42,7 @@ class Point:
     output : float
         The output there.
     heatmap : Tensor
-        The gradient there times the whole way.
+        The gradient there times the length of the path.
     slope : float
         Sum of the heatmap: the output's derivative along the path.
     size : float

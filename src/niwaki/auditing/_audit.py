@@ -62,11 +62,12 @@ def audit(
     model : nn.Module
         In evaluation mode, returning shape (N, classes). Never changed.
     data : Dataset
-        A data set of pairs (input of shape (C, H, W), label): the data the network was trained on,
-        or held back from them, as a bias lives in both. What is known of the images besides comes
-        with them, as attributes or by `niwaki.data.Described`: preprocessing, names of classes, the
-        slide or patient of each image (what is a slide's is not taken for its class's), the
-        hospital or scanner that it comes from, and regions to ask about.
+        A data set of pairs (input of shape (C, H, W), label): the data that the network was trained
+        on, or data held out from them, as both contain a bias. What else is known about the images
+        comes with them, as attributes or by `niwaki.data.Described`: the preprocessing, the names
+        of the classes, the slide or patient of each image (so that a property of a slide is not
+        mistaken for one of its class), the hospital or scanner that it comes from, and regions to
+        ask about.
     method : str
         One of `niwaki.attribution.names`.
     target : {"predicted", "true"}
@@ -76,22 +77,22 @@ def audit(
     batch_size : int
         For the network.
     seed : int
-        Seed of everything that is drawn: the sample, the permutations, places and donors.
+        Seed of everything that is drawn: the sample, the permutations, positions and donors.
     tissue : bool
         The images are H&E stained tissue: relevance is also sorted by stain.
     training : Dataset, optional
-        The images that the network learned from, if `data` are others: asks as well whether some of
-        `data` are unlike any of them, a kind of image that training lacks. If `data` come with
-        groups, these have to, named alike.
+        The images that the network learned from, if `data` are others. The audit then also asks
+        whether some of `data` are of a kind that training lacks. If `data` come with groups, the
+        training images need groups too, with the same names.
     confirmed : mapping of str to sequence, optional
-        Images that a person has seen to have a thing that they should not be known by, by its name:
-        names of their files, or their numbers in `data`. See `Audit.candidates` and
+        The name of something that should not decide, and the images in which a person has seen it:
+        names of their files, or their indices in `data`. See `Audit.candidates` and
         `read_confirmed`.
     questions : sequence of str, optional
         Those to ask, of `niwaki.auditing.question_names`; default: all. Each has random numbers of
         its own, and p-values are corrected for all that are asked.
     folder : str or Path, optional
-        Keeps finished batches; the same call goes on from there.
+        Keeps finished batches; the same call resumes from there.
     **options
         Options of the method.
 
@@ -145,7 +146,7 @@ def examine(
     confirmed: Mapping[str, Sequence[Any]] | None = None,
     questions: Sequence[str] | None = None,
 ) -> Audit:
-    """Ask questions to images and heatmaps that are there already; see `audit`.
+    """Ask questions about images and heatmaps that exist already; see `audit`.
 
     `gather_training` makes what is needed of the images that the network learned from.
     """
@@ -216,7 +217,7 @@ def _check_classes(labels: Sequence[int] | NDArray[Any]) -> None:
 
 
 def _check_alike(training: Dataset[Any], data: Dataset[Any]) -> None:
-    """Refuse training images that would be unlike all others by how they were read."""
+    """Refuse training images that would be unlike all others because of how they were read."""
     check_same_classes(training, data, "the training images and the audited ones")
     ways = [getattr(images, "preprocessing", None) for images in (training, data)]
     if None not in ways and ways[0] != ways[1]:

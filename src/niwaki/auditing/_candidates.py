@@ -1,7 +1,7 @@
 """Candidates: groups of images that are unlike the rest inside the network, for a person to judge.
 
-They are no findings: most classes have kinds of images. A person says which of the images show
-something that they should not, and the audit goes on with those.
+They are not findings: most classes contain several kinds of images. A person says which of the
+images show something that should not decide, and the audit then asks about those.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NO = ("no", "n", "0", "false", "")
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """Images of a class whose answer is carried by other channels than that of the rest.
+    """Images of a class whose prediction is carried by other channels than that of the rest.
 
     Attributes
     ----------

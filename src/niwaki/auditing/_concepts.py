@@ -44,7 +44,7 @@ class Concept:
 
 
 def concept_of(latent: Latent, labels: Array, accepted: Array) -> Concept:
-    """Find what images have in common that others of their class have not.
+    """Find what images have in common that others of their class lack.
 
     A concept vector as in Reveal to Revise (Pahde et al. 2023), by the difference of means (the
     pattern of Haufe et al. 2014), which needs a handful of images only: channels whose difference

@@ -1,4 +1,4 @@
-"""What of a data set is explained, and how: its sample, its description, batches that are kept."""
+"""Which images are explained, and how: the sample, its description, and the batches kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an audit found: an answer with its words, its evidence and what to draw of it."""
+"""What an audit found: an answer in words, its evidence, and the pictures to draw of it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Finding:
 
     A question is answered with yes when chance does not explain what the heatmaps or images show
     (`p_seen`), nor what happens when the thing is changed (`p_cause`), both after Holm's correction
-    for the number of questions, when both effects are as large as is worth an alarm, and when
-    answers of the network change with the thing. What does not look suspicious is not tried, and
-    its `p_cause` is 1. A no says what could have been found; see `answer`.
+    for the number of questions, when both effects are large enough to be worth an alarm, and when
+    predictions of the network change with the thing. What does not look suspicious is not tried,
+    and its `p_cause` is 1. A no says what could have been found; see `answer`.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Finding:
     smallest : float
         The effect that is worth an alarm.
     p_seen : float
-        That chance gives as much.
+        The probability that chance gives as much.
     cause : Cause or None
         What happens when the thing is changed, or that the network fails where it is; None where
         it was not tried.
@@ -57,7 +57,7 @@ class Finding:
     smallest_drop : float
         The fall of the margin that is worth an alarm.
     smallest_flips : float
-        The share of images whose answer has to change, beyond that of the control.
+        The share of images whose prediction has to change, beyond that of the control.
     sentence : str
         What a person reads when the answer is yes.
     advice : str
@@ -124,7 +124,7 @@ class Finding:
 
     @property
     def changed(self) -> float:
-        """Share of images whose answer changes with the thing, beyond that of unrelated changes.
+        """Share of images whose prediction changes with the thing, beyond that of other changes.
 
         Images that have it may keep their class without it, as it is right for other reasons too.
         So this is the share of these or, if that is larger and not by chance, the share of the

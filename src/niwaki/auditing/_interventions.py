@@ -58,7 +58,7 @@ class Cause:
 
     @property
     def changed(self) -> float:
-        """Share of the images whose answer changes, beyond that of the unrelated change."""
+        """Share of the images whose prediction changes, beyond that of the unrelated change."""
         return self.flips - self.control_flips
 
     def evidence(self, least: float) -> list[tuple[str, str]]:
@@ -120,8 +120,8 @@ def compare_spread(
 ) -> Cause:
     """Put a region of some images on others, then other regions of the same images, and compare.
 
-    What belongs to its class by everything else as well keeps its class without the thing. Images
-    of other classes tell whether the thing alone makes an answer.
+    An image that belongs to its class for other reasons as well keeps its class without the thing.
+    Images of other classes tell whether the thing alone changes predictions.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def compare_regions(
     masks : ndarray
         Shape (H, W) or (N, H, W), bool.
     how : {"transplant", "inpaint", "blur"}
-        What stands there afterwards: the same place of a random image of another class, the
+        What replaces the region: the same region of a random image of another class, the
         surroundings, or the region out of focus.
     rng : numpy.random.Generator
         Draws places and donors.
@@ -255,7 +255,7 @@ def compare_outputs(
 
 
 def some(positions: Array, rng: np.random.Generator) -> Array:
-    """Return all positions, or of many a thousand at random: these tell how much it matters."""
+    """Return all positions, or a thousand of very many at random, which is enough for the test."""
     if len(positions) <= TRIED:
         return positions
     return np.sort(rng.choice(positions, TRIED, replace=False))

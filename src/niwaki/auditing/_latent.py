@@ -65,7 +65,7 @@ def latent_of(material: Material) -> Latent:
     ModelError
         The network has no hidden layers.
     LostRelevanceError
-        Nearly all relevance of most images gets lost on its way.
+        Nearly all relevance of most images is lost on the way.
     """
     try:
         dimension = channels_of(material.model, material.inputs[:1].to(material.device))
@@ -124,7 +124,7 @@ def joined(parts: Sequence[Latent]) -> Latent:
     Raises
     ------
     LostRelevanceError
-        Nearly all relevance of most images gets lost on its way. Single images may lose it, as
+        Nearly all relevance of most images is lost on the way. Single images may lose it, as
         where the output is nearly zero.
     """
     layers = parts[0].layers

@@ -226,7 +226,7 @@ def gather(
     seed : int
         Seed of the sample.
     folder : str or Path, optional
-        Keeps finished batches; the same call goes on from there.
+        Keeps finished batches; the same call resumes from there.
     **options
         Options of the method.
 

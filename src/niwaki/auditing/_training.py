@@ -80,7 +80,7 @@ def gather_training(
     seed : int
         Seed of the sample.
     folder : str or Path, optional
-        Keeps finished batches; the same call goes on from there.
+        Keeps finished batches; the same call resumes from there.
 
     Raises
     ------

@@ -155,7 +155,7 @@ class CarIndex(Mapping[str, LayerCar]):
         return len(self.by_layer)
 
     def ranking(self) -> list[tuple[str, int]]:
-        """List layer and number of all units, the one to go first being the first.
+        """List layer and number of all units, the one to be removed first being the first.
 
         The lowest accuracy reduction comes first; ties are broken by the mean margin that is left,
         compared in steps of 1e-4, the largest first; then by the order of layers and units.

@@ -23,7 +23,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Found:
-    """The unit that goes first.
+    """The unit that is removed first.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Greedy compression: the unit of the lowest classification accuracy reduction goes, and again."""
+"""Greedy compression: the unit with the lowest accuracy reduction is removed, again and again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Stop:
     Attributes
     ----------
     remove : int, optional
-        When so many units are gone.
+        After so many removed units.
     keep : float, optional
         At this share of the cost, or just below it.
     of : {"units", "params", "macs"}
@@ -91,13 +91,13 @@ def greedy(
         Only units of these layers or of layers within modules of these names; one layer, several,
         or (the default) the whole network compete in each step.
     min_units : int
-        Units that each layer keeps at the least.
+        Smallest number of units that a layer may keep.
     batch_size : int
-        Images that are looked at together.
+        Images that are processed together.
     max_memory : int or str
         Bytes to stay below, beside the network.
     sampling : Sampling, optional
-        For very large sets: look in each step at random images only, until the unit is probably
+        For very large sets: in each step, evaluate random images only, until the unit is probably
         the right one. Default: all images count, exactly.
     test : DataLoader, Dataset or pair of tensors, optional
         Measures the accuracy after each step on images that the search does not see. The accuracy
@@ -106,7 +106,7 @@ def greedy(
         Called with the network and the number of the step after each removal, torch's generators
         being seeded by that number; trains the network in place. As for `niwaki.prune`.
     folder : str or Path, optional
-        Keeps the network after each step; the same call goes on from there, also with another
+        Keeps the network after each step; the same call resumes from there, also with another
         `stop`.
     callback : callable, optional
         Told about each step.
@@ -117,7 +117,7 @@ def greedy(
         With a step of its plan and a row of its trajectory for each unit. A row's `accuracy` is
         that on `test`, and its `validation` that on `data`, the images of the search; how many
         these are, ``settings["test_images"]`` (None without) and ``settings["search_images"]``
-        say. ``settings["removals"]`` says for each unit what it was in the network as it came, and
+        say. ``settings["removals"]`` says for each unit what it was in the unpruned network, and
         how many of the (unit, image) pairs were evaluated.
 
     Raises
@@ -125,7 +125,7 @@ def greedy(
     ValueError
         For options out of range, or fewer units than are to be removed.
     ModelError, DataError, NothingToPruneError, NiwakiError
-        For a network, data or a folder that cannot be worked with.
+        For a network, data or a folder that cannot be used.
 
     Examples
     --------
@@ -182,7 +182,7 @@ def _check_reachable(stop: Stop, available: int) -> None:
 
 
 def _is_reached(stop: Stop, steps: Sequence[Step]) -> bool:
-    """Whether enough is gone after these steps, the first of which is the whole network."""
+    """Whether enough was removed after these steps, the first of which is the whole network."""
     if stop.remove is not None and len(steps) > stop.remove:
         return True
     if stop.keep is None:

@@ -1,4 +1,4 @@
-"""A greedy run: the network as it stands, what is gone from it, and what is known of the rest."""
+"""A greedy run: the current network, what was removed from it, and what is known of the rest."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FORM = Record({"trajectory": ListOf(Anything()), "removed": ListOf(Anything())}
 
 @dataclass(frozen=True)
 class RemovedUnit:
-    """A unit that goes, and how it was found.
+    """A removed unit, and how it was found.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class RemovedUnit:
     channels : tuple of int
         The layer's channels that it is made of, in the network that the step before has left.
     unit : int
-        Its number in the layer of the network as it came.
+        Its number in the layer of the unpruned network.
     taken : dict of str to tuple of int
         The channels that every layer loses with it, in the network that the step before has left.
     accuracy : float
@@ -70,7 +70,7 @@ class GreedyRun:
     """The state of a greedy compression, from one removal to the next.
 
     The network's operations are listed, and checked against physical removal, once for many steps:
-    a unit that goes is afterwards read by nobody, and only what follows it is computed anew. As its
+    a removed unit is afterwards read by nobody, and only what follows it is computed anew. As its
     channels are still there, all is listed anew when many are gone.
 
     Parameters
@@ -82,11 +82,11 @@ class GreedyRun:
     layers : sequence of str, optional
         To which the candidates are confined.
     min_units : int
-        Units that each layer keeps at the least.
+        Smallest number of units that a layer may keep.
     memory : int
         Bytes to stay below.
     batch_size : int
-        Images that are looked at together.
+        Images that are processed together.
     sampling : Sampling, optional
         For a search that looks at random images only.
 
@@ -95,7 +95,7 @@ class GreedyRun:
     steps : list of Step
         The trajectory.
     removed : list of RemovedUnit
-        What is gone, in order.
+        What was removed, in order.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class GreedyRun:
         return Plan(tuple((Removal(unit.layer, unit.channels),) for unit in self.removed))
 
     def pruned(self, test: Data | None) -> Pruned:
-        """Return the network as it stands and how it came about."""
+        """Return the current network and how it came about."""
         evaluated = sum(unit.evaluated for unit in self.removed)
         pairs = sum(unit.pairs for unit in self.removed)
         return Pruned(
@@ -213,7 +213,7 @@ class GreedyRun:
     # The next choice.
 
     def next_unit(self) -> RemovedUnit | None:
-        """Find the unit that goes, or None where every layer is down to its last units."""
+        """Find the unit to remove, or None where every layer is down to its last units."""
         try:
             evaluator = self._evaluator or self._list_operations()
         except NothingToPruneError:
@@ -240,7 +240,7 @@ class GreedyRun:
         )
 
     def _list_operations(self) -> Evaluator:
-        """List the operations of the network as it stands, and run it on all images if they fit."""
+        """List the operations of the current network, and run it on all images if they fit."""
         units = list_units(self.model, self.example)
         self._left = dict(units.counts)
         groups = removable_groups(units.groups, self._left, self._min_units)
@@ -263,7 +263,7 @@ class GreedyRun:
         return evaluator
 
     def _candidates(self, evaluator: Evaluator) -> list[Candidate]:
-        """List the units that may go, in the order that decides between equals."""
+        """List the units that may be removed, in the order that decides between equals."""
         may = {
             name_of(group)
             for group in removable_groups(evaluator.groups, self._left, self._min_units)

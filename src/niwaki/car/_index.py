@@ -42,13 +42,13 @@ def index(
     """Compute the classification accuracy reduction of every unit, exactly.
 
     The reduction (CAR) of a unit is the network's accuracy minus the accuracy of the network from
-    which the unit is physically gone, with its batch norm and the inputs behind it, and with all
-    that is coupled to it (Abbasi-Asl & Yu 2017). What lies before a unit is computed once, what
-    it contributes to the next layer is subtracted there, images that do not activate it are
-    skipped, and the rest of the network runs for many units and images at once. The counts equal
-    those of physical removal but for images whose two largest outputs differ by less than 1e-4,
-    which are reported. A layer that cannot lose a unit, because of what its network does with its
-    channels, is judged by masking: the channel is zero behind the layer's norm and activation.
+    which the unit is physically removed, with its batch norm and the inputs behind it, and with all
+    that is coupled to it (Abbasi-Asl & Yu 2017). What lies before a unit is computed once, what it
+    contributes to the next layer is subtracted there, images that do not activate it are skipped,
+    and the rest of the network runs for many units and images at once. The counts equal those of
+    physical removal except for images whose two largest outputs differ by less than 1e-4, which are
+    reported. A layer that cannot lose a unit, because of what its network does with its channels,
+    is judged by masking: the channel is zero behind the layer's norm and activation.
 
     It may run in several threads at once, on one model, too, while others call that model.
 
@@ -62,12 +62,12 @@ def index(
         Only units of these layers or of layers within modules of these names; default: all hidden
         convolutions and linear layers.
     batch_size : int
-        Images that are looked at together, fewer where memory asks for it; a loader has its own.
+        Images that are processed together, fewer if the memory requires it; a loader has its own.
     max_memory : int or str
         Bytes to stay below in each process, beside the network and the data themselves; such as
         ``"500MB"``.
     folder : str or Path, optional
-        Keeps the counts as they grow; the same call goes on from there.
+        Keeps the counts as they grow; the same call resumes from there.
     description : str, optional
         Title of a progress bar; none if not given.
 
@@ -81,7 +81,7 @@ def index(
     ValueError
         For options out of range.
     ModelError, DataError, NothingToPruneError
-        For a network or data that cannot be worked with; a folder that holds counts of others.
+        For a network or data that cannot be used; a folder that holds counts of others.
 
     Examples
     --------

@@ -155,7 +155,7 @@ def name_of(group: Group) -> str:
 
 
 def kind_of(group: Group) -> Kind:
-    """Tell groups of one layer apart, before and after units are gone."""
+    """Tell groups of one layer apart, before and after units are removed."""
     return ((group.root, True), *((member.layer, member.output) for member in group.members))
 
 

@@ -209,7 +209,7 @@ def _schedule(regions: int, share: float, steps: int) -> tuple[int, int]:
 
 
 def _told(regions: int, per_step: int, steps: int, asked: int) -> str:
-    """Say how many regions go in how many steps, and why these are fewer than was asked for."""
+    """Say how many regions are replaced in how many steps, and why these are so few."""
     gone = min(regions, steps * per_step)
     said = f"perturbing {gone} of {regions} regions in {steps} steps"
     return said if steps == asked else f"{said}, not {asked}: a step takes whole regions"
@@ -231,7 +231,7 @@ def _milliseconds(
 def _lost(
     loaded: o.Loaded, picked: Picked, methods: list[str], target: ClassChoice, batch_size: int
 ) -> dict[str, float]:
-    """Share of the relevance that gets lost under each method, of the image that loses most."""
+    """Share of the relevance that is lost under each method, of the image that loses most."""
     from niwaki import attribution, models
     from niwaki.data import batches
     from niwaki.propagation import per_class

@@ -26,7 +26,7 @@ def check_fits(model: nn.Module, shape: tuple[int, ...], batch_size: int) -> int
     shape : tuple of int
         Shape of an image.
     batch_size : int
-        Number of images that will be looked at together.
+        Number of images that will be processed together.
 
     Returns
     -------

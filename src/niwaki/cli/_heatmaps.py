@@ -118,7 +118,7 @@ class Explained:
     rows : list of dict
         For each image, also those that are not shown: its name, class, prediction and probability.
     lost : dict of str to float
-        The methods whose maps `niwaki explain` refuses, because relevance gets lost on its way: the
+        The methods whose maps `niwaki explain` refuses, because relevance is lost on the way: the
         share that is lost, of the image that loses most.
     left_out : dict of str to str
         The methods that cannot explain this network at all: why.
@@ -169,7 +169,7 @@ def explain_images(
 ) -> Explained:
     """Compute the heatmaps of some images under some methods.
 
-    Unless `strict`, a method is shown also where relevance gets lost on its way, with the share,
+    Unless `strict`, a method is shown also where relevance is lost on the way, with the share,
     and one that cannot explain the network is left out, with the reason. A folder keeps finished
     batches. Each batch is handed to `keep`: heatmaps by method, outputs and labels.
     """
@@ -256,7 +256,7 @@ def explain_images(
 
 
 def attribute_with_loss(how: Method, batch: Tensor, target: Target) -> tuple[Tensor, float]:
-    """Compute heatmaps also where relevance gets lost; return them and the share that is lost.
+    """Compute heatmaps also where relevance is lost; return them and the share that is lost.
 
     The share is that of the sample that loses most, and 0 where the method accepts what is lost.
     """

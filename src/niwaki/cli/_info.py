@@ -1,4 +1,4 @@
-"""``niwaki info``: what a network is made of, what may go, and what it confuses."""
+"""``niwaki info``: what a network is made of, what may be removed, and what it confuses."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def _schedule(scheduling: Scheduling, prices: dict[str, float] | None) -> Schedu
 
 @dataclass(frozen=True)
 class _Compared:
-    """The network before pruning, and the images whose answers are compared."""
+    """The network before pruning, and the images whose predictions are compared."""
 
     loaded: o.Loaded
     images: Images

@@ -46,7 +46,7 @@ def repair_of(
 
 @dataclass(frozen=True)
 class Common(o.Common):
-    """As everywhere, with larger batches: there is no heatmap to keep for each image."""
+    """The usual options, with larger batches: there is no heatmap to keep for each image."""
 
     _: KW_ONLY
     batch_size: o.BatchSize = 32
@@ -118,7 +118,7 @@ class Scheduling:
 
 @dataclass(frozen=True)
 class Limiting:
-    """What may not go, and what mends the rest."""
+    """What may not be removed, and what repairs the rest."""
 
     _: KW_ONLY
     ignore: Annotated[
@@ -145,7 +145,7 @@ class Limiting:
     repair: Repair = "rebuild"
 
     def bundle(self) -> Limits:
-        """Return what may not go."""
+        """Return what may not be removed."""
         from niwaki.pruning import Limits
 
         ceilings = _ceilings(self.ceiling or [])

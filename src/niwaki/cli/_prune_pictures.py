@@ -69,7 +69,7 @@ class Photographs:
         return _METHODS[-1]
 
     def __call__(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """Look at the network as it stands after a step."""
+        """Look at the current network after a step."""
         layers = trace(model, self._example[:1])
         # The least of several: whatever else runs on the machine only adds to it.
         times = [latency(model, self._example, repeats=1, warm_up=1) for _ in range(3)]
@@ -177,7 +177,7 @@ def answers(model: nn.Module, data: Data, batch_size: int) -> Tensor:
 def write_changed(
     folder: Path, loaded: Loaded, images: Images, before: Tensor, after: Tensor, pictures: Pictures
 ) -> None:
-    """Write ``changed.json``: how many answers differ, and some of the images.
+    """Write ``changed.json``: how many predictions differ, and some of the images.
 
     Those are shown whose probability for the true class fell most.
     """

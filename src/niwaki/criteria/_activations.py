@@ -81,7 +81,7 @@ class Apoz(Activation):
     """Share of a unit's outputs behind its ReLU that are not zero (1 - APoZ, Hu et al. 2016).
 
     APoZ is the average percentage of zeros. Where no ReLU directly follows a layer, as before a
-    residual sum, its outputs are hardly ever zero: such units score about 1 and go last.
+    residual sum, its outputs are hardly ever zero: such units score about 1 and are removed last.
 
     Parameters
     ----------

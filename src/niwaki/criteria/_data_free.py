@@ -123,7 +123,7 @@ class Lamp(_OfEither):
     """Square of a unit's or weight's size, over those at least as large (Lee et al. 2021; LAMP).
 
     Layer-adaptive magnitude: the sum runs over the weights of the layer that would still be there
-    when this one goes. The published score is that of single weights; a unit takes a weight's
+    when this one is removed. The published score is that of single weights; a unit takes a weight's
     place with the norm of its weights, as in torch-pruning. The largest of every layer has the
     score 1, so that no layer is emptied. Needs no data.
 

@@ -196,8 +196,8 @@ class _PathSums(UnitSums):
 class Conductance(Criterion):
     """Mean over samples of |integrated gradients through a unit| (Dhamdhere et al. 2019).
 
-    The unit's conductance: along the straight way from a baseline to the image, the integral of the
-    true class's logit's derivative by the unit's output times the change of that output, summed
+    The unit's conductance: along the straight path from a baseline to the image, the integral of
+    the true class's logit's derivative by the unit's output times the change of that output, summed
     over space. The conductances of a layer that all of the signal passes add up to the difference
     of the logits at both ends (Sundararajan et al. 2017 for pixels, Leino et al. 2018 for units),
     so that scores need no normalisation.
@@ -205,10 +205,10 @@ class Conductance(Criterion):
     Parameters
     ----------
     steps : int
-        Number of pieces that the way is cut into (the trapezoidal rule of Shrikumar et al. 2018);
+        Number of pieces that the path is cut into (the trapezoidal rule of Shrikumar et al. 2018);
         it takes one pass more than that.
     baseline : float or Tensor
-        Where the way begins: a number, or a tensor that broadcasts to the images.
+        Where the path begins: a number, or a tensor that broadcasts to the images.
     normalise : str, optional
         See `Scores.normalised`; default ``"none"``.
     """

@@ -65,7 +65,7 @@ class Importance:
         return total
 
     def scores(self) -> Scores:
-        """Return the scores of the network as it stands."""
+        """Return the scores of the current network."""
         shapes = [p.shape for p in self.model.parameters()]
         if self._scores is None or shapes != self._shapes:
             self._scores = score(self.model, self.data, self.criterion, **self.options)

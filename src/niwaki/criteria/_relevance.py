@@ -92,7 +92,7 @@ class Relevance(Criterion):
     normalise : str, optional
         See `Scores.normalised`; default ``"none"``.
     max_loss : float, optional
-        Share of a sample's relevance that may get lost before it is an error; None: any. Much
+        Share of a sample's relevance that may be lost before it is an error; None: any. Much
         looser than for heatmaps, as a ranking stands more.
     """
 
@@ -156,7 +156,7 @@ class Relevance(Criterion):
         return {layer.name: sums_of(totals, layer) for layer in layers}
 
     def check_comparable(self, scores: Mapping[str, Tensor]) -> None:
-        """Warn where a layer gets so little relevance beside another that it would go first, whole.
+        """Warn where a layer gets so little relevance that it would be removed first, as a whole.
 
         Shares of relevance that biases take are no loss, and pass every check of conservation.
         """

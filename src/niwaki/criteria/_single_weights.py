@@ -89,7 +89,7 @@ class WeightRelevance(_Reduced):
     normalise : str, optional
         See `Scores.normalised`; default ``"none"``.
     max_loss : float, optional
-        Share of a sample's relevance that may get lost before it is an error; None: any.
+        Share of a sample's relevance that may be lost before it is an error; None: any.
     """
 
     default_normalise: ClassVar[str] = "none"

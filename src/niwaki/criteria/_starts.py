@@ -45,7 +45,7 @@ class Evidence:
     """Start as `one_hot`, but with nothing where the class has an output of exactly zero.
 
     Networks that end in a ReLU give such outputs. There is no evidence to hand back then: under
-    LRP the 1 would get lost at once.
+    LRP the 1 would be lost at once.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ def factories(methods: Methods) -> dict[str, Factory]:
 def tolerant(method: Method) -> Method:
     """Let a method explain networks and inputs that are damaged on purpose.
 
-    There, relevance gets lost in units that nothing contributes to, which is an error elsewhere.
+    There, relevance is lost in units that nothing contributes to, which is an error elsewhere.
     """
     if isinstance(method, Propagating):
         method.max_loss = None
@@ -120,7 +120,7 @@ def quantus_explain(method: str, **options: Any) -> ExplainFunction:
     method : str
         One of `niwaki.attribution.names`.
     **options
-        The method's own. Where relevance gets lost it is no error here, because many metrics damage
+        The method's own. Where relevance is lost it is no error here, because many metrics damage
         inputs or networks on purpose.
 
     Returns

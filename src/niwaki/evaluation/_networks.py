@@ -167,7 +167,7 @@ def warn_near_chance(model: nn.Module, data: Data | None, found: float | None, w
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a network as it stands.
+    """Cost of a network in its present state.
 
     Attributes
     ----------
@@ -235,9 +235,9 @@ def seconds_per_mac(
 ) -> dict[str, float]:
     """Measure what a multiply-accumulate costs in each layer, here and now.
 
-    A MAC is dear in a layer of few channels and many positions, or of a depthwise kernel. The time
-    from the beginning of a layer to that of the next is the layer's, so that what follows it (its
-    norm, its activation) counts for it, and all together come to the whole forward pass.
+    A MAC is expensive in a layer with few channels and many positions, or of a depthwise kernel.
+    The time from the beginning of a layer to that of the next is the layer's, so that what follows
+    it (its norm, its activation) counts for it, and all together come to the whole forward pass.
 
     Parameters
     ----------

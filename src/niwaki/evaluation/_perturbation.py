@@ -49,14 +49,14 @@ class Perturbation:
     regions_per_step : int
         Regions that are replaced in each step.
     orders : sequence of {"most", "least", "random"}
-        Which region goes first; the random one is the same for all methods.
+        Which region is replaced first; the random one is the same for all methods.
     replacement : {"zero", "gaussian", "mean", "invert"}
-        What stands in a perturbed region, in the space of the network's inputs: 0 (for normalised
+        What replaces a perturbed region, in the space of the network's inputs: 0 (for normalised
         inputs the mean of the data); noise of mean 0 and standard deviation 0.3, drawn once per
         image; the mean of the region per channel; the negative of the input.
     pooling : {"sum", "mean_absolute"}
         Relevance of a region: the sum over its pixels and channels, or the mean of the absolute
-        values. Equal ones are ordered by chance.
+        values. Equal ones are ordered at random.
 
     Raises
     ------
@@ -88,14 +88,14 @@ class Perturbation:
         Raises
         ------
         ValueError
-            If the grid's regions are gone before.
+            If the grid has fewer regions.
         """
         possible = ceil(grid.count / self.regions_per_step)
         if self.steps is not None and self.steps > possible:
             raise ValueError(
                 f"steps={self.steps} of {self.regions_per_step} regions: images of {grid.height} x "
                 f"{grid.width} pixels have {grid.count} regions of {self.regions[0]} x "
-                f"{self.regions[1]}, which are gone after {possible}"
+                f"{self.regions[1]}, which are all replaced after {possible}"
             )
         return min(possible, MOST_STEPS) if self.steps is None else self.steps
 
@@ -117,7 +117,7 @@ def perturbation_curves(
     """Perturb images region by region in the order of their heatmaps (Samek et al. 2017).
 
     The heatmap is computed once per image; regions then stay as they were replaced.
-    That relevance gets lost on its way is no error here: what is left of it is judged.
+    That relevance is lost on the way is no error here: what is left of it is judged.
 
     Parameters
     ----------

@@ -93,7 +93,7 @@ class Grid:
 
 
 def ranks(relevance: Tensor, chance: Tensor, *, descending: bool) -> Tensor:
-    """Place of each region in the order, from 0; equal relevances are ordered by chance.
+    """Place of each region in the order, from 0; equal relevances are ordered at random.
 
     Parameters
     ----------

@@ -19,9 +19,9 @@ class Served:
     Attributes
     ----------
     change : Tensor
-        Accuracy on the class before minus after the filter is gone (CAR^c), NaN for a class without
-        images; shape (units, classes). Where several channels can only go together, each has the
-        value of all.
+        Accuracy on the class before minus after the filter is removed (CAR^c), NaN for a class
+        without images; shape (units, classes). Where several channels can only be removed together,
+        each has the value of all.
     low, high : Tensor
         95 % confidence interval for the difference of two paired shares (Bonett & Price 2012): with
         b images broken and m mended of n, ``(b - m) / (n + 2)`` and plus or minus 1.96 standard

@@ -49,7 +49,7 @@ def enrichment(
     Parameters
     ----------
     order : sequence of pair
-        Layer and number of the filters as they go, such as from `removal_order`.
+        Layer and number of the filters in the order of their removal, such as from `removal_order`.
     marked : iterable of pair
         The filters of the kind, of all that could have gone.
     among : int
@@ -95,7 +95,7 @@ def combined(parts: Sequence[Enrichment]) -> float:
 
 
 def removal_order(plan: Plan, widths: Mapping[str, int]) -> list[tuple[str, int]]:
-    """List the filters of a plan as they go, numbered as in the network before all pruning.
+    """List filters in the order of their removal, numbered as in the unpruned network.
 
     Parameters
     ----------

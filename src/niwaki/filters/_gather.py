@@ -67,7 +67,7 @@ def profile(
     preprocessing : Preprocessing, optional
         How pixels became inputs, for colour selectivity; default: what the data know of it.
     folder : str or Path, optional
-        Keeps what has been learned so far; the same call goes on from there.
+        Keeps what has been learned so far; the same call resumes from there.
     batch_size : int
         For a data set or tensors; a loader has its own.
     description : str, optional
@@ -83,7 +83,7 @@ def profile(
     ValueError
         For `patches` below 1.
     ModelError, DataError, NothingToPruneError
-        For a network or data that cannot be worked with, a layer that does not exist, or an index
+        For a network or data that cannot be used, a layer that does not exist, or an index
         of another network.
     """
     if patches < 1:

@@ -1,4 +1,4 @@
-"""The strongest places of each unit over a data set, and a second look at their images."""
+"""The strongest positions of each unit over a data set, and a second look at their images."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def export(
     model : nn.Module
         In evaluation mode. It stays as it is.
     path : str or Path
-        Where the file shall be; an existing one is replaced.
+        Path of the file; an existing one is replaced.
     input_shape : sequence of int
         Shape of one sample, such as ``(3, 224, 224)``.
     format : {"onnx", "program"}

@@ -209,7 +209,7 @@ def respond(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def class_outputs(model: nn.Module, inputs: Tensor, what: str) -> Tensor:
-    """Return what a classifier says of a batch, one logit per class; else see `respond`.
+    """Return a classifier's outputs for a batch, one logit per class; else see `respond`.
 
     A single column is the logit of the second of two classes, see `class_logits`.
 

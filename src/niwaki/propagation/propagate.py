@@ -94,11 +94,11 @@ def propagate(
         If false, the pass back ends at the outputs of the first layers, which saves the most
         expensive step when only observers are interested.
     max_loss : float, optional
-        Largest share of a sample's start relevance that may get lost in stabilizers and at units
+        Largest share of a sample's start relevance that may be lost in stabilizers and at units
         that nothing contributes to, absolute values added; None: any. (What biases and a large
         epsilon absorb is meant.)
     conditions : mapping of str to sequence of int, optional
-        Layer name to the units whose relevance alone goes on from there (concept-conditional
+        Layer name to the units whose relevance alone is passed on (concept-conditional
         relevance, Achtibat et al. 2023).
     weights : bool
         Whether operations note the relevance of their weights, in the ledger of each operation:
@@ -111,7 +111,7 @@ def propagate(
     DataError
         For inputs that are not floating point or not finite.
     PropagationError
-        For an operation without a rule, one that cannot be watched, or relevance that gets lost.
+        For an operation without a rule, one that cannot be watched, or relevance that is lost.
     SoftmaxOutputError
         If the network ends in a softmax or sigmoid and a rule is not the gradient.
 
@@ -270,7 +270,7 @@ def _check_evidence(output: Tensor, start: Tensor, operations: list[Operation]) 
             f"the output to explain is exactly zero for {int(silent.sum())} of {len(silent)} "
             f"samples (first: {which}): a ReLU at the network's end is off, and there is no "
             "evidence to hand back. Explain another class (the predicted one), leave these samples "
-            "out, or accept relevance that gets lost with max_loss=None"
+            "out, or accept relevance that is lost with max_loss=None"
         )
 
 
@@ -296,7 +296,7 @@ def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> 
         return
     worst = max(operations, key=lambda op: float(torch.as_tensor(op.ledger.lost_size).sum()))
     raise LostRelevanceError(
-        f"{float(share):.1%} of the relevance gets lost on its way, most of it in {worst} "
+        f"{float(share):.1%} of the relevance is lost on the way, most of it in {worst} "
         f"under {worst.rule}: its contributions are tiny beside the stabilizer, or units with "
         "relevance have no contribution that the rule counts. Choose a smaller stabilizer, "
         "another rule (Epsilon loses nothing where z-plus finds nothing above zero), or accept "

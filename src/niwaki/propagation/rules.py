@@ -230,7 +230,7 @@ class Flat(Rule):
 class Ratio(Rule):
     """Shares in proportion to the sizes of the contributions (Otsuki et al. 2024, for shortcuts).
 
-    Nothing cancels, so that relevance neither grows, as by `Epsilon`, nor gets lost where no
+    Nothing cancels, so that relevance neither grows, as by `Epsilon`, nor is lost where no
     contribution is above zero, as by `ZPlus`: made for sums of branches of both signs.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The bundles of options: which units may go, in which steps, and how a run is carried out."""
+"""Bundles of options: which units may be removed, in which steps, and how a run is done."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ __all__ = ["LayerLimits", "Limits", "PER_COST", "Run", "Schedule"]
 @checked(batch_size=BATCH)
 @dataclass(frozen=True)
 class Run:
-    """How a run is carried out: nothing here changes what comes out, but for rounding.
+    """How a run is carried out: nothing here changes the result, except for rounding.
 
     Attributes
     ----------
     folder : str or Path, optional
         Where each finished part (a step, a contender, a trial) is written. Called again with the
-        same folder, model, data and settings, after whatever interruption, the run goes on from
-        there and ends as it would have without.
+        same folder, model, data and settings, after any interruption, the run resumes from
+        there and ends as it would have without it.
     batch_size : int
         Samples that are computed at once, of data sets and tensors; a loader has its own.
     callback : callable, optional
-        Told about each finished part, also about those that were found in the folder.
+        Called with each finished part, including those that were found in the folder.
     observe : callable, optional
-        Looks at the network after each step of `niwaki.prune` (0: before anything goes) and returns
-        tensors by name, such as heatmaps. They are kept with the step in the folder, and handed on
-        in `Pruned.observed`.
+        Looks at the network after each step of `niwaki.prune` (0: before anything is removed) and
+        returns tensors by name, such as heatmaps. They are kept with the step in the folder, and
+        handed on in `Pruned.observed`.
     """
 
     folder: Folder = None
@@ -55,7 +55,7 @@ class Run:
     observe: Callable[[nn.Module], Mapping[str, Tensor]] | None = None
 
     def tell(self, finished: Any) -> None:
-        """Let the callback know of a part that is finished."""
+        """Tell the callback about a part that is finished."""
         if self.callback is not None:
             self.callback(finished)
 
@@ -66,30 +66,31 @@ PER_COST = 0.6
 @checked(steps=STEPS, per_step=PER_STEP, floor=SHARE, per_cost=EXPONENT, prices=PRICE)
 @dataclass(frozen=True)
 class Schedule:
-    """In which steps and in which order units go, and when to stop.
+    """In which steps and in which order units are removed, and when to stop.
 
     Attributes
     ----------
     steps : int, optional
         Number of steps; 1 removes all at once.
     per_step : float, optional
-        Share that goes in each step, of the original cost (``"equal"``) or of what is left
+        Share that is removed in each step, of the original cost (``"equal"``) or of what is left
         (``"geometric"``); default 0.05, as in Yeom et al. (2021).
     spacing : {"equal", "geometric"}
         Whether each step removes the same share of the original cost or of what is left.
     floor : float, optional
-        Accuracy on the validation data, from 0 to 1, below which a step is taken back: the network
+        Accuracy on the validation data, from 0 to 1, below which a step is undone: the network
         before it is the result, and `keep` only the furthest it may go. The step stays in the
         trajectory, `rejected`.
     recompute : bool
         Whether units are scored in each step; else once at the start.
     per_cost : float
-        Exponent of the cost that a unit saves in the network as it then stands, by which its score
+        Exponent of the cost that a unit saves in the current network, by which its score
         is divided: 0 ranks by the score alone, 1 by the score per MAC (parameter, unit). The
         harm of a removal grows about as the square of its score, hence about the root of the cost.
     prices : mapping of str to float, optional
-        What a MAC costs in each layer, beside others; the mean where a layer is not named. With
-        `niwaki.evaluation.seconds_per_mac`, the time is predicted and reduced in place of the MACs.
+        What a MAC costs in each layer, relative to the others; the mean for layers that are not
+        named. With `niwaki.evaluation.seconds_per_mac`, the time is predicted and reduced instead
+        of the MACs.
 
     Raises
     ------
@@ -142,9 +143,9 @@ class Limits:
         Layers whose units stay; the name of a module stands for all layers in it, and patterns
         such as ``"*.downsample.0"`` for all that fit.
     min_units : int
-        Units that each layer keeps at the least.
+        Smallest number of units that a layer may keep.
     round_to : int
-        Layers that lose units are left with a multiple of so many, such as 8.
+        Layers that lose units keep a multiple of this number, such as 8.
     ceilings : float or mapping of str to float, optional
         Largest share of its original units that a layer may lose: one for all, or by name (as in
         `ignore`; the last entry that fits counts).
@@ -189,7 +190,8 @@ class LayerLimits:
     ignore : tuple of str
         Layers whose units stay.
     min_units, multiple : int
-        Units that every layer keeps, and of which the width of a layer that loses is a multiple.
+        Smallest number of units that a layer may keep, and of which the width of a layer that loses
+        is a multiple.
     channels : dict of str to int
         Channels that a layer keeps at the least, because of its ceiling.
     """
@@ -204,7 +206,7 @@ class LayerLimits:
         return [self._least(group) for group in groups]
 
     def lowest(self, groups: Sequence[Group]) -> list[int]:
-        """Return the units that each group is left with when all that may go is gone."""
+        """Return the units that each group is left with when all that may be removed is removed."""
         left = []
         for group in groups:
             multiple = self.multiple // gcd(self.multiple, len(group.units[0]))

@@ -75,7 +75,7 @@ class Job:
         return self.schedule.targets(self.keep)
 
     def budget(self, seen: Structure, groups: Sequence[Group] = ()) -> Budget:
-        """Count what a network costs as it stands."""
+        """Count what a network costs in its present state."""
         return seen.budget(groups, self.of, self.prices)
 
 
@@ -111,7 +111,7 @@ class State:
 
 
 def begin(job: Job, whole: Structure) -> State:
-    """Look at the network before anything goes."""
+    """Look at the network before anything is removed."""
     return State(whole, Plan(), (job.measure.step(0, whole, time.perf_counter()),))
 
 

@@ -16,15 +16,15 @@ __all__ = ["Plan", "Removal"]
 class Removal:
     """Output channels of one layer.
 
-    What `prune` plans lists all layers that lose outputs. Where fewer are listed, what is coupled
-    to them goes all the same.
+    A plan of `prune` lists all layers that lose outputs. Where fewer are listed, what is coupled
+    to them is removed all the same.
 
     Attributes
     ----------
     layer : str
         Its name.
     channels : tuple of int
-        Their indices in the network as it stands before this step.
+        Their indices in the current network before this step.
     """
 
     layer: str
@@ -33,7 +33,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which units go, step by step; replays on a fresh copy of the architecture.
+    """Which units are removed, step by step; replays on a fresh copy of the architecture.
 
     Attributes
     ----------

@@ -57,17 +57,17 @@ def prune(
 
     In each step all units are scored anew, coupled channels by the sum over their members, ranked
     over all layers at once, and removed from the lowest, with their batch norms and the inputs
-    behind them, until the step's cost is reached. Ties go by the order of layers and units, so
-    that numbers are exact. By the default criterion and others that end in ``.rebuilt``, each layer
-    loses as many units as it would in this way, but those whose loss a rebuilt network makes up for
-    best.
+    behind them, until the step's cost is reached. Ties are broken by the order of layers and units,
+    so that numbers are exact. With the default criterion and others that end in ``.rebuilt``, each
+    layer loses as many units as it would in this way, but those whose loss a rebuilt network
+    compensates best.
 
     Parameters
     ----------
     model : nn.Module
         In evaluation mode, returning shape (N, classes). It stays as it is.
     data : DataLoader, Dataset or pair of tensors
-        The reference samples with their labels, that the criterion looks at.
+        The reference samples with their labels, on which the criterion is computed.
     criterion : str or Criterion, optional
         One of `niwaki.criteria.names`, with options as in ``"random:seed=1"``, or what
         `niwaki.criteria.create` has made. Default: ``"lrp.rebuilt"``, which lets `lrp` decide how
@@ -78,23 +78,23 @@ def prune(
     of : {"units", "params", "macs"}
         What `keep` is a share of.
     schedule : Schedule
-        In which steps and in which order units go, and when to stop.
+        In which steps and in which order units are removed, and when to stop.
     limits : Limits
         Which layers keep their units, and how many.
     repair : {"rebuild", "recalibrate", "compensate"}, optional
         What is done for the network after each removal, without training and from the reference
         samples alone: `rebuild` fits the layers that are left to what the unpruned network
         computes (after fine-tuning: the network before the step); `recalibrate` measures batch
-        norms anew; `compensate` folds the mean of what goes into the biases behind it. A network
-        that cannot be rebuilt is recalibrated, with a warning.
+        norms again; `compensate` adds the mean of the removed units to the biases behind them. A
+        network that cannot be rebuilt is recalibrated, with a warning.
     tune : FineTune or callable, optional
         Fine-tuning; a callable stands for ``FineTune(loop=callable)``.
     test : DataLoader, Dataset or pair of tensors, optional
-        Measures the accuracy after each step. Nothing is decided by it.
+        Images on which the accuracy is measured after each step. They decide nothing.
     validation : DataLoader, Dataset or pair of tensors, optional
-        What the floor and fine-tuning decide by.
+        Images on which the floor and fine-tuning decide.
     run : Run
-        The folder that steps are kept in, the size of batches, and who is told about each `Step`.
+        The folder in which steps are kept, the batch size, and the callback for each `Step`.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def prune(
     ValueError
         For options out of range.
     ModelError, DataError, NothingToPruneError
-        For a network or data that cannot be worked with.
+        For a network or data that cannot be used.
     NiwakiError
         If `keep` cannot be reached, the network is below the floor from the start, or the folder is
         of another run.
@@ -307,8 +307,8 @@ def _check_reach(job: Job, whole: Structure) -> dict[str, str]:
     if all(len(group) <= left for group, left in zip(groups, lowest, strict=True)):
         raise NothingToPruneError(
             f"{type(whole.model).__name__} has nothing to prune: no hidden layer has more than "
-            f"{least} unit(s) that may go{_more(job.limits)}. Convolutions and linear layers "
-            "must be modules (nn.Conv2d, nn.Linear) for channels to be removed"
+            f"{least} unit(s) that may be removed{_more(job.limits)}. Convolutions and linear "
+            "layers must be modules (nn.Conv2d, nn.Linear) for channels to be removed"
             + _because(coupling.kept)
         )
     remains = _cost_of(lowest, job, whole, groups)

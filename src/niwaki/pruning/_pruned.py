@@ -39,7 +39,7 @@ class Pruned:
     settings : dict
         Criterion, share kept and the like, for the record.
     observed : dict of int to dict of str to Tensor
-        What `Run.observe` has seen, by step; a step that was taken back is none.
+        What `Run.observe` has seen, by step; an undone step is left out.
     """
 
     model: nn.Module
@@ -106,7 +106,7 @@ class Pruned:
         Parameters
         ----------
         path : str or Path
-            Where the file shall be.
+            Path of the file.
         format : {"onnx", "program"}
             ONNX needs the extra ``onnx``.
         """

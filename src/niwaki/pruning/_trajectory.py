@@ -26,7 +26,7 @@ class Step:
     Attributes
     ----------
     step : int
-        0 is the network as it came.
+        0 is the unpruned network.
     units, params, macs : int
         See `niwaki.evaluation.Cost`.
     accuracy : float or None
@@ -34,12 +34,12 @@ class Step:
     accuracy_tuned : float or None
         The same after fine-tuning; None without.
     seconds : float
-        That the step took.
+        How long the step took.
     validation : float or None
         Accuracy on the validation data, by which a floor and fine-tuning decide, so that it is no
         held-out figure; None where there are none.
     rejected : bool
-        Whether the step fell below the floor: it was taken back, and nothing came after it.
+        Whether the step fell below the floor: it was undone, and nothing came after it.
     epochs : tuple of Epoch
         Epochs of the fine-tuning: learning rate, loss, and accuracy on the validation data.
     kept : Kept or None
@@ -174,7 +174,7 @@ def accuracy_at(trajectory: Trajectory, share: float, of: Of = "macs") -> float:
 def _points(trajectory: Trajectory, of: Of) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Shares kept, ascending, and accuracies.
 
-    Among steps that removed nothing the last one counts; one that was taken back does not.
+    Among steps that removed nothing the last one counts; one that was undone does not.
     """
     points: dict[float, float] = {}
     for kept, step in zip(trajectory.kept(of), trajectory, strict=True):

@@ -29,7 +29,7 @@ class Structure:
     Parameters
     ----------
     model : nn.Module
-        Ours, and not changed any more; what is found here holds for its copies, too.
+        Our own copy, which is not changed any more; what is found here holds for its copies, too.
     example : Tensor
         Inputs to trace it with.
     """
@@ -45,7 +45,7 @@ class Structure:
 
     @cached_property
     def hidden(self) -> list[Layer]:
-        """Those whose units are not the network's outputs."""
+        """The layers whose units are not the network's outputs."""
         return hidden_layers(self.model, self.example[:1], self.layers)
 
     @cached_property
@@ -63,7 +63,7 @@ class Structure:
     def budget(
         self, groups: Sequence[Group], of: Of, prices: Mapping[str, float] | None = None
     ) -> Budget:
-        """Return what the network costs, to count on."""
+        """Return the cost of the network, from which removals can be subtracted."""
         return Budget(self.model, self.layers, groups, of, prices)
 
 

@@ -54,7 +54,7 @@ def save_hdf5(
     heatmaps : mapping of str to Tensor
         Name of the method to heatmaps of shape (N, C, H, W).
     prediction : Tensor
-        What the network says, shape (N, classes).
+        The outputs of the network, shape (N, classes).
     label : Tensor
         The true classes, shape (N,), or -1 where they are not known.
 

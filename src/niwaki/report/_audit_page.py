@@ -179,9 +179,9 @@ def write_watch(
     folder : str or Path
         Where they go; it must exist.
     watched : Watched
-        What `niwaki.auditing.watch` said.
+        The result of `niwaki.auditing.watch`.
     images : Images
-        That it said it of.
+        The images that were watched.
     heading : str
         Heading of the page.
     remarks : sequence of str

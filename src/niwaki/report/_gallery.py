@@ -67,7 +67,7 @@ def save_filters(
     pruned_first : mapping of str to Enrichment, optional
         Colour filters among the first pruned, by layer; ``""`` stands for all layers together.
     order : sequence of pair of str and int
-        Layer and number of the filters that were pruned, the first to go first.
+        Layer and number of the filters that were pruned, in the order of their removal.
     """
     place = _places(order)
     rows = [

@@ -1,4 +1,4 @@
-"""What a network is made of: its layers, what they cost, what may go, and how relevance passes."""
+"""What a network is made of: its layers, their cost, what may be removed, and their rules."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _rules(
 def _coupling(
     model: nn.Module, inputs: Tensor, layers: list[Layer], remarks: list[str]
 ) -> Coupling | None:
-    """Find what may go; where nothing can be followed, the reason becomes a remark."""
+    """Find what may be removed; where nothing can be followed, the reason becomes a remark."""
     try:
         hidden = [layer.name for layer in layers if not layer.last]
         return couple(copy.deepcopy(model), inputs, hidden)

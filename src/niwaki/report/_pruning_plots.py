@@ -1,4 +1,4 @@
-"""Pictures of pruning: curves of one or several runs, what went, and how rankings agree."""
+"""Pictures of pruning: curves of one or several runs, what was removed, and how rankings agree."""
 
 from __future__ import annotations
 

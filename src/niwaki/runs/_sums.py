@@ -26,7 +26,7 @@ def accumulate(data: Data, measure: Measure, kept: Run, name: str, **loop: Any) 
     """Add up what is measured on each batch, and go on from the sums that a run has kept.
 
     Processes that work together take turns with the batches. From time to time they meet: then the
-    sums are those over the first so many samples, and are kept. Whoever goes on from there, with as
+    sums are those over the first so many samples, and are kept. Whoever resumes from there, with as
     many processes or others, counts no sample twice and none too few.
 
     Parameters

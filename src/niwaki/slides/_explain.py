@@ -57,7 +57,7 @@ class SlideMaps:
         They are gone when the block ends that made them. Where several processes work together,
         only the first has them.
     rows : list of dict
-        For each tile where it lies, what the network says and how much relevance it holds.
+        For each tile its position, the prediction, and how much relevance it holds.
     """
 
     slide: Slide

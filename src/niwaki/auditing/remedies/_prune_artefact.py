@@ -127,8 +127,8 @@ def prune_artefact(
     tolerance : float
         AUC on clean images that may be lost.
     scores : Scores, optional
-        The order in which units go, highest first, as far as it is above 0, such as `odd_filters`;
-        default: `specificity`.
+        The order in which units are removed, highest first, as far as it is above 0, such as
+        `odd_filters`; default: `specificity`.
     rebuilt : bool
         Whether the layers that are left are fitted, after each trial's removal, to what the given
         network computes on the clean images (`niwaki.pruning.rebuild`): accuracy comes back, and
@@ -151,7 +151,9 @@ def prune_artefact(
     scores = scores or specificity(model, artefact, clean)
     order = _order(copy.deepcopy(model), inputs[:1], scores)
     if not order:
-        raise NothingToPruneError("no unit may go that sees the artefact more than other images")
+        raise NothingToPruneError(
+            "no unit that sees the artefact more than other images may be removed"
+        )
     total = sum(len(value) for value in scores.values())
     counts = sorted({max(1, round(step * total)) for step in _STEPS})
     trials = [_try(model, 0, inputs, without, labels, clean)]
@@ -204,7 +206,7 @@ def _shares(
 
 
 def _order(model: nn.Module, example: Tensor, scores: Scores) -> list[tuple[str, tuple[int, ...]]]:
-    """List the units that may go, the most specific first: (layer, its channels)."""
+    """List the units that may be removed, the most specific first: (layer, its channels)."""
     ranked = []
     for group in pruning.couple(model, example, list(scores)):
         values = group.scores(scores)

@@ -79,7 +79,7 @@ class Trial:
     area : float or None
         Mean accuracy on the validation data on the way to the share kept; None where it failed.
     seconds : float
-        That it took.
+        How long it took.
     error : str, optional
         Why it failed.
     """

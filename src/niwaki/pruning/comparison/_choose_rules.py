@@ -63,16 +63,17 @@ def choose_rules(
     AlphaBeta (2, 1), with epsilon from 1e-6 to 1 and gamma from 0.01 to 10 on a log scale; and how
     relevances are summed. Optuna's tree-structured Parzen estimator searches, beginning with the
     defaults `lrp` and `lrp.z_plus_sums`, so that the best is never worse than these on the
-    validation data. On other data it may be: the fewer the samples, the more of a lead is chance.
+    validation data. On other data it may be: the fewer the samples, the more of a lead may be due
+    to chance.
 
     Parameters
     ----------
     model : nn.Module
         In evaluation mode, returning shape (N, classes). It stays as it is.
     data : DataLoader, Dataset or pair of tensors
-        The reference samples with their labels, that the criterion looks at.
+        The reference samples with their labels, on which the criterion is computed.
     validation : DataLoader, Dataset or pair of tensors
-        What is decided by: neither the reference samples nor those that the result is tested on.
+        Images that decide: neither the reference samples nor those on which the result is tested.
     trials : int
         The budget: how many settings are tried, each by a whole run of pruning.
     keep, of, schedule
@@ -82,9 +83,9 @@ def choose_rules(
     seed : int
         Seed of the search; the same seed gives the same trials.
     run : Run
-        The size of batches, who is told about each `Trial`, and the folder in which the trials so
-        far are written after each one (see `Choice.save`). Called again, the search goes on from
-        there and ends as it would have without the interruption; `trials` may grow.
+        The batch size, the callback for each `Trial`, and the folder in which the trials so far are
+        written after each one (see `Choice.save`). Called again, the search resumes from there and
+        ends as it would have without the interruption; `trials` may grow.
     **prune_options
         Further options of `prune`, for all trials.
 

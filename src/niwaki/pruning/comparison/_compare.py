@@ -70,9 +70,9 @@ def compare(
     keep, of
         See `prune`: the share at which the curves end, and of what.
     run : Run
-        The size of batches, who is told about each `Outcome`, and the folder in which finished runs
-        are kept: they are not run again when the same comparison is started anew; contenders,
-        numbers of references and seeds may be added.
+        The batch size, the callback for each `Outcome`, and the folder in which finished runs are
+        kept. These are not run again when the same comparison is started anew; contenders, numbers
+        of references and seeds may be added.
     **prune_options
         Further options of `prune`, such as its schedule, for all contenders.
 

@@ -123,7 +123,7 @@ class Comparison:
         ]
 
     def removed(self) -> list[tuple[str, int, dict[str, float]]]:
-        """Share of each layer's units that is gone in the end: the mean over the runs."""
+        """Share of each layer's units that is removed in the end: the mean over the runs."""
         found = []
         for label, references, runs in self.cells():
             with_layers = [run.removed for run in runs if run.removed]

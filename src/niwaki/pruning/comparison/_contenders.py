@@ -58,9 +58,9 @@ class Contender:
     prune_options : mapping
         Options of `niwaki.prune` that overrule those of the comparison.
     needs_data : bool, optional
-        Whether it looks at the reference samples. What does not is run once for all draws, or,
-        where it is seeded, once per seed. Default: what the criterion says; True for functions
-        and for options of `prune` that may look at samples.
+        Whether it uses the reference samples. A contender that does not is run once for all draws,
+        or, if it is seeded, once per seed. Default: what the criterion says; True for functions and
+        for options of `prune` that may look at samples.
     """
 
     label: str
@@ -179,7 +179,7 @@ class Outcome:
     trajectory : Trajectory
         Cost and accuracy after each step.
     removed : dict of str to float
-        Layer to the share of its units that is gone in the end.
+        Layer to the share of its units that is removed in the end.
     ranks : Scores or None
         Ranks of all units of the whole network by the criterion, 0 for the least relevant; None
         where there is no criterion.

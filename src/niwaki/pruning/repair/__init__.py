@@ -1,1 +1,1 @@
-"""What makes up for the units that are gone: closed forms without training, and fine-tuning."""
+"""What makes up for removed units: closed forms without training, and fine-tuning."""

@@ -89,11 +89,11 @@ class FineTune:
     training : DataLoader, Dataset or pair of tensors, optional
         What `niwaki.prune` lets a network learn from; default: the reference samples.
     each : bool
-        Whether `niwaki.prune` fine-tunes after each step, or once in the end.
+        Whether `niwaki.prune` fine-tunes after each step, or once at the end.
     loop : callable, optional
         A training loop of your own in place of all that is set above, called with the network (in
-        evaluation mode, to be trained in place) and the number of the step. Its chance comes from
-        torch's generators, which are seeded by that number.
+        evaluation mode, to be trained in place) and the number of the step. Its random numbers come
+        from torch's generators, which are seeded by that number.
     """
 
     epochs: int = 10
@@ -114,7 +114,7 @@ class FineTune:
     loop: Callable[[nn.Module, int], object] | None = None
 
     def settings(self) -> Any:
-        """Return as plain data how is trained: the loop's name, or all numbers."""
+        """Return as plain data how the network is trained: the loop's name, or all numbers."""
         if self.loop is not None:
             name = getattr(self.loop, "__qualname__", type(self.loop).__qualname__)
             return f"{getattr(self.loop, '__module__', '')}.{name}"
@@ -144,7 +144,7 @@ def fine_tune(
     model : nn.Module
         In evaluation mode, before and after. Frozen parameters stay as they are.
     data : DataLoader, Dataset or pair of tensors
-        What it learns from; augmentation is the data set's business. A loader's own generator, if
+        The training data; augmentation is left to the data set. A loader's own generator, if
         it has one, is seeded anew.
     settings : FineTune, optional
         Default: `FineTune`'s.

@@ -1,4 +1,4 @@
-"""Repairs without training: batch norms measured anew, and biases that take over what went."""
+"""Repairs without training: batch norms measured again, and biases that replace removed units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repair in closed form: what is left of a network is fitted to what the whole one computes."""
+"""Repair in closed form: the rest of a network is fitted to what the whole one computes."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def rebuild(
     than before gets the weights and the bias (without one, the running mean of the batch norm
     behind it) that bring its outputs nearest to those of the unpruned network on the reference
     samples, given what the layers before it, already fitted, now feed it. This is a ridge
-    regression over the places of all samples, pulled toward the weights that the layer has. At the
-    sum of a residual block, the last layer of the branch aims at the whole sum, less what the
+    regression over the positions of all samples, pulled toward the weights that the layer has. At
+    the sum of a residual block, the last layer of the branch aims at the whole sum, less what the
     shortcut now gives. Where a ReLU or another activation with flat parts follows, an output that
-    it cuts off does not have to be met: it only has to be cut off again. On the places that are
-    looked at, no layer's error grows.
+    it cuts off does not have to be reproduced: it only has to be cut off again. On the positions
+    that are used, no layer's error grows.
 
     The result does not depend on how the samples are batched.
 
@@ -94,10 +94,10 @@ def rebuild(
         Layer name to a mask in the shape of its weight: these layers are fitted too, and of their
         weights only those where the mask is True change.
     pull : float
-        How many samples the weights that a layer has count for, beside the reference samples: by
-        the default they weigh as much as ten samples do.
+        How many samples the present weights of a layer count for: by default they weigh as much as
+        ten reference samples.
     mirror : bool
-        Whether the mirror image of each image serves as well. It needs no label and does not have
+        Whether the mirror image of each image is used as well. It needs no label and does not have
         to look natural: it is one more input for which both networks should agree. With more than
         500 images it is left out.
     max_memory : int or str, optional
@@ -127,7 +127,7 @@ def rebuild(
     least squares; El Halabi, Srinivas and Lacoste-Julien (2022), "Data-efficient structured pruning
     via submodular optimization", for inputs taken from the pruned network. Zhang, Zou, He and Sun
     (2016), "Accelerating very deep convolutional networks for classification and detection", for
-    responses behind the activation as what is to be met.
+    responses behind the activation as the target.
 
     Examples
     --------

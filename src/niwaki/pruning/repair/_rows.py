@@ -1,4 +1,4 @@
-"""Layers as matrix products: rows of what they read, beside what they give at the same places."""
+"""Layers as matrix products: rows of what they read, and what they give at the same positions."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def set_matrix(layer: Linear, matrix: Tensor) -> None:
 
 
 class Places:
-    """Which places of a layer's output are looked at, image by image.
+    """Which positions of a layer's output are used, image by image.
 
     Parameters
     ----------
     count : int
         How many an output has.
     most : int
-        How many are looked at in each image; all if there are no more. Otherwise images take turns
+        How many are used in each image; all if there are no more. Otherwise images take turns
         through one random order, so that together they cover the whole output.
     """
 
@@ -105,13 +105,13 @@ class Places:
         )
 
     def of(self, first: int, images: int) -> Tensor:
-        """Return the places of some images, the first of which has a number; shape (N, places)."""
+        """Return the positions for some images, from the number of the first; shape (N, places)."""
         turns = torch.arange(first, first + images)[:, None] * self.each
         return self._order[(turns + torch.arange(self.each)) % self.count]
 
 
 def inputs_at(layer: Linear, inputs: Tensor, shape: torch.Size, places: Tensor) -> Tensor:
-    """Gather what a layer reads at places of its output.
+    """Gather what a layer reads for positions of its output.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def inputs_at(layer: Linear, inputs: Tensor, shape: torch.Size, places: Tensor) 
 
 
 def outputs_at(layer: Linear, outputs: Tensor, places: Tensor) -> Tensor:
-    """Gather what a layer gives at places of its output; shape (N * places, outputs)."""
+    """Gather what a layer gives at positions of its output; shape (N * places, outputs)."""
     if isinstance(layer, nn.Linear):
         return _rows(outputs.reshape(len(outputs), -1, outputs.shape[-1]), places)
     return _rows(outputs.flatten(2).transpose(1, 2), places)
@@ -203,7 +203,7 @@ def _unravelled(places: Tensor, shape: torch.Size) -> list[Tensor]:
 
 
 def drawn(data: Data, place: Tensor | None) -> Tensor:
-    """Read the reference samples, in their order; of very many a random part, always the same."""
+    """Read the reference samples in order; of very many, always the same random part."""
     generator = torch.Generator().manual_seed(0)
     drawn: list[tuple[float, int, Tensor]] = []
     number = 0
@@ -219,9 +219,8 @@ def drawn(data: Data, place: Tensor | None) -> Tensor:
 
 
 def mirrored(samples: Tensor) -> Tensor:
-    """Put the mirror image behind each image, left for right; anything else stays as it is.
-
-    So do very many images, which tell enough by themselves.
+    """Put the mirror image behind each image. Anything else, and very many images, stay as they
+    are.
     """
     if samples.dim() < 4 or 2 * len(samples) > _MOST:
         return samples

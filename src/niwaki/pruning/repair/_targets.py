@@ -78,7 +78,7 @@ class Target:
     the other summand now misses as well.
 
     Where an activation follows that is flat, as a ReLU is below zero, an output does not have to be
-    met: any other that the activation turns into the same value will do.
+    reproduced: any other that the activation turns into the same value will do.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""Structured pruning of units: which channels go together, which go next, and how they are cut."""
+"""Structured pruning: which channels belong together, which are next, and how they are cut."""

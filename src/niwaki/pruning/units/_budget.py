@@ -1,4 +1,4 @@
-"""What a network will cost when units go, counted without touching it."""
+"""What a network will cost without some units, counted without touching it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Budget:
     Parameters
     ----------
     model : nn.Module
-        The network as it stands.
+        The current network.
     layers : sequence of Layer
         Its hidden and output layers, from `trace`.
     groups : sequence of Group
@@ -186,7 +186,7 @@ def relative_prices(prices: Mapping[str, float], layers: Sequence[Layer]) -> dic
     prices : mapping of str to float
         Layer name to the price of a MAC, in any unit.
     layers : sequence of Layer
-        Those of the network as it is before anything goes.
+        Those of the network as it is before anything is removed.
 
     Raises
     ------

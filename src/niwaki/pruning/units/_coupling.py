@@ -1,4 +1,4 @@
-"""Which channels can only go together, and what each layer loses with them."""
+"""Which channels can only be removed together, and what each layer loses with them."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Member:
 class Group:
     """Units of the same kind: each takes as many channels of the same layers.
 
-    A unit is all that can only go together, through residual sums, gates, depthwise and grouped
-    convolutions, concatenations and the like, followed to the end.
+    A unit is everything that can only be removed together, through residual sums, gates, depthwise
+    and grouped convolutions, concatenations and the like, followed to the end.
 
     Attributes
     ----------
@@ -260,7 +260,7 @@ def try_out(model: nn.Module, example: Tensor, followed: Followed, kinds: Kinds)
     followed : Followed
         Its units are tied and fixed.
     kinds : sequence of sequence of int
-        The units that may go, alike ones together.
+        The units that may be removed, alike ones together.
     """
     moves = [set(followed.units.find(move).tolist()) for move in followed.doubtful]
     together = [[k for k, units in enumerate(kinds) if move & set(units)] for move in moves]

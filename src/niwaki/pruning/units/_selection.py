@@ -1,4 +1,4 @@
-"""Which units go next: the lowest of all layers, one after another, until the cost is met."""
+"""Which units are removed next: the lowest of all layers, one by one, until the cost is met."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def select(
         Widths that layers are left with are multiples of this, where they lose anything.
     per_cost : float
         Exponent of the cost by which scores are divided: 0 ranks by the score alone, 1 by the score
-        per MAC (or parameter, or unit) that the removal saves in the network as it then stands.
+        per MAC (or parameter, or unit) that the removal saves in the current network.
     within : callable, optional
         Chooses anew within each group once the widths are known, see `Within`.
 

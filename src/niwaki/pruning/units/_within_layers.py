@@ -47,7 +47,7 @@ def rechosen(
     Parameters
     ----------
     model : nn.Module
-        The network as it stands, ours to run: hooks are set for a moment.
+        The current network, ours to run: hooks are set for a moment.
     groups : sequence of Group
         From `couple`.
     taken : sequence of sequences of int

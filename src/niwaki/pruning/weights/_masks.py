@@ -48,7 +48,7 @@ def select_weights(
     -------
     dict of str to Tensor
         For each layer a mask in the weight's shape, True where a weight stays. Of equal scores the
-        first goes first, by the order of layers and then of weights.
+        first is removed first, by the order of layers and then of weights.
 
     Raises
     ------

@@ -93,7 +93,7 @@ def prune_weights(
     ValueError
         For options out of range.
     ModelError, DataError, NothingToPruneError
-        For a network or data that cannot be worked with.
+        For a network or data that cannot be used.
 
     Examples
     --------
@@ -220,7 +220,7 @@ def _check_reach(weights: Mapping[str, int], keep: float, min_weights: int) -> N
 
 
 def _nothing_gone(model: nn.Module, example: Tensor, ignore: Sequence[str]) -> dict[str, Tensor]:
-    """For each layer whose weights may go, zeros in the shape of its weight."""
+    """For each layer whose weights may be removed, zeros in the shape of its weight."""
     layers = [layer.name for layer in trace(model, example)]
     kept: set[str] = set()
     for name in [ignore] if isinstance(ignore, str) else ignore:
@@ -239,6 +239,7 @@ def _nothing_gone(model: nn.Module, example: Tensor, ignore: Sequence[str]) -> d
             zeros[layer] = torch.zeros(shape, dtype=torch.uint8)
     if not zeros:
         raise NothingToPruneError(
-            f"{type(model).__name__} has no convolution or linear layer whose weights may go"
+            f"{type(model).__name__} has no convolution or linear layer whose weights may be "
+            "removed"
         )
     return zeros

@@ -30,7 +30,7 @@ class WeightStep:
     Attributes
     ----------
     step : int
-        0 is the network as it came.
+        0 is the unpruned network.
     weights : dict of str to int
         Number of weights of each layer.
     left : dict of str to int
@@ -38,7 +38,7 @@ class WeightStep:
     accuracy : float or None
         On the evaluation data, from 0 to 1; None where there are none.
     seconds : float
-        That the step took.
+        How long the step took.
     """
 
     step: int
@@ -49,11 +49,11 @@ class WeightStep:
 
     @property
     def sparsity(self) -> float:
-        """Share of the weights that are gone, over all layers."""
+        """Share of the weights that were removed, over all layers."""
         return 1 - sum(self.left.values()) / sum(self.weights.values())
 
     def sparsities(self) -> dict[str, float]:
-        """Share of the weights that are gone, by layer."""
+        """Share of the weights that were removed, by layer."""
         return {layer: 1 - self.left[layer] / count for layer, count in self.weights.items()}
 
 
@@ -127,7 +127,7 @@ class PrunedWeights:
 
     @property
     def sparsity(self) -> float:
-        """Share of the weights that are gone."""
+        """Share of the weights that were removed."""
         return float(self.trajectory[-1].sparsity)
 
     def masks(self, step: int | None = None) -> dict[str, Tensor]:
@@ -141,7 +141,7 @@ class PrunedWeights:
     def masked(self) -> nn.Module:
         """Return a copy under masks of `torch.nn.utils.prune`, for fine-tuning.
 
-        Weights that are gone stay so while it is trained; `torch.nn.utils.prune.remove` makes the
+        Removed weights stay so while it is trained; `torch.nn.utils.prune.remove` makes the
         masks permanent afterwards.
         """
         return masked(self.model, self.masks())
