@@ -49,14 +49,14 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     Parameters
     ----------
     path
-        Where the file shall be. Folders on the way are made; an existing file is replaced.
+        Path of the file. Missing folders are made; an existing file is replaced.
     write
         Called with the path of the temporary file, which has the same suffix.
 
     Raises
     ------
     Exception
-        Whatever `write` raises; the temporary file is gone then and `path` is as it was.
+        Whatever `write` raises; the temporary file is then deleted, and `path` is as it was.
     """
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def write_layers(path: str | Path, by_layer: Mapping[str, Tensor], **about: Any)
     Parameters
     ----------
     path
-        Where the file shall be; it is written atomically.
+        Path of the file; it is written atomically.
     by_layer
         Layer name to tensor. The order is kept.
     **about
@@ -174,7 +174,7 @@ def new_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     Parameters
     ----------
     path
-        Where the folder shall be. An empty folder may stand there already.
+        Path of the folder. An empty folder may exist there already.
     overwrite
         Replace a folder that has content, if niwaki wrote all of it; until the block succeeds it
         stays untouched. What niwaki wrote is listed in a marker file, ``.niwaki``.

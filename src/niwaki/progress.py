@@ -22,7 +22,7 @@ def track(
     show: bool | None = None,
     size: Callable[[T], float] | None = None,
 ) -> Iterator[T]:
-    """Hand on what `iterable` yields and show on stderr how far it is.
+    """Yield what `iterable` yields, and show its progress on stderr.
 
     Parameters
     ----------

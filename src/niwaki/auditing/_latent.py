@@ -1,4 +1,4 @@
-"""Inside the network: how active each channel is on an image, and what it carries of the answer."""
+"""Inside the network: how active each channel is on an image, and how much relevance it carries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Latent:
     activity : dict of str to ndarray
         Mean output of each channel, behind its norm and activation, shape (N, channels).
     peak : dict of str to ndarray
-        The largest output of each channel over space, likewise: a small thing shows there.
+        The largest output of each channel over space, of the same shape: a small thing shows there.
     relevance : dict of str to ndarray
         Relevance of each channel for the predicted class, as a share of the layer's
         absolute relevance, shape (N, channels).
@@ -53,7 +53,7 @@ class Latent:
 
     @property
     def embedding(self) -> Array:
-        """The activity of the last layer: what the network knows when it decides."""
+        """The activity of the last layer, on which the network decides."""
         return self.activity[self.layers[-1]]
 
 
@@ -184,10 +184,10 @@ class _PerChannel:
 
 @checked(neighbours=FEW)
 def odd_filters(latent: Latent, neighbours: int = 3) -> Scores:
-    """Say of each unit how unlike its layer's other units it is, by the images that it serves.
+    """Say how unlike the other units of its layer each unit is, by the images that it serves.
 
     After DORA (Bykov et al. 2023, "DORA: Exploring outlier representations in deep neural
-    networks"): units are compared by the cosine of what they say of the same images, and units far
+    networks"): units are compared by the cosine of their outputs on the same images, and units far
     from all others often stand for artefacts. Here it is the cosine of their relevances.
 
     Parameters
@@ -202,7 +202,7 @@ def odd_filters(latent: Latent, neighbours: int = 3) -> Scores:
     Scores
         By layer, shape (units,): the distance, less the layer's median, in units of its median
         absolute deviation. `prune_artefact` takes it as its order. Units without relevance get the
-        lowest score: nothing hangs on them.
+        lowest score: nothing depends on them.
     """
     scores = {}
     for layer in latent.layers:

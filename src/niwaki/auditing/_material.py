@@ -52,7 +52,7 @@ class Material:
     relevance : ndarray or Maps
         Heatmaps summed over channels, shape (N, H, W); likewise.
     indices : ndarray
-        Place of each image in the data set, shape (N,).
+        Index of each image in the data set, shape (N,).
     class_names : tuple of str
         One per output.
     method : str
@@ -61,9 +61,9 @@ class Material:
         Between pixels and inputs.
     groups : ndarray
         The group of each image, such as its slide, shape (N,): a number or a name; all different,
-        if nobody said which belong together.
+        if it is not known which belong together.
     grouped : bool
-        Whether somebody did.
+        Whether it is known which belong together.
     regions : mapping of str to sequence
         Regions that were marked on the images of the *data set*, by name; see
         `niwaki.data.Described`.

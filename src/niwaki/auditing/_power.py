@@ -1,8 +1,8 @@
 """Power: how small a thing the images at hand could have shown, by simulation of the tests.
 
-The thing that is planted is the strongest there is, on a part of a class: the network judges these
-images by it alone. All of their relevance lies on it, and when it changes, the margin of their
-class is gone. What is looked for is the smallest part that the tests find in 8 of 10 samples.
+The planted thing is the strongest possible, on a part of a class: the network judges these images
+by it alone. All of their relevance lies on it, and when it changes, the margin of their class is
+gone. The power is the smallest part that the tests find in 8 of 10 samples.
 """
 
 from __future__ import annotations

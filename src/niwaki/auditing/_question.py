@@ -24,7 +24,7 @@ from niwaki.ranges import INDEX, checked
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What all questions of an audit are asked to.
+    """What every question of an audit can look at.
 
     Attributes
     ----------
@@ -54,12 +54,12 @@ class Evidence:
 
     @cached_property
     def latent(self) -> Latent:
-        """What the channels of some layers do on the images, and what they carry of the answer."""
+        """What the channels of some layers do on the images, and how much relevance they carry."""
         return latent_of(self.material)
 
     @checked(label=INDEX)
     def tries_of_others(self, label: int) -> Tries:
-        """Return the same of all other classes together."""
+        """Return the same for all other classes together."""
         others = [tries for other, tries in self.tries.items() if other != label]
         return Tries(
             np.concatenate([tries.margins for tries in others]),

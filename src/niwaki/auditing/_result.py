@@ -96,7 +96,7 @@ class Audit:
         return tuple(other for other in self.flagged if other.echo_of == finding.key)
 
     def limits(self) -> str:
-        """Return in words what the answers of no could have shown, and what has none."""
+        """Say in words what the audit would have found where the answer is no."""
         told = []
         no = [finding for finding in self.findings if finding.answer == "no"]
         if no:
@@ -118,7 +118,7 @@ class Audit:
         return " ".join(told)
 
     def made(self) -> dict[str, Any]:
-        """Return what is needed to make this audit again: versions, the network, the seed."""
+        """Return what is needed to repeat this audit: versions, the network, the seed."""
         import niwaki
 
         return {

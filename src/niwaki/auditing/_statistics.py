@@ -59,8 +59,8 @@ class Exchange:
 
     Images of a slide are alike because they are of one slide. So labels are exchanged among images
     of the same group; and of groups that have one class only, whole groups exchange theirs. Where
-    neither can be, as with one slide per class, nothing is exchanged: what is the slide's cannot be
-    told from what is the class's.
+    neither can be, as with one slide per class, nothing is exchanged: a property of the slide
+    cannot be told from one of the class.
 
     Parameters
     ----------

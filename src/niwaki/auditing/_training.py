@@ -141,7 +141,7 @@ def gather_training(
 def layer_statistics(
     model: nn.Module, inputs: Tensor, layers: Sequence[str]
 ) -> tuple[Array, Array]:
-    """Describe images by what a network's hidden layers make of them, not by what it says of them.
+    """Describe images by the hidden layers of a network, not by its outputs.
 
     Parameters
     ----------

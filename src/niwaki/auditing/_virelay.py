@@ -111,8 +111,8 @@ def collect(
 ) -> Collection:
     """Explain every image of a data set and write the heatmaps as they come.
 
-    A run that was cut off goes on where it stopped when it is started again with the same network,
-    data and method; the files get their names when all images are done.
+    An interrupted run resumes where it stopped when it is started again with the same network, data
+    and method. The files get their names when all images are done.
 
     Parameters
     ----------

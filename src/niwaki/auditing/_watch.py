@@ -141,10 +141,10 @@ class Watched:
         Logarithm of the likelihood of the channels' relevance under the mixture of this class,
         shape (N,); NaN where the reference has too few images of the class.
     p : ndarray
-        Share of the held-out images of the reference, said to be of this class, that are as
-        unlikely, shape (N,): what a usual image has is even between 0 and 1.
+        Share of the held-out images of the reference, predicted to be of this class, that are as
+        unlikely, shape (N,): for usual images it is distributed evenly between 0 and 1.
     level : float
-        An image is odd whose p is at most this: as many usual images are called odd.
+        An image is odd if its p is at most this, so this share of usual images is called odd.
     class_names : tuple of str
         One per output.
     learned, held_out : dict of int to int
@@ -168,7 +168,7 @@ class Watched:
 
     @property
     def judged(self) -> int:
-        """Of how many images it can be said."""
+        """For how many images this can be said."""
         return int(np.isfinite(self.p).sum())
 
     @property
@@ -242,13 +242,13 @@ def watch(
     batch_size: int = 64,
     seed: int = 0,
 ) -> Watched:
-    """Say of each new image whether the network's answer is carried by the usual channels.
+    """Say for each new image whether the prediction is carried by the usual channels.
 
-    For each predicted class, a Gaussian mixture describes which channels carry that
-    answer on a reference (PCX, Dreyer et al. 2024, "Understanding the (extra-)ordinary"); the
-    likelihood of a new image is compared with those of other images of the reference, which the
-    mixture has not seen. No labels of the new images are needed, and nothing is said about whether
-    answers are right.
+    For each predicted class, a Gaussian mixture describes which channels carry the prediction on a
+    reference (PCX, Dreyer et al. 2024, "Understanding the (extra-)ordinary"); the likelihood of a
+    new image is compared with those of other images of the reference, which the mixture has not
+    seen. No labels of the new images are needed, and nothing is said about whether predictions are
+    right.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def watch(
         labels only those that are right count. Images of a slide (`niwaki.data.Described`) are
         kept together: other slides are held out.
     data : Dataset
-        New images. Labels are not looked at.
+        New images. Labels are not used.
     level : float
         Share of usual images that are called odd.
     limit : int, optional
@@ -272,7 +272,7 @@ def watch(
     Returns
     -------
     Watched
-        A likelihood, its p-value and an answer for each image.
+        A likelihood, its p-value, and whether it is odd, for each image.
 
     Raises
     ------

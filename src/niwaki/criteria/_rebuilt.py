@@ -1,4 +1,4 @@
-"""Widths by a criterion; within layers, the units that a rebuilt network can do without."""
+"""Layer widths by a criterion; within layers, the units that a rebuilt network can do without."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RebuiltError(Criterion):
     another, that whose removal leaves the smallest error in the layers that read it once these
     have been fitted to the remaining ones. This is OSSCAR's greedy elimination, by second
     derivatives of the squared error. What counts is not what a unit contributes but what no other
-    can take over, so that it goes together with ``repair="rebuild"``.
+    can replace, so this choice belongs to ``repair="rebuild"``.
 
     Parameters
     ----------

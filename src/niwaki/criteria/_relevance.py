@@ -67,15 +67,15 @@ class Relevance(Criterion):
     """Relevance that reaches a unit, summed over space and samples (Yeom et al. 2021, eq. 3).
 
     The pass starts with 1 at the true class. Relevance is conserved from layer to layer, so that
-    scores need no normalisation. By default the epsilon rule hands it on, with z-plus at residual
-    sums (where epsilon lets relevances of both signs grow without bound), and a unit's score is
-    |sum over space|, summed over samples, as in Hatefi et al. (2024): of all rules and sums that
-    were measured (see ``experiments/scarce``) this comes closest to what removing a unit does. The
-    paper's own choice, z-plus in convolutions, is `lrp.z_plus_sums`.
+    scores need no normalisation. By default it is propagated by the epsilon rule, with z-plus at
+    residual sums (where epsilon lets relevances of both signs grow without bound), and a unit's
+    score is |sum over space|, summed over samples, as in Hatefi et al. (2024): of all rules and
+    sums that were measured (see ``experiments/scarce``) this comes closest to what removing a unit
+    does. The paper's own choice, z-plus in convolutions, is `lrp.z_plus_sums`.
 
     A sample whose class has an output of exactly zero, as networks that end in a ReLU give, has no
-    evidence to hand on and counts for nothing: a `NoEvidenceWarning` says how many there are. If
-    all are so, it is a `ModelError`.
+    evidence to pass on and does not count; a `NoEvidenceWarning` says how many there are. If no
+    sample has any, there is a `ModelError`.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class Relevance(Criterion):
         See `Scores.normalised`; default ``"none"``.
     max_loss : float, optional
         Share of a sample's relevance that may be lost before it is an error; None: any. Much
-        looser than for heatmaps, as a ranking stands more.
+        looser than for heatmaps, as a ranking tolerates more.
     """
 
     default_normalise: ClassVar[str] = "none"

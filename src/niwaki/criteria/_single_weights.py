@@ -69,15 +69,16 @@ class _Reduced(Criterion):
 
 @register("lrp", "weight")
 class WeightRelevance(_Reduced):
-    """Relevance of each weight: its share in what its layer's units receive.
+    """Relevance of each weight: its share of the relevance that the units of its layer receive.
 
-    A unit hands its relevance down through its weights; what goes through one of them, over all
-    places where it is used, is the weight's. In every layer these shares add up to the relevance
-    that arrives, less what the biases take, so that layers can be compared as they are.
+    A unit passes its relevance down through its weights. What passes through one of them, over all
+    positions where it is used, is the relevance of this weight. In every layer these shares add up
+    to the relevance that arrives, less what the biases take, so that layers can be compared as they
+    are.
 
     The pass starts with 1 at the true class; a sample whose class has an output of exactly zero
-    counts for nothing, as in `Relevance`. The default rule is epsilon in all layers: rules that
-    count positive contributions alone give an inhibiting weight nothing, whatever it prevents.
+    does not count, as in `Relevance`. The default rule is epsilon in all layers: rules that count
+    positive contributions alone give an inhibiting weight nothing, whatever it prevents.
 
     Parameters
     ----------

@@ -55,7 +55,7 @@ class Evidence:
     Attributes
     ----------
     sums : dict of str to Tensor
-        How many samples were so, to stand beside the sums of a batch for `check_evidence`.
+        How many samples had none, as one of the sums of a batch, for `check_evidence`.
     """
 
     _NAME = "samples without evidence"  # no layer's name holds spaces
@@ -71,7 +71,7 @@ class Evidence:
 
     @classmethod
     def missing(cls, totals: Totals) -> int:
-        """Return how many samples were so in all."""
+        """Return how many samples had no evidence, in all."""
         return int(totals.sums.get(cls._NAME, torch.zeros(())))
 
 

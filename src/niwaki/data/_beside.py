@@ -1,4 +1,4 @@
-"""What is known of images besides their labels: masks, groups, regions."""
+"""What is known about images besides their labels: masks, groups, regions."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ Array = NDArray[Any]
 
 
 class Described(Subset[Any]):
-    """A data set with what is known of its images besides their labels.
+    """A data set with what is known about its images besides their labels.
 
     What is not given is taken from the data set itself, if that has an attribute of the name.
 

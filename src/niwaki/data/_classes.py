@@ -1,4 +1,4 @@
-"""Which output of a network is which class of a data set: by name, never by chance of order."""
+"""Which output of a network is which class of a data set: by name, never by accident of order."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Preprocessing:
     def __call__(self, image: Image.Image) -> Tensor:
         """Turn an image of any mode into a float tensor of shape (channels, size, size).
 
-        What is transparent is laid on white. Grey of 16 bits is scaled to 8; 32-bit numbers, whose
+        Transparent areas are shown on white. Grey of 16 bits is scaled to 8; 32-bit numbers, whose
         range is not known, are refused with a DataError.
         """
         image = in_mode(image, _MODES[self.channels])

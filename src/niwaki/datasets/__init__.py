@@ -1,7 +1,7 @@
 """Data sets that need no download: handwritten digits, drawn shapes, drawn tissue, artefacts.
 
-Each registers its name, so that `niwaki.data.open_data` opens it. The drawn sets come with the
-truth that real data lack: what is in an image, where, and which of it the label depends on.
+Each registers its name, so that `niwaki.data.open_data` opens it. The drawn sets come with what is
+unknown for real data: what is in an image, where it is, and what the label depends on.
 """
 
 from niwaki.datasets._artefacts import ARTEFACTS, Planted, plant

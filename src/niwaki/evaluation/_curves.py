@@ -60,7 +60,7 @@ class PerturbationCurves:
         return _error(self._of(order))
 
     def area(self, order: str = "most") -> Estimate:
-        """Area under the curve over the steps taken as one unit: the mean height of the curve.
+        """Area under the curve over a width of 1: the mean height of the curve.
 
         Small for "most" and large for "least" is good.
         """

@@ -1,4 +1,4 @@
-"""Gates: what activations let through on the way back, for methods that change the gradient."""
+"""Gates: what activations let through in the backward pass, for methods that change gradients."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class BetaSmooth(Rule):
 class Rescale(Rule):
     """DeepLIFT's rescale rule: slopes between each input and its reference (Shrikumar et al. 2017).
 
-    The batch holds the inputs, then their references, as many. For max pooling the change of an
+    The batch holds the inputs, and then as many references. For max pooling the change of an
     output is shared between the input's winner and the reference's, as in Captum.
 
     Parameters
     ----------
     smallest : float
-        Differences below it are taken for none, and get the derivative.
+        Differences below it count as zero, and get the derivative.
     """
 
     smallest: float = 1e-10

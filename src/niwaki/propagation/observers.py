@@ -1,4 +1,4 @@
-"""Observers: they read what passes a layer, without keeping what nobody asked for."""
+"""Observers: they read what passes through a layer, and keep only what is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Maps", "Observer", "Onlooker"]
 
 @runtime_checkable
 class Observer(Protocol):
-    """What a pass tells about its layers (convolutions and linear layers).
+    """What is called about the layers of a pass (convolutions and linear layers).
 
     The output of a layer is what its unit sends on: behind the batch norm that follows it.
     Tensors are those of the running network: read them, keep copies, change nothing.

@@ -34,7 +34,7 @@ Start = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Propagated:
-    """What a pass gave.
+    """The result of a pass.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ def propagate(
         Gets the detached output, returns the relevance to start with, of the same shape; or with a
         dimension more in front, for several starts after one forward pass.
     observers : sequence of Observer
-        Told about outputs and relevances of layers.
+        Called with the outputs and relevances of layers.
     to_input : bool
         If false, the pass back ends at the outputs of the first layers, which saves the most
         expensive step when only observers are interested.

@@ -98,7 +98,7 @@ def observe(model: nn.Module, inputs: Tensor, observers: Sequence[Observer]) -> 
     inputs : Tensor
         Batch of shape (N, ...).
     observers : sequence of Observer
-        Told about each layer.
+        Called with each layer.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def trace(model: nn.Module, inputs: Tensor) -> list[Layer]:
 
 
 def resolve(model: nn.Module, inputs: Tensor, composite: Composite) -> str:
-    """Show, before it runs, which rule each operation gets, as a table.
+    """Show which rule each operation gets, as a table, before anything is explained.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A run: what of a piece of work is finished, kept in a folder to go on from."""
+"""A run: the finished parts of a piece of work, kept in a folder from which it can be resumed."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class SharedRun(Run):
 
 @contextmanager
 def open_run(folder: Folder, identity: Callable[[], Identity]) -> Iterator[Run]:
-    """Begin a run in a folder, or go on with it, for this process alone.
+    """Begin or resume a run in a folder, for this process alone.
 
     Where processes work together, the first opens the folder and writes; all of them see what it
     reads, and have to ask for the same in the same order.
@@ -215,7 +215,7 @@ def open_run(folder: Folder, identity: Callable[[], Identity]) -> Iterator[Run]:
     ----------
     folder : str, Path, Workplace or None
         It may be missing or empty, or that of a run; a workplace chooses one by the identity.
-        None: nothing is kept. A folder in which nothing was finished is gone in the end.
+        None: nothing is kept. A folder in which nothing was finished is deleted at the end.
     identity : callable
         Gives what the run is recognised by, as plain data by name: the model, the data, the
         settings. Only called where there is a folder.

@@ -25,10 +25,10 @@ _MOVING = "moving"  # there from the moment that the result is complete
 
 
 class Workplace:
-    """The runs of a command, one folder for each identity, and its output, which appears at once.
+    """The runs of a command, one folder for each identity, and its output, which appears whole.
 
     Another option makes another run: nothing has to be refused, and nothing is lost. All runs are
-    gone when the output stands.
+    deleted when the output is complete.
 
     Use `workplace` to get one.
 
@@ -78,7 +78,7 @@ class Workplace:
 
 @contextmanager
 def workplace(out: str | Path, *, overwrite: bool = False) -> Iterator[Workplace]:
-    """Work on an output, alone; go on with what an interrupted command has finished.
+    """Work on an output, alone; resume what an interrupted command has finished.
 
     Where processes work together, the first holds it.
 

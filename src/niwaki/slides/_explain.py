@@ -40,12 +40,12 @@ _PARTS = 500  # of a run at about the most: its record is written with each
 
 @dataclass(frozen=True, eq=False)
 class SlideMaps:
-    """What networks say of a slide, and which of its pixels made them say so.
+    """What networks predict on a slide, and which of its pixels are the reason.
 
     Attributes
     ----------
     slide : Slide
-        What was looked at.
+        The slide.
     tissue : Tissue
         Where its tissue is.
     grid : Grid
@@ -54,8 +54,8 @@ class SlideMaps:
         Names of all outputs.
     maps : dict of Layer to Store
         Probability and relevance of each pixel at the grid's resolution; NaN where no tile lies.
-        They are gone when the block ends that made them. Where several processes work together,
-        only the first has them.
+        They are deleted at the end of the block that made them. Where several processes work
+        together, only the first has them.
     rows : list of dict
         For each tile its position, the prediction, and how much relevance it holds.
     """
@@ -104,7 +104,7 @@ def explain_slide(
     folder: Folder = None,
     scratch: str | Path | None = None,
 ) -> Iterator[SlideMaps]:
-    """Ask a network about all tissue of a slide, and explain what it says.
+    """Run a network on all tissue of a slide, and explain its predictions.
 
     A network that returns a map, (N, classes, height, width), is explained as on one large image:
     its tiles are made so large that their centres see all that they depend on, and the centres
@@ -143,7 +143,7 @@ def explain_slide(
     batch_size, workers : int
         Tiles in a batch, and processes that read them.
     folder : str, Path or Workplace, optional
-        Keeps what is finished, so that a run that was killed goes on.
+        Keeps what is finished, so that a run that was killed can be resumed.
     scratch : str or Path, optional
         A folder on a disk with room for the maps; default: the system's for temporary files.
 

@@ -1,4 +1,4 @@
-"""A network that is asked about tiles: what it says of each, and which pixels made it say so."""
+"""A network that looks at tiles: what it predicts for each, and which pixels are the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Network", "upsampled"]
 
 
 class Network:
-    """A network with the classes and the methods that a slide is asked about.
+    """A network with the classes and the methods for which a slide is mapped.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Network:
     maps : bool
         Whether it returns a map.
     outputs : int
-        How many classes it tells apart.
+        How many classes it has.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Network:
         return None
 
     def look(self, pixels: Tensor, grid: Grid) -> dict[str, Tensor]:
-        """Ask the network about tiles.
+        """Run the network on tiles, and explain it.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class Network:
         dict of str to Tensor
             "probabilities": (N, all classes). "map": (N, classes, positions, positions), of a
             network that returns one, where tiles are cut. "relevance METHOD": (N, classes,
-            core, core). "lost METHOD": (N,), the share of a tile's relevance that got lost on its
+            core, core). "lost METHOD": (N,), the share of a tile's relevance that was lost on the
             way, where that is more than the method may lose.
         """
         inputs = self._inputs(pixels)

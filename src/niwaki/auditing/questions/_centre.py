@@ -47,11 +47,11 @@ def find_centres(evidence: Evidence, rng: np.random.Generator) -> Iterator[Findi
     Seen: the channels that carry the prediction tell the centre from the others, among images of
     the same class, better than if whole slides exchanged their centres; where no class has images
     of both, the centre goes with the class. Cause: images of other classes and centres get the
-    centre's stain and sharpness, or its features in the last hidden layer, and their answers turn
-    wrong more often than by changes of the same size in random directions.
+    centre's stain and sharpness, or its features in the last hidden layer, and their predictions
+    become wrong more often than by changes of the same size in random directions.
 
-    And of each class, whether the network fails on the images of one centre more often than on
-    others.
+    It also asks for each class whether the network fails on the images of one centre more often
+    than on others.
     """
     centres = evidence.material.centres
     if centres is None:

@@ -40,8 +40,8 @@ def find_confirmed(evidence: Evidence, rng: np.random.Generator) -> Iterator[Fin
 
     Seen: what one half of the accepted images have in common inside the network tells the other
     half from the rest of their class. Cause: its direction is taken out of the layer's channels, or
-    added to those of images of other classes, and answers turn wrong more often than by as much
-    along random directions.
+    added to those of images of other classes, and predictions become wrong more often than by as
+    much along random directions.
     """
     for name, accepted in evidence.confirmed.items():
         yield _find(evidence, name, accepted, rng)

@@ -1,4 +1,4 @@
-"""Position: does relevance gather at a place of the image, whatever the image shows there?"""
+"""Position: does relevance gather in one part of the image, whatever the image shows there?"""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def find_positions(evidence: Evidence, rng: np.random.Generator) -> Iterator[Fin
     """Ask for each class and each place whether relevance gathers there.
 
     Position alone gives a place its share of the area: every heatmap is moved around at random. A
-    suspicion is tried by replacing the place's content by that of images of other classes, against
-    the same shape at random places.
+    suspicion is tried by replacing the place's content with that of images of other classes,
+    against the same shape at random places.
     """
     material = evidence.material
     for label in material.classes():

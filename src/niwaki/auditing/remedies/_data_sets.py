@@ -35,7 +35,7 @@ class _Around(Dataset[Pair]):
 
 @checked(most=SIDE.but(low=0), seed=SEED)
 class Shifted(_Around):
-    """Each image at a random place, against labels that belong to the centre.
+    """Each image shifted at random, against labels that belong to the centre.
 
     The image is moved by up to `most` pixels in both directions, anew each time it is read; what
     comes in at the border is the image's mirror image.
@@ -92,7 +92,7 @@ class Inpainted(_Around):
 
 @checked(share=FRACTION, seed=SEED)
 class Spread(_Around):
-    """An artefact put on images of all classes alike, so that it tells nothing.
+    """An artefact put on images of all classes alike, so that it says nothing about the class.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class Spread(_Around):
 
 
 class Relabelled(_Around):
-    """Other labels: of what an image shows anywhere, say, and not at its centre.
+    """Other labels, such as those of what an image shows anywhere instead of at its centre.
 
     Parameters
     ----------

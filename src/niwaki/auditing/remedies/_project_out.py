@@ -44,8 +44,8 @@ def project_out(
         Whether images are left as they are unless the artefact is present on them: unless the
         component along its direction is, somewhere on the image, larger than on all but 5 % of the
         clean images (Bareeva et al. 2024, "Reactive model correction"). Images that lack the
-        artefact then keep their answers, and the threshold of the network stays right for them. A
-        network like this is no longer made of convolutions alone, and is not pruned.
+        artefact then keep their predictions, and the threshold of the network stays right for them.
+        A network like this is no longer made of convolutions alone, and is not pruned.
 
     Raises
     ------

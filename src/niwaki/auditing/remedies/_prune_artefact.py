@@ -1,4 +1,4 @@
-"""Pruning away an artefact: the filters that see it, and nothing else that matters, go."""
+"""Pruning away an artefact: the filters that see it, and nothing else that matters, are removed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Trial:
         between images with the artefact and the same images without it.
     accuracy, auc : float
         On clean images. A network that takes the absence of the artefact for a sign of the other
-        class has a wrong threshold, which spoils its accuracy and not its AUC.
+        class has a wrong threshold, which lowers its accuracy but not its AUC.
     """
 
     units: int
@@ -52,9 +52,9 @@ class PrunedArtefact:
     Attributes
     ----------
     model : nn.Module
-        Smaller; the given one is as it was.
+        The smaller network; the given one is unchanged.
     removals : tuple of Removal
-        What went; a `niwaki.pruning.Plan` of one step.
+        What was removed; a `niwaki.pruning.Plan` of one step.
     scores : Scores
         How specific to the artefact each unit is, see `specificity`.
     trials : tuple of Trial
@@ -70,7 +70,7 @@ class PrunedArtefact:
 def specificity(
     model: nn.Module, artefact: tuple[Tensor, Tensor, Array], clean: tuple[Tensor, Tensor]
 ) -> Scores:
-    """Say for each unit how much of an artefact's relevance passes it, beside that of all else.
+    """Say for each unit how much of an artefact's relevance passes through it, and how little else.
 
     Relevance starts with 1 at the class. A unit's share of its layer's relevance on the artefact's
     region of images that have it, less its share on clean images: from -1 to 1.
@@ -108,10 +108,10 @@ def prune_artefact(
     scores: Scores | None = None,
     rebuilt: bool = False,
 ) -> PrunedArtefact:
-    """Remove the units that an artefact's relevance passes and that of other images does not.
+    """Remove the units that carry an artefact's relevance and not that of other images.
 
-    Units go in the order of `specificity`, in steps of up to 30 % of all; of the trials whose
-    AUC on clean images is within `tolerance` of the best one's the one with the least effect is
+    Units are removed in the order of `specificity`, in steps of up to 30 % of all. Of the trials
+    whose AUC on clean images is within `tolerance` of the best, the one with the least effect is
     kept. Nothing is trained.
 
     Parameters
@@ -131,8 +131,8 @@ def prune_artefact(
         `odd_filters`; default: `specificity`.
     rebuilt : bool
         Whether the layers that are left are fitted, after each trial's removal, to what the given
-        network computes on the clean images (`niwaki.pruning.rebuild`): accuracy comes back, and
-        the artefact does not, as these images lack it.
+        network computes on the clean images (`niwaki.pruning.rebuild`): this restores accuracy, and
+        the artefact does not come back, as these images lack it.
 
     Raises
     ------

@@ -23,7 +23,7 @@ def right_reasons(
     *,
     strength: float = 10.0,
 ) -> Tuned:
-    """Fine-tune a network so that its answers do not change with what is inside masks.
+    """Fine-tune a network so that its predictions do not change with what is inside masks.
 
     Added to the loss is the squared gradient of the sum of the classes' log-probabilities with
     respect to the inputs inside the masks, as in Ross, Hughes and Doshi-Velez (2017), "Right for

@@ -219,8 +219,9 @@ def drawn(data: Data, place: Tensor | None) -> Tensor:
 
 
 def mirrored(samples: Tensor) -> Tensor:
-    """Put the mirror image behind each image. Anything else, and very many images, stay as they
-    are.
+    """Put the mirror image behind each image, unless there are very many.
+
+    Samples that are no images stay as they are.
     """
     if samples.dim() < 4 or 2 * len(samples) > _MOST:
         return samples
