@@ -26,7 +26,7 @@ WORTH = 0.125
 
 @functools.cache
 def gauss(steps: int) -> tuple[list[float], list[float]]:
-    """Return the places and weights of Gauss-Legendre quadrature from 0 to 1."""
+    """Return the nodes and weights of Gauss-Legendre quadrature from 0 to 1."""
     places, weights = np.polynomial.legendre.leggauss(steps)
     return ((places + 1) / 2).tolist(), (weights / 2).tolist()
 
@@ -167,7 +167,7 @@ Looks = Generator[list[float], list[Point], Tensor]
 
 
 def integrate(steps: int, refinements: int, ends: Ends) -> Looks:
-    """Integrate the gradient along a straight path, times the way.
+    """Integrate the gradient along a straight path, times the length of the path.
 
     First come the points of Gauss-Legendre quadrature: few of them are enough where the output is
     smooth. Whether they are shows, as the integral of the slopes is known: it is the change of the

@@ -75,7 +75,7 @@ def select(output: Tensor, target: Target) -> Tensor:
 
 
 def check_choice(target: object) -> None:
-    """Refuse what is no `ClassChoice`.
+    """Refuse what is not a `ClassChoice`.
 
     Raises
     ------

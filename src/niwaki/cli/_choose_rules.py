@@ -114,7 +114,7 @@ def _span(text: str) -> float | tuple[float, float]:
 
 
 def _prepare(out: Path, model: str, data: str, common: o.Common) -> None:
-    """Go on with a search of ours; start anew, or in a folder that is free."""
+    """Resume a search of ours; else start from scratch, or in a folder that is free."""
     from niwaki.files import clear_leftovers
     from niwaki.runs import discard
 

@@ -182,7 +182,7 @@ def _contender(text: str) -> Contender:
 
 
 def _prepare(out: Path, model: str, data: str, files: list[str], common: o.Common) -> None:
-    """Go on with a comparison of ours; start anew, or in a folder that is free."""
+    """Resume a comparison of ours; else start from scratch, or in a folder that is free."""
     from niwaki.files import clear_leftovers
     from niwaki.runs import discard
 

@@ -22,7 +22,7 @@ __all__ = ["doctor"]
 
 @spread
 def doctor(as_json: AsJson = False) -> None:
-    """Show versions, devices and extras: what a report of a problem should say.
+    """Show versions, devices and extras, which a problem report should include.
 
     The exit code is 1 if a package that niwaki needs is missing.
     """

@@ -67,8 +67,8 @@ def estimate(
 ) -> None:
     """Estimate the time, memory and disk that a command takes, without running all of it.
 
-    Runs the command on a few images, twice or more, writes what it writes into a temporary folder,
-    and concludes from what each stage takes. Tells too how much time more processes save.
+    Runs the command on a few images at least twice, in a temporary folder, and extrapolates from
+    what each stage takes. It also says how much time more processes would save.
     """
     work = _work(command)
     link = Link(bandwidth=parse_bytes(bandwidth, "--bandwidth"))

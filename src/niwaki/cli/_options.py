@@ -209,7 +209,7 @@ def prepare(device: str, threads: int | None) -> torch.device:
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Let Ctrl-C end with a line that says how to go on, where there is something to go on from."""
+    """Let Ctrl-C end with a line that says how to resume, if there is something to resume."""
     try:
         yield
     except KeyboardInterrupt:

@@ -61,7 +61,7 @@ def _check(out: Path, read: list[Path], inside: list[Path], *, force: bool, goes
 
 @contextmanager
 def signed(out: Path, files: Iterable[str]) -> Iterator[None]:
-    """Mark a folder as ours while it is filled bit by bit; if nothing comes of it, it is gone."""
+    """Mark a folder as ours while it is filled bit by bit; if that fails, it is deleted."""
     made = [place for place in (out, *out.parents) if not place.exists()]
     out.mkdir(parents=True, exist_ok=True)
     sign(out, files)

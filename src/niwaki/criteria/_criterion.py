@@ -172,7 +172,7 @@ def per_unit(operation: Operation, values: Tensor) -> Tensor:
 
 
 def per_unit_size(operation: Operation, values: Tensor) -> Tensor:
-    """Sum absolute values likewise, without a copy of them: copies are what it would cost."""
+    """Sum absolute values in the same way, without a copy of them, which would be expensive."""
     others = _others(operation, values)
     found: Tensor = torch.linalg.vector_norm(values, 1, dim=others) if others else values.abs()
     return found

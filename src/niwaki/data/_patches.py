@@ -115,7 +115,7 @@ def cut_patches(
     label: Literal["content", "centre"] = "content",
     seed: int = 0,
 ) -> Patches:
-    """Cut patches at random places from all annotated images of a folder.
+    """Cut patches at random positions from all annotated images of a folder.
 
     Parameters
     ----------

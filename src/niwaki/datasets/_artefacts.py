@@ -23,7 +23,7 @@ Change = Callable[[Array, np.random.Generator], tuple[Array, Array]]
 
 @dataclass(frozen=True, eq=False)
 class Planted:
-    """Images, some of which have got an artefact.
+    """Images, some of which have an artefact.
 
     Attributes
     ----------

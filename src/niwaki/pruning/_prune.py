@@ -55,7 +55,7 @@ def prune(
 ) -> Pruned:
     """Remove the units that matter least, until a share of the cost is left.
 
-    In each step all units are scored anew, coupled channels by the sum over their members, ranked
+    In each step all units are scored again, coupled channels by the sum over their members, ranked
     over all layers at once, and removed from the lowest, with their batch norms and the inputs
     behind them, until the step's cost is reached. Ties are broken by the order of layers and units,
     so that numbers are exact. With the default criterion and others that end in ``.rebuilt``, each

@@ -69,7 +69,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def restore(model: nn.Module, example: Tensor, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
-    """Do on a copy of the network what a plan says, and fill it with what was kept.
+    """Apply a plan to a copy of the network, and fill it with the tensors that were kept.
 
     Raises
     ------

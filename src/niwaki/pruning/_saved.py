@@ -75,7 +75,7 @@ _ABOUT = Record(
 
 @dataclass(frozen=True)
 class Saved:
-    """What the folder of a saved network says.
+    """The content of a saved network's folder.
 
     Attributes
     ----------

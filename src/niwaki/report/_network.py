@@ -56,7 +56,7 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """What `network_info` tells.
+    """The result of `network_info`.
 
     Attributes
     ----------

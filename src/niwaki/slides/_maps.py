@@ -131,7 +131,7 @@ class Stitched:
 
 @contextmanager
 def stitching(folder: Path, grid: Grid) -> Iterator[Stitched]:
-    """Put maps together in a folder, which is made for it and gone in the end."""
+    """Put maps together in a temporary folder, which is deleted at the end."""
     folder.mkdir(parents=True)
     try:
         with ExitStack() as stack:

@@ -108,7 +108,7 @@ def write_objects(
 
 
 def write_nuclei(folder: Path, found: SlideMaps, nuclei: Sequence[SlideObject]) -> int:
-    """Write nuclei with what lies on them, as ``nuclei.geojson`` and ``nuclei.csv``.
+    """Write nuclei with the relevance on them, as ``nuclei.geojson`` and ``nuclei.csv``.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ def has_batch_norms(model: nn.Module) -> bool:
 
 @checked(batch_size=BATCH)
 def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 128) -> None:
-    """Measure the running statistics of all batch norms anew, without labels.
+    """Measure the running statistics of all batch norms again, without labels.
 
     Exact over all samples, whatever the batches: in evaluation mode the network then computes what
     it does in training mode on all of them at once. One norm is measured after the other, in a pass
@@ -189,7 +189,7 @@ def compensate(
     batch_size: int = 32,
     followed: Followed | None = None,
 ) -> list[str]:
-    """Fold what doomed units contribute on average into the layers that read them.
+    """Add the mean contribution of units to be removed to the layers that read them.
 
     To be called before the units are removed. Each reader's outputs keep the mean that they have
     over the reference samples and all positions: its bias takes over the mean of what the doomed

@@ -57,7 +57,7 @@ def operate(
 
 
 def replay(model: nn.Module, example: Tensor, plan: Plan) -> None:
-    """Do on a fresh network, in place, what a plan says; weights are not looked at."""
+    """Apply a plan to a fresh network in place; its weights are not used."""
     for step in plan.steps:
         followed = follow(model, example)
         cut(model, followed, doomed(model, followed, step))

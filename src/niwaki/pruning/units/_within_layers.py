@@ -39,7 +39,7 @@ def rechosen(
     *,
     max_memory: int | str | None = None,
 ) -> list[list[int]]:
-    """Choose anew which units of each group go, as many as there were, by the rebuilt error.
+    """Choose again which units of each group are removed, as many as before, by the rebuilt error.
 
     Groups that no plain layer reads, such as those in front of grouped convolutions that keep
     their groups apart in another way, keep the units that they are given.
@@ -303,7 +303,7 @@ class Reader:
 
 
 def eliminate(readers: Sequence[tuple[Reader, Tensor]], count: int) -> list[int]:
-    """Take out units one after another, each time the one of the least harm.
+    """Remove units one after another, each time the one that does the least harm.
 
     Parameters
     ----------

@@ -76,7 +76,7 @@ def select_weights(
 
 
 def mask_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
-    """Copy a network and set the weights that masks leave out to zero, for good.
+    """Copy a network and set the weights outside the masks to zero permanently.
 
     Parameters
     ----------

@@ -50,9 +50,10 @@ def prune_weights(
 ) -> PrunedWeights:
     """Set the weights that matter least to zero, until a share of them is left.
 
-    In each step the weights that are left are scored anew, and those with the lowest scores go; one
-    that is gone stays gone. Shapes stay as they are, so that nothing becomes faster: what shrinks
-    is what must be stored. Biases and norms are not touched, unless the network is repaired.
+    In each step the remaining weights are scored again, and those with the lowest scores are
+    removed; one that is gone stays gone. Shapes stay as they are, so that nothing becomes faster:
+    what shrinks is what must be stored. Biases and norms are not touched, unless the network is
+    repaired.
 
     Parameters
     ----------

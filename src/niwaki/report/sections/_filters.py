@@ -15,7 +15,7 @@ _SIDE = 88  # pixels at which a patch is shown
 
 @section
 def filters(run: RunFolder) -> Section | None:
-    """Show every filter, to be searched, filtered and sorted."""
+    """Show every filter, with search, selection and sorting."""
     told, gallery = run.json("filters.json"), run.json("gallery.json")
     if not told or not gallery:
         return None

@@ -114,7 +114,7 @@ def _cautions(found: Mapping[str, Any]) -> Iterator[str]:
 
 @section
 def changed(run: RunFolder) -> Section | None:
-    """Show images whose answer is another after pruning."""
+    """Show images whose prediction differs after pruning."""
     found = run.json("changed.json")
     if not found:
         return None
