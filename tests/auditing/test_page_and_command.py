@@ -253,4 +253,4 @@ def test_the_command_goes_on_with_what_a_person_accepts_and_watches(tiles, tmp_p
     said = json.loads(run(*network, tmp_path / "new", *watching).stdout)
     assert said["images"] == 200
     assert said["odd"] <= 0.15 * said["judged"]
-    assert (tmp_path / "watch" / "watch.html").exists()
+    assert (tmp_path / "watch" / "index.html").exists()

@@ -114,5 +114,6 @@ def test_the_folder_has_a_table_a_list_and_a_page(reference, tmp_path):
     assert ps == sorted(ps)
     told = json.loads((tmp_path / "watch.json").read_text())
     assert told["odd"] == int(found.odd.sum()) == sum(row["odd"] == "True" for row in rows)
-    assert page.read_text().count("<figure>") == min(24, told["odd"])
+    assert page == tmp_path / "index.html"
+    assert page.read_text().count('<li class="photo-card">') == min(24, told["odd"])
     assert torch.is_tensor(images[0][0])

@@ -176,7 +176,7 @@ def audit_command(
         raise NiwakiError("give MODEL and DATA, or --demo")
     if watch:
         watched = _watched(model, data, watch, out, common, limit=limit, slides=slides, made=made)
-        _tell(watched, out / "watch.html", common.as_json)
+        _tell(watched, out / "index.html", common.as_json)
         _end(fail_on_finding and watched.p_more < 0.05)
         return
     work = common.workplace(out)

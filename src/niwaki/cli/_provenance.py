@@ -117,7 +117,8 @@ def _machine(device: str) -> str:
     import torch
 
     told = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    told += f", {torch.get_num_threads()} threads in use, computed on {device}"
+    threads = torch.get_num_threads()
+    told += f", {threads} thread{'s' if threads > 1 else ''} in use, computed on {device}"
     place = torch.device(device)
     if place.type == "cuda":
         told += f" ({torch.cuda.get_device_name(place)})"

@@ -21,8 +21,7 @@ from niwaki.report._audit_pictures import (
     plot_strategies,
     plot_strip,
 )
-from niwaki.report._page import write_page
-from niwaki.report._pictures import Pictures, data_uri, encoded
+from niwaki.report._pictures import Pictures, encoded
 from niwaki.report._report import write_report
 from niwaki.report._section import PROVENANCE
 from niwaki.stages import stage
@@ -172,7 +171,7 @@ def write_watch(
     remarks: Sequence[str] = (),
     made: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``watch.html``, ``watch.csv`` and ``watch.json``.
+    """Write the page ``index.html``, ``watch.csv`` and ``watch.json``.
 
     Parameters
     ----------
@@ -196,30 +195,28 @@ def write_watch(
     """
     home = Path(folder)
     watched.save(home)
-    odd = [place for place in watched.order() if watched.odd[place]][:_SHOWN]
+    odd = [int(place) for place in watched.order() if watched.odd[place]][:_SHOWN]
     rows = {row["image"]: row for row in watched.rows()}
-    shown = [
-        {**rows[watched.names[place]], "picture": _thumbnail(images.image(int(place)))}
-        for place in odd
-    ]
-    write_page(
-        home / "watch.html",
-        "watch.html.j2",
-        heading=heading,
-        remarks=remarks,
-        watched=watched,
-        shown=shown,
-        made={name: value for name, value in (made or {}).items() if isinstance(value, str)},
-    )
-    return home / "watch.html"
+    with Pictures(home) as pictures:
+        shown = [
+            {
+                **rows[watched.names[place]],
+                "photo": pictures.add(f"odd-{number:02}.png", _thumbnail(images.image(place))),
+            }
+            for number, place in enumerate(odd)
+        ]
+    write_json(home / "watch-shown.json", {"verdict": str(watched), "oddest": shown})
+    given = {name: value for name, value in (made or {}).items() if value is not None}
+    write_json(home / PROVENANCE, {**given, "title": heading, "remarks": list(remarks)})
+    return write_report(home)
 
 
-def _thumbnail(image: Image.Image) -> str:
+def _thumbnail(image: Image.Image) -> bytes:
     small = image.convert("RGB")
     small.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()
     small.save(buffer, "PNG")
-    return data_uri(buffer.getvalue())
+    return buffer.getvalue()
 
 
 _IMAGES = 240  # with pictures, of all groups together

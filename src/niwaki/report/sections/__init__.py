@@ -8,6 +8,7 @@ from niwaki.report.sections import _methods  # isort: skip
 from niwaki.report.sections import _heatmaps  # isort: skip
 from niwaki.report.sections import _car  # isort: skip
 from niwaki.report.sections import _audit  # isort: skip
+from niwaki.report.sections import _watch  # isort: skip
 from niwaki.report.sections import _filters  # isort: skip
 from niwaki.report.sections import _slide  # isort: skip
 
@@ -21,4 +22,5 @@ __all__ = [
     "_pruning",
     "_slide",
     "_steps",
+    "_watch",
 ]
