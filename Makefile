@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Made anew when the dependencies change.
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all test-oldest lint format docs clean install
+.PHONY: demo test test-slow test-all test-oldest lint format docs clean install
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -24,7 +24,10 @@ demo: $(READY)
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test: $(READY)
-	$(TEST) -m "not slow"
+	$(TEST) -m "not slow and not long"
+
+test-slow: $(READY)
+	$(TEST) -m "slow and not long"
 
 test-all: $(READY)
 	$(TEST)
@@ -43,7 +46,7 @@ $(OLDEST)/.ready: pyproject.toml tests/oldest.py
 
 test-oldest: $(OLDEST)/.ready
 	@echo "the quick tests with the oldest dependencies: $$(paste -sd ' ' $(OLDEST)/constraints.txt)"
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -m "not slow" -W ignore::DeprecationWarning $(TESTS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -m "not slow and not long" -W ignore::DeprecationWarning $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

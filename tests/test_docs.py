@@ -141,7 +141,7 @@ def marked_tissue(place: Path) -> dict[str, object]:
 
 LONG = ("docs/audit.md", "docs/prune.md")  # with smaller numbers, too
 PAGES_OF_PYTHON = [
-    pytest.param(page, marks=[pytest.mark.slow] if page in LONG else [])
+    pytest.param(page, marks=[pytest.mark.long] if page in LONG else [])
     for page in (*PAGES, "CONTRIBUTING.md")
     if blocks(page, "python") and page not in FILES
 ]
@@ -212,7 +212,7 @@ EXAMPLES = examples()
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name in SEARCHES else [])
+        pytest.param(name, marks=[pytest.mark.long] if name in SEARCHES else [])
         for name in sorted(set(EXAMPLES) - set(TOLD))
     ],
 )

@@ -49,7 +49,7 @@ def missing(model: nn.Module, x: Tensor, heatmaps: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "name", [*list(NETWORKS)[:3], pytest.param("squeezenet", marks=pytest.mark.slow)]
+    "name", [*list(NETWORKS)[:3], pytest.param("squeezenet", marks=pytest.mark.long)]
 )
 def test_on_trained_networks_what_is_missing_is_small_and_told(name: str, shared: Path) -> None:
     model, x = trained(name, shared)

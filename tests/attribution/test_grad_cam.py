@@ -101,7 +101,7 @@ def test_a_plain_network_is_read_at_its_last_convolution(inplace: bool) -> None:
     [("resnet18", "layer4.1.bn2"), ("inception_v3", "Mixed_7c"), ("squeezenet1_1", "classifier.1"),
      ("densenet121", "features.denseblock4")],
 )  # fmt: skip
-@pytest.mark.slow
+@pytest.mark.long
 def test_networks_of_torchvision(name: str, place: str) -> None:
     """Of a ResNet the sum of the last block, which no module returns, is taken by hand."""
     options = {"init_weights": False} if name == "inception_v3" else {}

@@ -99,7 +99,7 @@ def test_masks_that_do_not_fit_are_refused():
         right_reasons(model, data, np.ones((3, 4, 4), bool), FineTune(distil=0.5))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rebuilt_network_answers_clean_images_more_like_the_given_one(tiles, trained):
     model, (inputs, labels), planted = trained
     before = copy.deepcopy(model.state_dict())

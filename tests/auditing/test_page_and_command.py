@@ -28,7 +28,7 @@ def found(tiles):
     return audit(Coloured(), images, method="lrp.epsilon", tissue=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_says_what_was_found_and_is_self_contained(found, tmp_path):
     page = write_audit(tmp_path, found, heading="A <test>", remarks=["All 200 images."])
     text = page.read_text()
@@ -45,7 +45,7 @@ def test_the_page_says_what_was_found_and_is_self_contained(found, tmp_path):
     assert "strategies-tumour-place.png" in pictures
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_page_of_two_audits_has_their_table(found, tiles, tmp_path):
     clean = audit(Coloured(), tiles.images(), method="lrp.epsilon")
     audits = {"Before": found, "After": clean}
@@ -136,7 +136,7 @@ def test_examples_are_named_and_the_page_says_how_it_was_made(folder, tmp_path, 
     assert written["audits"]["audit"]["findings"] == said["findings"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_command_writes_the_same_page(folder, tmp_path):
     for name in ("once", "again"):
         command(folder, tmp_path / name)
@@ -144,7 +144,7 @@ def test_the_same_command_writes_the_same_page(folder, tmp_path):
     assert pages[0] == pages[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_exit_code_says_on_request_that_something_was_found(folder, tmp_path):
     done = command(folder, tmp_path / "out", "--fail-on-finding", "--questions", "colour")
     assert done.exit_code == 1
@@ -172,7 +172,7 @@ def test_the_command_refuses(arguments, match, tmp_path):
         run(*arguments, "--out", tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_finds_what_was_planted_and_repairs_it(tmp_path):
     said = run_demo(tmp_path / "demo", torch.device("cpu"), 0, False, True, tiles=400, epochs=4)
     assert "colour/tumour/foreign" in said["flagged"]
@@ -220,7 +220,7 @@ def test_the_command_knows_slides_and_regions(tiles, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_goes_on_with_what_a_person_accepts_and_watches(tiles, tmp_path):
     marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.4, seed=1)
     for index, (pixels, label) in enumerate(zip(marked.pixels, tiles.labels, strict=True)):

@@ -236,7 +236,7 @@ def test_the_same_pixels_and_images_are_one_finding_with_echoes(tiles):
     assert {f["echo_of"] for f in told["findings"] if f["flagged"]} == {None, told["distinct"][0]}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_effect_that_an_audit_states_is_found_in_four_of_five_audits():
     questions, count = ["colour", "position", "quality"], 60
     options = {"method": "lrp.epsilon", "questions": questions}
@@ -253,7 +253,7 @@ def test_the_effect_that_an_audit_states_is_found_in_four_of_five_audits():
     assert 0.65 <= found / RUNS <= 0.95
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_exchanged_labels_give_hardly_any_finding_and_no_lack_of_images():
     material = gather(Coloured(), marked(200, 5), method="lrp.epsilon")
     flagged = 0
@@ -269,7 +269,7 @@ def test_exchanged_labels_give_hardly_any_finding_and_no_lack_of_images():
     assert flagged <= 5  # of 40 with a probability of 5 % each, more than 5 have 1.4 %
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(10))
 def test_untrained_networks_get_no_finding(seed):
     torch.manual_seed(seed)

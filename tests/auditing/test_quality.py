@@ -257,7 +257,7 @@ def test_what_is_a_slides_is_not_taken_for_its_classs():
     assert alarms(with_slides=False) > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_audit_knows_slides(tiles):
     pixels, labels = tiles
     stained = plant(pixels, labels, "stain", on=1, share=1.0, seed=1).pixels

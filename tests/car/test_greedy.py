@@ -72,7 +72,7 @@ def lenet_without(model, layer, unit):
     "layers",
     [
         ("conv1", "conv2"),
-        pytest.param(("conv1", "conv2", "fc1"), marks=pytest.mark.slow),  # with 500 neurons
+        pytest.param(("conv1", "conv2", "fc1"), marks=pytest.mark.long),  # with 500 neurons
     ],
 )
 def test_lenet(shared, layers):

@@ -43,8 +43,8 @@ def test_small_networks(name):
         ("lenet", ["conv1", "conv2", "fc1"], 20, 31),
         ("vgglike", ["conv1_3", "conv4_1"], 2, 31),
         ("resnet20", ["layer1.1", "layer2.0"], 2, 31),
-        pytest.param("vgglike", None, 2, 97, marks=pytest.mark.slow),
-        pytest.param("resnet20", None, 2, 47, marks=pytest.mark.slow),
+        pytest.param("vgglike", None, 2, 97, marks=pytest.mark.long),
+        pytest.param("resnet20", None, 2, 47, marks=pytest.mark.long),
     ],
 )
 def test_trained_networks(shared, name, layers, per_class, every):

@@ -41,7 +41,7 @@ def test_stages_have_the_names_that_the_code_gives_them():
     assert {name for work in WORKS.values() for name in work.stages} <= known
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("command", FAST)
 def test_a_command_knows_what_it_is_limited_by(command, tmp_path):

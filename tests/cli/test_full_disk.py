@@ -94,7 +94,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_says_so_in_one_line(name, small_disk, tmp_path, monkeypatch, capsys):
     (tmp_path / "tiny.py").write_text(NETWORK)

@@ -79,7 +79,7 @@ def run(launcher, command):
     return time.monotonic() - began
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_again_and_again_it_ends_the_same(name, launcher):

@@ -57,7 +57,7 @@ def test_the_demo_leaves_pictures_a_table_and_a_network(demo):
     check_demo(*demo, ["lrp", "weight"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_as_it_is(tmp_path):
     criteria = ["activation", "gradient", "lrp", "lrp.rebuilt", "random", "taylor", "weight"]
     check_demo(*demonstrated(tmp_path / "out"), criteria)

@@ -67,7 +67,7 @@ class Narrow(ResNet):
     ("network", "criterion"),
     [
         *[
-            pytest.param("narrow", name, marks=pytest.mark.slow if name == "car" else ())
+            pytest.param("narrow", name, marks=pytest.mark.long if name == "car" else ())
             for name in names()
             if not name.startswith("lrp.")
         ],

@@ -296,7 +296,7 @@ def test_real_heatmaps_beat_a_random_order(shared):
 
 # Few steps leave a residual, which is warned of; the order of the regions is what is judged here.
 @pytest.mark.filterwarnings("ignore::niwaki.errors.CompletenessWarning")
-@pytest.mark.slow
+@pytest.mark.long
 def test_lrp_and_integrated_gradients_beat_a_random_order_on_large_images(shared):
     model = torchvision.models.squeezenet1_1().eval()
     weights = shared / "data" / "weights" / "squeezenet1_1_imagenet.safetensors"

@@ -62,7 +62,7 @@ def test_a_method_that_is_made_already_is_not_for_other_networks():
         niwaki.evaluation.perturbation_curves(NET, (IMAGES, LABELS), {"mine": made})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_default_criterion_falls_back_and_says_so():
     torch.manual_seed(0)
     model = mobilenet_v3_small(num_classes=4).eval()

@@ -201,7 +201,7 @@ def test_what_the_name_tells():
     assert class_names("timm:convnext_tiny.in12k")[0] == "benthos (n00005787)"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_squeezenet_recognises_imagenette(shared):
     outputs = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
     spec = "torchvision:squeezenet1_1"

@@ -9,7 +9,7 @@ import torch
 
 from niwaki.errors import DataError
 
-SOME = [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 2, 4))]
+SOME = [3, *(pytest.param(count, marks=pytest.mark.long) for count in (1, 2, 4))]
 
 
 def assert_same_index(found, expected):

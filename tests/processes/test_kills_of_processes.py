@@ -84,7 +84,7 @@ def assert_alike(found, expected, where=""):
         assert found == expected, where
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_again_and_again_they_end_the_same(launcher, out, name):
     chance, run = random.Random(name), launcher.place / "out.run"
@@ -141,7 +141,7 @@ def wait_for(path: Path, seconds: float) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_ends_all_with_one_line(launcher, out, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -165,7 +165,7 @@ def test_a_full_disk_ends_all_with_one_line(launcher, out, tmp_path):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("harm", ["torn", "flipped", "gone"])
 def test_damaged_parts_are_computed_again(launcher, out, harm):
     command = ["car", *INPUTS, "--per-class", "12", "--out", "out"]
@@ -207,7 +207,7 @@ def test_two_runs_do_not_share_a_folder(launcher, out):
 READ_ONLY = ["prune", *INPUTS, "--keep", "0.8", "--references", "2"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_run_folder_that_cannot_be_written_ends_all_with_one_line(launcher, out, count, tmp_path):
     disk = tmp_path / "disk"
@@ -227,7 +227,7 @@ def test_a_run_folder_that_cannot_be_written_ends_all_with_one_line(launcher, ou
     assert "cannot be written (Read-only file system)" in told
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_of_before_that_lies_on_a_disk_for_reading(launcher, out, tmp_path):
     """The place of the output can be written, but not what lies beside it already."""
     if sys.platform != "linux" or os.geteuid() != 0:
@@ -267,7 +267,7 @@ if first and os.environ["RANK"] == "1":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_starts_again_and_the_run_goes_on(launcher, out):
     (launcher.place / "dies.py").write_text(DIES)
     given = COMMANDS["prune"].split()

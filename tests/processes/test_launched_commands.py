@@ -100,7 +100,7 @@ def test_what_is_not_shared_is_refused(launcher, out, command):
     assert not out.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("module", ["torch.distributed.run", "accelerate.commands.launch"])
 def test_under_real_launchers(launcher, out, module):
     start = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SCRIPT = """
 import os, resource, sys

@@ -12,7 +12,7 @@ import niwaki
 from niwaki.errors import DataError, LostRelevanceError, NiwakiError
 
 COUNTS = (1, 2, 3, 4)
-SOME = [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 2, 4))]
+SOME = [3, *(pytest.param(count, marks=pytest.mark.long) for count in (1, 2, 4))]
 # By name, as many samples as batches of 8 leave uneven shares of: a last batch of one, and fewer
 # batches than processes.
 SIZES = {"last of one": 41, "fewer than processes": 13}
@@ -71,7 +71,7 @@ def test_another_network_is_refused_by_its_first_difference(crew):
 
 
 @pytest.mark.parametrize("count", SOME)
-@pytest.mark.parametrize("samples", [41, pytest.param(13, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("samples", [41, pytest.param(13, marks=pytest.mark.long)])
 @pytest.mark.parametrize("criterion", niwaki.criteria.names())
 def test_scores_are_those_of_one_process(crew, criterion, samples, count):
     expected = jobs.scores(criterion, samples, 8)

@@ -7,7 +7,7 @@ import real_jobs as jobs
 import torch
 from closeness import assert_close
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 NETWORKS = ("resnet20", "vgglike", "efficientnet_lite0")
 
 

@@ -111,7 +111,7 @@ NETWORKS = {
     "narrow": (narrow, ResNetCanonizer),
     "resnet18": (resnet, ResNetCanonizer),
 }
-NAMES = ["plain", "narrow", pytest.param("resnet18", marks=pytest.mark.slow)]
+NAMES = ["plain", "narrow", pytest.param("resnet18", marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("name", NAMES)

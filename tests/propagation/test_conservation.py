@@ -31,7 +31,7 @@ def build(name: str, calibrate: bool) -> tuple[nn.Module, Tensor]:
     return calibrated(model, x) if calibrate else model, x
 
 
-SLOW = pytest.mark.slow
+SLOW = pytest.mark.long
 CONSERVES = [
     pytest.param("vgg11_bn", False, marks=SLOW),  # more than a hundred million weights
     pytest.param("resnet18", False, marks=SLOW),

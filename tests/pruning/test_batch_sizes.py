@@ -9,7 +9,7 @@ from niwaki import criteria
 from niwaki.pruning import prune
 
 SAMPLES = 20
-SIZES = [(3, SAMPLES), pytest.param((1, 7, SAMPLES), marks=pytest.mark.slow)]
+SIZES = [(3, SAMPLES), pytest.param((1, 7, SAMPLES), marks=pytest.mark.long)]
 NETWORKS = {"residual": Residual, "chain": lambda: chain(9)}
 
 

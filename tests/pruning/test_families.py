@@ -36,7 +36,7 @@ FAMILIES = [
     pytest.param(
         family,
         id=family.network,
-        marks=() if family.network in QUICK else pytest.mark.slow,
+        marks=() if family.network in QUICK else pytest.mark.long,
     )
     for family in families.FAMILIES
 ]

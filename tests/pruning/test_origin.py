@@ -252,7 +252,7 @@ def test_a_network_of_unknown_origin_says_how_to_name_it(tmp_path):
     niwaki.load(tmp_path / "a", model)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_networks_that_rescale_their_inputs_still_do(tmp_path):
     model = torchvision.models.googlenet(
         weights=None, init_weights=False, transform_input=True, aux_logits=False, num_classes=3

@@ -27,7 +27,7 @@ def tensors(data):
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lrp_keeps_more_accuracy_than_chance(shared):
     model = zoo.resnet20().eval()
     load_weights(model, shared / "data/weights/resnet20_cifar10_jpeg.safetensors")
@@ -93,7 +93,7 @@ def test_squeezenet_is_explained(squeezenet):
     assert bool((heatmaps.abs().flatten(1).sum(1) > 0).all())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_squeezenet_is_pruned_and_still_sees(squeezenet):
     model, data = squeezenet
     pruned = prune(

@@ -177,7 +177,7 @@ def test_a_layer_used_twice_is_pruned_once(of):
     assert pruned.model.b.in_channels == pruned.model.b.out_channels == pruned.model.a.out_channels
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_channel_shuffle_is_followed():
     torch.manual_seed(0)
     model, data = randomise(torchvision.models.shufflenet_v2_x0_5()), data_for(64, samples=2)

@@ -43,7 +43,7 @@ WORDS = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path):
     (tmp_path / "nets.py").write_text(NETS)

@@ -65,7 +65,7 @@ def slide(tmp_path_factory):
     return file
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_large_slide_takes_little_memory(slide, tmp_path):
     (tmp_path / "nets.py").write_text(NETS)
     words = ["slide", str(slide), "nets.py:mapped", "--mpp", "0.25", "--tile", "512"]

@@ -42,7 +42,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize(
-    "mpp", [0.5, *(pytest.param(mpp, marks=pytest.mark.slow) for mpp in (0.25, 0.37))]
+    "mpp", [0.5, *(pytest.param(mpp, marks=pytest.mark.long) for mpp in (0.25, 0.37))]
 )
 def test_relevance_of_a_map_is_that_of_one_large_image(slide, mpp):
     model = convolutional()

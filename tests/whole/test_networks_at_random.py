@@ -22,7 +22,7 @@ from niwaki.pruning import Plan
 
 FEW = range(6)
 MANY = [
-    pytest.param(range(start, start + 10), marks=pytest.mark.slow, id=f"{start}-{start + 9}")
+    pytest.param(range(start, start + 10), marks=pytest.mark.long, id=f"{start}-{start + 9}")
     for start in range(6, 306, 10)
 ]
 SEEDS = [pytest.param(FEW, id="0-5"), *MANY]

@@ -46,6 +46,7 @@ class _LayerReader:
         self.chosen: Operation | None = None
         self.map: _Map | None = None
         self.later: list[_Map] = []
+        self._hooked: list[_Map] = []
 
     def output(self, operation: Operation, output: Tensor) -> None:
         """Keep the latest output that fits; an activation in place may overwrite it, so a copy."""
@@ -70,6 +71,15 @@ class _LayerReader:
         later = _Map("", output.detach().clone(), _node(output))
         output.register_hook(later.keep)  # type: ignore[no-untyped-call,unused-ignore]
         self.later.append(later)
+        self._hooked.append(later)
+
+    def release(self) -> None:
+        """Let go of the graph.
+
+        It holds the hooks that fill the maps, and the garbage collector does not see that circle.
+        """
+        for one in self._hooked if self.map is None else [self.map, *self._hooked]:
+            one.node = None
 
     def passed_by_all(self, model: nn.Module) -> _Map | None:
         """Return the chosen layer, or else the first map after it, that all of the signal passes.
@@ -169,10 +179,13 @@ class GradCam(Method):
         """
         reader = _LayerReader(self.layer)
         start = functools.partial(select, target=target)
-        propagate(self.model, inputs, gradient(), start, [reader], to_input=True, max_loss=None)
-        found = reader.map
-        if not self.layer and found is not None:
-            found = reader.passed_by_all(self.model) or _despite_bypass(found)
+        try:
+            propagate(self.model, inputs, gradient(), start, [reader], to_input=True, max_loss=None)
+            found = reader.map
+            if not self.layer and found is not None:
+                found = reader.passed_by_all(self.model) or _despite_bypass(found)
+        finally:
+            reader.release()
         if found is None or found.gradient is None:
             wanted = f"convolution {self.layer!r}" if self.layer else "convolution with space"
             raise ModelError(f"Grad-CAM: {type(self.model).__name__} has no {wanted} on the way")

@@ -140,9 +140,8 @@ class _Stage:
                 moved = torch.roll(pixels, shift, (2, 3))
                 observer = Places(self.layer, units, torch.full_like(units, self.position))
                 reach(model, to_inputs(moved, self.preprocessing), [self.layer], [observer])
-                assert observer.values is not None
                 # Each picture has its own spectrum, so that the sum climbs for each alone.
-                (spectrum.grad,) = torch.autograd.grad(-observer.values.sum(), spectrum)
+                (spectrum.grad,) = torch.autograd.grad(-observer.taken().sum(), spectrum)
             optimiser.step()
         top, bottom, left, right = self.box
         visualised = _pixels(spectrum.detach(), scale, self.side, self.box)

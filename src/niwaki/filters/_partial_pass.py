@@ -85,12 +85,22 @@ class Places:
     Attributes
     ----------
     values : Tensor or None
-        Their outputs, shape (N,), with its graph.
+        Their outputs, shape (N,), with its graph, until they are taken.
     """
 
     def __init__(self, layer: str, units: Tensor, positions: Tensor) -> None:
         self._layer, self._units, self._positions = layer, units, positions
         self.values: Tensor | None = None
+
+    def taken(self) -> Tensor:
+        """Return the values, and forget them.
+
+        The graph holds the observers of its hooks. One that held the graph in turn would never be
+        freed, because the garbage collector does not see this circle.
+        """
+        values, self.values = self.values, None
+        assert values is not None
+        return values
 
     def output(self, operation: Operation, output: Tensor) -> None:
         """Read it right away; an activation may overwrite it in place."""

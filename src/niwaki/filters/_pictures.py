@@ -197,8 +197,8 @@ class _Look:
         signal = inputs.to(device).requires_grad_()
         observer = Places(name, torch.full_like(positions, unit), positions)
         reach(self.model, signal, [name], [observer], self.explainer.composite)
-        assert observer.values is not None
-        (heat,) = torch.autograd.grad(observer.values, signal, observer.values.detach())
+        values = observer.taken()
+        (heat,) = torch.autograd.grad(values, signal, values.detach())
         return heat.sum(1, keepdim=True).cpu()
 
 
