@@ -154,6 +154,7 @@ print("all five are used")
 """
 
 
+@pytest.mark.slow
 def test_a_stranger_adds_a_part_in_one_file(tmp_path: Path) -> None:
     """The files of the page, as they stand, add a rule, a method, a criterion and so on."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

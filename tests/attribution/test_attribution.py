@@ -186,6 +186,7 @@ class TestEveryMethod:
         del late.forward
         assert method.attribute(images).shape == images.shape
 
+    @pytest.mark.slow
     def test_a_batch_is_its_samples_and_comes_out_again(self, name, network, images):
         method = made(name, network, images)
         together = method.attribute(images, [0, 1, 2, 3, 0])

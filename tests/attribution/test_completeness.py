@@ -63,6 +63,7 @@ def test_on_trained_networks_what_is_missing_is_small_and_told(name: str, shared
     assert bool(told) == (share > 1e-3)
 
 
+@pytest.mark.slow
 def test_fewer_points_for_the_same_accuracy_than_gauss_legendre(shared: Path) -> None:
     model, x = trained("lenet", shared)
     x, target = x[:2], model(x[:2]).argmax(1)

@@ -263,6 +263,7 @@ def asked(model, drawn, agreement, groups=None):
     return found, {finding.key: finding for finding in found.findings}
 
 
+@pytest.mark.slow
 def test_a_network_that_reads_what_the_scanner_changes_is_named(drawn):
     found, keys = asked(only_reading(2, drawn), drawn, 0.8)
     finding = keys["centre/tumour/look"]
@@ -275,6 +276,7 @@ def test_a_network_that_reads_what_the_scanner_changes_is_named(drawn):
     assert found.to_json()["centres"]["errors"]["tumour"]["Bonn"]["images"] > 100
 
 
+@pytest.mark.slow
 def test_a_network_that_does_not_care_is_not(drawn):
     found, keys = asked(only_reading(1, drawn), drawn, 0.8)
     assert not found.flagged

@@ -58,6 +58,7 @@ def test_a_page_of_two_audits_has_their_table(found, tiles, tmp_path):
     assert "None of the questions" not in text
 
 
+@pytest.mark.slow
 def test_the_command_audits_a_network_and_writes_for_virelay(tmp_path):
     out = tmp_path / "out"
     arguments = ["audit", "niwaki.models.zoo:tissue_net", "tissue", "--weights", "random"]
@@ -98,6 +99,7 @@ def command(folder, out, *more):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
+@pytest.mark.slow
 def test_examples_are_named_and_the_page_says_how_it_was_made(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     done = command(folder, tmp_path / "out", "--json", "--seed", 3)
@@ -185,6 +187,7 @@ def test_the_demo_finds_what_was_planted_and_repairs_it(tmp_path):
     assert (tmp_path / "demo" / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_the_command_knows_slides_and_regions(tiles, tmp_path):
     marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.6, seed=1)
     for index, (pixels, label) in enumerate(zip(marked.pixels, tiles.labels, strict=True)):

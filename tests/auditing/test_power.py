@@ -176,6 +176,7 @@ def marked(count, seed, share=0.6):
     return tiles.images(pixels=planted.pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [20, 60, 200])
 def test_a_planted_mark_is_found_or_the_images_are_said_to_be_too_few(count):
     questions = ["colour", "position", "quality"]
@@ -224,6 +225,7 @@ def test_a_change_that_changes_no_answer_is_no_finding(tiles):
     assert "does not say" in replace(finding, power=None).could_show()
 
 
+@pytest.mark.slow
 def test_the_same_pixels_and_images_are_one_finding_with_echoes(tiles):
     planted = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.6, seed=1)
     found = audit(Coloured(), tiles.images(pixels=planted.pixels), method="lrp.epsilon")

@@ -91,6 +91,7 @@ def test_rare_is_what_two_images_in_a_hundred_of_the_others_have():
     assert values[beyond].tolist() == [196.5, 250]
 
 
+@pytest.mark.slow
 def test_a_tenth_of_a_class_is_enough_for_a_network_to_be_told(tiles):
     pixels, labels = tiles
     stained = plant(pixels, labels, "stain", on=1, share=0.12, seed=1)
@@ -167,6 +168,7 @@ def test_a_scanner_changes_light_and_dark_alike_and_what_is_shown_does_not(tiles
     assert not is_even(torch.where(dark, (-density).exp(), own), rest, 0.5)
 
 
+@pytest.mark.slow
 def test_a_hue_of_what_is_shown_is_not_tried_and_the_audit_says_why(tiles):
     """Nuclei of half of the tumour tiles are of another colour, and nothing else is."""
     pixels, labels = tiles
@@ -279,6 +281,7 @@ def test_groups_of_another_number_are_refused(tiles):
         Described(images_of(pixels, labels), groups=[1, 2, 3])
 
 
+@pytest.mark.slow
 def test_chance_does_not_depend_on_what_was_asked_before(tiles):
     pixels, labels = tiles
     stained = plant(pixels, labels, "stain", on=1, share=0.3, seed=1).pixels

@@ -33,6 +33,7 @@ def even(tiles):
     return audit(looking(weights), tiles.images(), method="lrp.epsilon", tissue=True)
 
 
+@pytest.mark.slow
 def test_a_network_that_looks_everywhere_comes_out_clean(even):
     assert even.flagged == ()
     assert len(even.findings) > 20
@@ -40,6 +41,7 @@ def test_a_network_that_looks_everywhere_comes_out_clean(even):
     assert even.get("position/tumour/centre").effect == pytest.approx(1, abs=0.4)
 
 
+@pytest.mark.slow
 def test_a_network_that_looks_at_the_centre_is_found_and_named():
     centred = draw_tissue(200, seed=6, centred=1.0)
     weights = torch.zeros(64, 64)
@@ -63,6 +65,7 @@ def test_a_network_that_looks_at_the_centre_is_found_and_named():
     assert finding.p < 0.05
 
 
+@pytest.mark.slow
 def test_a_network_that_looks_at_a_mark_is_found_and_named(tiles):
     marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.6, seed=1)
     found = audit(Coloured(), tiles.images(pixels=marked.pixels), method="lrp.epsilon")
@@ -77,6 +80,7 @@ def test_a_network_that_looks_at_a_mark_is_found_and_named(tiles):
     assert not [f for f in clean.flagged if f.key.startswith("colour")]
 
 
+@pytest.mark.slow
 def test_a_mark_is_found_also_where_its_images_keep_their_class_without_it(tiles):
     """Known by their nuclei too, they are right without the mark; on others it makes an answer."""
     model = Coloured()
@@ -116,6 +120,7 @@ def test_the_network_is_left_as_it_was(tiles):
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_audit(even, tiles):
     again = examine(even.material, seed=0, tissue=True)
     assert [f.p for f in again.findings] == [f.p for f in even.findings]

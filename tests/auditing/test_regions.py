@@ -101,6 +101,7 @@ def test_regions_that_do_not_fit_are_refused(material, marked):
             asked(material, {"r": wrong})
 
 
+@pytest.mark.slow
 def test_the_page_shows_regions(found, tmp_path):
     text = write_audit(tmp_path, found).read_text()
     assert "&#39;mark&#39;" in text

@@ -51,6 +51,7 @@ def every(evidence):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", question_names())
 def test_every_question_finds_what_stands_on_its_own(name, evidence, every):
     (chosen,) = choose([name])

@@ -238,6 +238,7 @@ def test_projection_refuses(tiles, marked):
         project_out(model, "relu1", (inputs * 0, marked.mask), inputs * 0)
 
 
+@pytest.mark.slow
 def test_before_and_after_shows_what_a_remedy_did(tiles, marked):
     images = tiles.images(pixels=marked.pixels)
     clean = copy.deepcopy(Coloured())

@@ -61,6 +61,7 @@ def asked(model, data, training, seed=0):
     return material, {finding.label: finding for finding in decide(list(found))}
 
 
+@pytest.mark.slow
 def test_a_kind_of_image_that_training_lacks_is_named(network, tiles):
     learned, (pixels, labels) = halves(tiles)
     dark = np.flatnonzero(labels == 0)[:30]
@@ -122,6 +123,7 @@ def invented(monkeypatch, blank, looks, groups=None):
     return next(find_missing(Evidence(blank, training=learned), np.random.default_rng(0)))
 
 
+@pytest.mark.slow
 def test_chance_is_even_where_there_is_no_difference(monkeypatch, blank):
     ps = []
     for seed in range(30):
@@ -132,6 +134,7 @@ def test_chance_is_even_where_there_is_no_difference(monkeypatch, blank):
     assert max(ps) > 0.8
 
 
+@pytest.mark.slow
 def test_a_new_slide_is_not_a_new_kind_of_image(monkeypatch, blank):
     """Ten slides each, all unlike each other: to know slides is to expect that of new ones."""
     blind, knowing = [], []

@@ -92,6 +92,7 @@ def test_lenet(shared, layers):
     assert found.settings["evaluated"] < (0.7 if "fc1" in layers else 1)
 
 
+@pytest.mark.slow
 def test_resnet_stage(shared):
     """Norms set to zero silence a channel everywhere, also in the residual stream."""
     model, images, labels = real(shared, "resnet20", 1)

@@ -74,6 +74,7 @@ def test_explain_says_either_class_with_the_probability_of_the_sigmoid(
     np.testing.assert_allclose(sums, logits / 2, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_prune_and_evaluate_measure_both_classes(call: list[str], tmp_path: Path) -> None:
     out = tmp_path / "pruned"
     run("prune", *call, "--references", 4, "--validation", 4, "--keep", 0.9, "--out", out)

@@ -53,6 +53,7 @@ def compared(network, tmp_path_factory):
     return out, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_it_writes_table_numbers_and_pictures(compared):
     out, said = compared
     assert len(said["table"]) == 5  # two that look at data at two sizes, one that does not

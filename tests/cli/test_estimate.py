@@ -59,6 +59,7 @@ def test_a_command_knows_what_it_is_limited_by(command, tmp_path):
     assert names <= {*kept.counts, "1"}
 
 
+@pytest.mark.slow
 def test_a_small_job_is_tried_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -106,6 +107,7 @@ def test_trials_grow_while_there_is_time(budget, tried, monkeypatch):
     assert "0.1% of the time of one process cannot be shared" in found.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "message"),
     [

@@ -88,6 +88,7 @@ def test_compare_writes_a_page(tmp_path):
         assert told in page
 
 
+@pytest.mark.slow
 def test_evaluate_judges_methods(tmp_path):
     out = tmp_path / "out"
     options = ["--limit", 6, "--steps", 4, "--layers", 2, "--out", out, "--target", "true"]
@@ -189,6 +190,7 @@ def softmax():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["quarter", "none"])
 def test_lost_relevance_is_said_with_the_share(tmp_path, network):
     """A unit that nothing speaks for takes its quarter of the output, which no pixel gets."""
@@ -293,6 +295,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path, mon
     assert not list(tmp_path.iterdir())  # nothing half-written
 
 
+@pytest.mark.slow
 def test_target_by_name_number_and_label(tmp_path):
     """The digits' classes are named by their numbers, those of shapes by words."""
     network = (

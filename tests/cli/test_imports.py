@@ -22,6 +22,7 @@ def loaded_by(code):
     return done.stdout.rpartition("|")[2].split()
 
 
+@pytest.mark.slow
 def test_the_package_is_light_and_has_all_that_it_names():
     assert loaded_by("import niwaki; niwaki.errors.NiwakiError; dir(niwaki)") == []
     assert "torch" in loaded_by("import niwaki; niwaki.explain")  # so the check can fail

@@ -62,6 +62,7 @@ def test_an_error_has_the_head_too(monkeypatch, capsys):
     assert said["error"]
 
 
+@pytest.mark.slow
 def test_steps_and_epochs_are_written_for_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

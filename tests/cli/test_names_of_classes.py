@@ -115,6 +115,7 @@ def test_a_pruned_folder_remembers_the_names(tmp_path, net):
     assert {(row["class"], row["prediction"]) for row in found["images"]} == {("c", "c")}
 
 
+@pytest.mark.slow
 def test_training_names_the_outputs_of_the_audited_images(tmp_path, net):
     training = fill(tmp_path / "training", a="red", b="green", c="blue")
     data = fill(tmp_path / "data", b="green", c="blue")

@@ -53,6 +53,7 @@ def check_demo(out, said, criteria):
     assert left["lrp"] > left["lrp, not rebuilt"] + 0.3
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_pictures_a_table_and_a_network(demo):
     check_demo(*demo, ["lrp", "weight"])
 
@@ -117,6 +118,7 @@ def test_every_option_reaches_the_loop(weights, tmp_path):
     assert widths["conv2_1"][1] >= 0.75 * widths["conv2_1"][0]
 
 
+@pytest.mark.slow
 def test_a_stopped_command_goes_on(weights, tmp_path, monkeypatch):
     from niwaki.pruning import _loop
 

@@ -248,6 +248,7 @@ def test_python_m_niwaki(work):
     assert done.stdout.startswith("niwaki 0")
 
 
+@pytest.mark.slow
 def test_a_fork_in_the_code_of_a_model_does_no_work_twice(work):
     (work / "forks.py").write_text(f"import os\nos.fork()\n{SMALL}\n")
     code = "from niwaki.models import build; build('forks.py:small'); print('once')"

@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_criteria_of_other_rooms_are_known_without_importing_them() -> None:
     code = (
         "import torch, niwaki; m = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), "

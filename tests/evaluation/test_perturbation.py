@@ -272,6 +272,7 @@ def test_a_network_in_training_mode_is_refused():
 
 
 # Few steps leave a residual, which is warned of; the order of the regions is what is judged here.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::niwaki.errors.CompletenessWarning")
 def test_real_heatmaps_beat_a_random_order(shared):
     model = zoo.vgglike().eval()

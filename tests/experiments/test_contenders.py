@@ -187,6 +187,7 @@ def _all_of(scene, gone):
     return recipes.removals(groups, doomed)
 
 
+@pytest.mark.slow
 def test_lrp_as_a_recipe_is_what_prune_does():
     torch.manual_seed(0)
     model, x = ResNet(1, 4).eval(), images()

@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 from niwaki.cli import app
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_and_numbers(tmp_path):
     out = tmp_path / "seen"
     options = ["--weights", "random", "--limit", "20", "--steps", "2", "--patches", "2", "--json"]

@@ -51,6 +51,7 @@ def whole():
     return sum(p.numel() for p in zoo.ResNet(1).parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_a_pruned_network_as_a_file(pruned, whole, suffix, tmp_path):
     path = tmp_path / f"smaller{suffix}"

@@ -24,6 +24,7 @@ def assert_same_index(found, expected):
             assert torch.allclose(tensors[name], value, rtol=1e-6, atol=1e-9), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", SOME)
 @pytest.mark.parametrize("samples", [41, 13])
 def test_counts_are_those_of_one_process(crew, count, samples):
@@ -45,6 +46,7 @@ def test_no_image_is_counted_twice_by_a_run_that_goes_on(crew, count, tmp_path):
     assert 0 < calls < expected[2]  # something had been kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", SOME)
 def test_findings_are_those_of_one_process(crew, count, tmp_path):
     rows, accuracy, relevance, labels = jobs.audited(120)

@@ -193,6 +193,7 @@ def test_damaged_parts_are_computed_again(launcher, out, harm):
     assert_alike(numbers(out), expected)
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(launcher, out):
     command = ["car", *INPUTS, "--per-class", "12", "--out", "out"]
     first = launcher.start(command, 2)

@@ -43,6 +43,7 @@ def run_well(launcher, command, count):
     assert codes == [0] * count, [launcher.said(rank) for rank in range(count)]
 
 
+@pytest.mark.slow
 def test_prune_writes_once_what_one_process_writes(launcher, out):
     command = ["prune", *INPUTS, "--references", "5", "--steps", "2", "--out", "out"]
     run_well(launcher, command, 1)
@@ -60,6 +61,7 @@ def test_prune_writes_once_what_one_process_writes(launcher, out):
     assert not (launcher.place / "out.run").exists()
 
 
+@pytest.mark.slow
 def test_slide_writes_once_what_one_process_writes(launcher, out):
     pytest.importorskip("openslide", reason="the extra slides is not installed")
     pixels = np.random.default_rng(0).integers(60, 256, (60, 70, 3), dtype=np.uint8)
@@ -76,6 +78,7 @@ def test_slide_writes_once_what_one_process_writes(launcher, out):
     assert not (launcher.place / "out.run").exists()
 
 
+@pytest.mark.slow
 def test_an_error_is_told_once(launcher, out):
     wrong = {
         "not shared": ["car", *INPUTS, "--greedy", "3", "--out", "out"],

@@ -37,6 +37,7 @@ def assert_same(found, expected):
     assert others == [(rows, {})] * len(others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_maps_and_tables_are_those_of_one_process(crew, slide, expected, count):
     assert len(expected[0]) % 3 == 1  # the last batch is of one tile

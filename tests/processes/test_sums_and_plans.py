@@ -105,6 +105,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", SOME)
 @pytest.mark.parametrize("way", WAYS)
 def test_plans_and_weights_are_those_of_one_process(crew, way, count):
@@ -135,6 +136,7 @@ def test_masks_are_those_of_one_process(crew, count, tmp_path):
         assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(crew, tmp_path):
     expected = jobs.pruned(60, {})
     crew(3, jobs.pruned, 60, {}, str(tmp_path / "run"))

@@ -166,6 +166,7 @@ def close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("map_", MAPS, ids=lambda m: m.name)
 @pytest.mark.parametrize("behind_relu", [False, True], ids=["signed", "behind-relu"])

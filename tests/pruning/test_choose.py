@@ -88,6 +88,7 @@ def test_the_best_is_no_worse_than_any_and_what_it_claims(model, found):
     assert Choice({}, (a, b, c)).best is b
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trials(model, found):
     assert told(choose_rules(model, FEW, **bundled(**SMALL, function="choose_rules"))) == told(
         found

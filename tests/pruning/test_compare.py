@@ -96,6 +96,7 @@ def test_fine_tuned_accuracy_counts_and_the_last_of_equal_costs():
     assert accuracy_at(tuned, 0.5) == pytest.approx(0.8)
 
 
+@pytest.mark.slow
 def test_every_run_equals_pruning_by_hand(network, data, test, found):
     run = next(r for r in found.select("lrp", 4) if r.seed == 2)
     few = niwaki.data.references(data, 4, 2)

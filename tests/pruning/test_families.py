@@ -42,6 +42,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_the_macs_of_a_family(family):
     with warnings.catch_warnings():

@@ -212,6 +212,7 @@ def test_a_package_of_ones_own_is_found_again(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "name"),
     [

@@ -47,6 +47,7 @@ def perceptron(*widths):
 widths = st.lists(st.integers(1, 40), min_size=1, max_size=4).filter(lambda w: sum(w) > 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(widths, st.floats(0.1, 0.95))
 def test_numbers_are_exact_when_all_scores_are_equal(widths, keep):

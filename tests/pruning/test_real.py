@@ -116,6 +116,7 @@ def test_squeezenet_is_pruned_and_still_sees(squeezenet):
     assert rest > whole - 0.15
 
 
+@pytest.mark.slow
 def test_linear_bottlenecks_keep_their_first_layers(shared):
     """Where sums lose relevance, early layers would count for nothing and go first."""
     timm = pytest.importorskip("timm")

@@ -607,6 +607,7 @@ def test_networks_that_move_channels_about_are_rebuilt(name):
     assert mended < max(bare, 1e-6)
 
 
+@pytest.mark.slow
 def test_most_of_what_is_missed_comes_back():
     pairs = [rebuilt_and_bare(WHOLE[name]) for name in LISTED]
     shares = sorted(mended / bare for mended, bare in pairs if bare > 1e-6)

@@ -65,6 +65,7 @@ class Killed(BaseException):
     """Ends a run as nothing catches."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("after", range(5))
 def test_a_run_goes_on_after_each_step(name, after, whole, tmp_path):
@@ -263,6 +264,7 @@ def last_step(folder):
     return int(found[-1].name[5:9]) if found else -1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_killed_ten_times_a_run_ends_the_same(tmp_path, request):
     """Each kill comes at a random moment, in any phase of a step."""

@@ -233,6 +233,7 @@ def plans(model, data, **options):
     return prune(model, data, "taylor.rebuilt", **bundled(**options)).plan
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::niwaki.errors.FallbackWarning")
 @pytest.mark.parametrize("make", [Residual, chain, depthwise, *WHOLE.values()])
 def test_neither_batches_nor_chance_change_anything_and_the_model_stays(make):

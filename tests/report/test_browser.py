@@ -18,6 +18,7 @@ def joined(runs, tmp_path_factory):
     return write_report([runs[name] for name in NAMES], out, heading="All <runs>")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_opens_and_anybody_can_use_it(runs, name, scheme, look):

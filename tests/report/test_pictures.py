@@ -131,6 +131,7 @@ def test_arrays_come_back(tmp_path):
         save_hdf5(tmp_path / "x.hdf5", heatmaps, prediction=prediction, label=label[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_curves_are_drawn(tmp_path):
     torch.manual_seed(0)

@@ -101,6 +101,7 @@ def test_foreign_folders_stay(tmp_path):
 # The owner.
 
 
+@pytest.mark.slow
 def test_a_second_process_is_told_at_once(tmp_path):
     code = (
         "import sys; from niwaki.runs import open_run\n"
@@ -461,6 +462,7 @@ def test_settings_are_told_apart_by_what_they_are_made_of():
     }
 
 
+@pytest.mark.slow
 def test_a_description_is_the_same_in_another_process(capsys):
     code = (
         "import torch\nfrom niwaki.runs import described, digest\n"

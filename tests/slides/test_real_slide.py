@@ -10,6 +10,7 @@ pytest.importorskip("openslide", reason="the extra slides is not installed")
 tifffile = pytest.importorskip("tifffile", reason="the extra slides is not installed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["mapped", "whole"])
 def test_a_real_slide_from_its_file_to_all_that_is_written(command, shared, tmp_path, network):
     file = shared / "data" / "slides" / "cmu-1-small-region.svs"

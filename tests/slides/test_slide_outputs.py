@@ -32,6 +32,7 @@ def box(feature):
     return [*ring.min(0), *ring.max(0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["mapped", "whole"])
 @pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])
 def test_a_nest_is_found_where_it_is(command, slide, tmp_path, mpp, network):
@@ -56,6 +57,7 @@ def test_a_nest_is_found_where_it_is(command, slide, tmp_path, mpp, network):
         np.testing.assert_allclose(found, NEST, atol=one)
 
 
+@pytest.mark.slow
 def test_pyramids_are_what_others_read(command, slide, tmp_path):
     assert command.slide(slide, "mapped", "--mpp", 0.3, "--no-page")[0] == 0
     files = sorted((tmp_path / "out" / "maps").iterdir())
@@ -173,6 +175,7 @@ def test_tables_agree_with_maps(command, slide, tmp_path):
         assert picture_of_all.width > 500
 
 
+@pytest.mark.slow
 def test_what_a_run_writes_is_read_back_as_tiles(command, slide, tmp_path):
     assert command.slide(slide, "mapped", "--mpp", 0.5, "--method", METHOD, "--no-page")[0] == 0
     words = ["--annotations", "out/objects.geojson", "--size", 16, "--mpp", 0.5, "--out", "cut"]
@@ -189,6 +192,7 @@ def test_what_a_run_writes_is_read_back_as_tiles(command, slide, tmp_path):
     assert (tmp_path / "cut" / "other").is_dir()
 
 
+@pytest.mark.slow
 def test_beside_another_network_there_is_the_difference(command, slide, tmp_path):
     words = ["--mpp", 1.0, "--method", "gradient", "--no-page", "--beside", "nets.py:strided"]
     code, _, err = command.slide(slide, "mapped", *words)

@@ -76,6 +76,7 @@ class Seen:
         assert all(url.startswith(("file://", "data:")) for url in self.asked), self.asked
 
 
+@pytest.mark.slow
 def test_the_page_is_used(chromium, folder, tmp_path):
     seen = Seen(chromium, folder)
     page = seen.page
@@ -125,6 +126,7 @@ def test_the_page_is_used(chromium, folder, tmp_path):
     again.close()
 
 
+@pytest.mark.slow
 def test_the_keyboard_is_enough(chromium, folder):
     seen = Seen(chromium, folder)
     page = seen.page

@@ -108,6 +108,7 @@ def refused(family, model):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_of_a_pass_stays(family):
