@@ -155,10 +155,11 @@ def test_what_is_marked_becomes_masks_for_the_audit(command, exported, tmp_path)
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
     told = json.dumps({"type": "FeatureCollection", "features": features})
     (tmp_path / "case_x7.geojson").write_text(told)
-    words = ["--size", 32, "--mpp", 1.0, "--regions", "Pen,Dust", "--out", "cut"]
+    words = ["--size", 32, "--mpp", 1.0, "--regions", "Pen, Dust", "--out", "cut"]
     code, out, err = command("tiles", exported, *words)
     assert code == 0, err
     assert "cut-masks" in out
+    assert "Dust: marked on 1 tile\n" in out
     assert set(places("cut")) == {"Stroma", "Tumor_Positive"}  # as if nothing were marked
     assert places("cut")["Tumor_Positive"] == INSIDE
     preprocessing = Preprocessing(32, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -180,6 +181,14 @@ def test_what_is_marked_becomes_masks_for_the_audit(command, exported, tmp_path)
     code, _, err = command("tiles", exported, *words[:-2], "--regions", "Fold", "--out", "other")
     assert code == 2
     assert "nothing on the slides is annotated as 'Fold'" in err
+    away = {"objectType": "annotation", "classification": {"name": "Fold"}}
+    corner = {"type": "Point", "coordinates": [5.0, 5.0]}
+    features.append({"type": "Feature", "geometry": corner, "properties": away})
+    told = json.dumps({"type": "FeatureCollection", "features": features})
+    (tmp_path / "case_x7.geojson").write_text(told)
+    code, _, err = command("tiles", exported, *words[:-2], "--regions", "Fold", "--out", "other")
+    assert code == 2
+    assert "'Fold' lies on none of the" in err
     assert not (tmp_path / "other").exists()
     assert not (tmp_path / "other-masks").exists()
 

@@ -91,7 +91,7 @@ def tiles(
     from niwaki.slides import labelled_places, open_slide
 
     given = [] if annotations is None else [annotations]
-    asides = regions.split(",") if regions else []
+    asides = [name.strip() for name in regions.split(",")] if regions else []
     masks = out.with_name(f"{out.name}-masks")
     for folder in [out, masks] if asides else [out]:
         check_output(folder, force=force, data=files, files=given)
@@ -118,9 +118,10 @@ def tiles(
         folder = stack.enter_context(new_folder(out, overwrite=force))
         rows = _cut_all(jobs, folder)
         write_csv(folder / "tiles.csv", rows)
+        marked: dict[str, int] = {}
         if asides:
-            _draw_all(jobs, rows, stack.enter_context(new_folder(masks, overwrite=force)))
-    _report(rows, out, masks if asides else None, as_json)
+            marked = _draw_all(jobs, rows, stack.enter_context(new_folder(masks, overwrite=force)))
+    _report(rows, out, masks, marked, as_json)
 
 
 @dataclass(frozen=True)
@@ -156,13 +157,17 @@ def _cut_all(jobs: list[_Job], folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _draw_all(jobs: list[_Job], rows: list[dict[str, Any]], folder: Path) -> None:
-    """Write the masks of what is marked: a folder for each region, with files named like tiles."""
+def _draw_all(jobs: list[_Job], rows: list[dict[str, Any]], folder: Path) -> dict[str, int]:
+    """Write the masks of what is marked: a folder for each region, with files named like tiles.
+
+    Returns on how many tiles each region lies, which must not be none.
+    """
     from PIL import Image
 
     from niwaki.slides import region_masks, safe_names
 
     plain = safe_names(one.class_name or "" for job in jobs for one in job.marked)
+    counts = dict.fromkeys(plain, 0)
     names = iter([str(row["file"]) for row in rows])
     for job in jobs:
         files = list(islice(names, len(job.tiles)))
@@ -174,6 +179,15 @@ def _draw_all(jobs: list[_Job], rows: list[dict[str, Any]], folder: Path) -> Non
                     place = folder / safe / file
                     place.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(mask).save(place)
+                    counts[region] += 1
+    for region, count in counts.items():
+        if not count:
+            raise DataError(
+                f"--regions {region}: what is annotated as {region!r} lies on none of the "
+                f"{len(rows)} tiles. --rest CLASS cuts tiles of tissue that is not annotated "
+                "otherwise"
+            )
+    return counts
 
 
 def _check_regions(asked: list[str], jobs: list[_Job]) -> None:
@@ -190,15 +204,23 @@ def _classes(jobs: list[_Job]) -> set[str]:
     return {one.class_name for job in jobs for one in job.tiles}
 
 
-def _report(rows: list[dict[str, Any]], out: Path, masks: Path | None, as_json: bool) -> None:
+def _report(
+    rows: list[dict[str, Any]], out: Path, masks: Path, marked: dict[str, int], as_json: bool
+) -> None:
     counts = Counter(row["class"] for row in rows)
     if as_json:
-        written = {} if masks is None else {"masks": str(masks)}
+        written = {"masks": str(masks), "marked": marked} if marked else {}
         say({"folder": str(out), "classes": dict(counts), **written})
         return
     for name, count in sorted(counts.items()):
-        o.console().print(f"{name}: {count} tiles")
-    o.console().print(f"wrote {out}" if masks is None else f"wrote {out} and {masks}")
+        o.console().print(f"{name}: {_tiles(count)}")
+    for name, count in marked.items():
+        o.console().print(f"{name}: marked on {_tiles(count)}")
+    o.console().print(f"wrote {out} and {masks}" if marked else f"wrote {out}")
+
+
+def _tiles(count: int) -> str:
+    return "1 tile" if count == 1 else f"{count} tiles"
 
 
 def _stem(slide: Slide) -> str:
