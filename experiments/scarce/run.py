@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import niwaki
 from niwaki import data, models
-from niwaki.files import write_json, write_text
+from niwaki.files import write_text
 from niwaki.pruning import Comparison, Outcome, Run, Schedule, compare
 from niwaki.report import plot_comparison
 
@@ -164,7 +164,7 @@ def report(found: Comparison, asked: argparse.Namespace, out: Path) -> None:
     """Write the table, the numbers and the curves."""
     out.mkdir(parents=True, exist_ok=True)
     found = merged(found, out / "comparison.json")
-    write_json(out / "comparison.json", found.to_json())
+    write_text(out / "comparison.json", one_line_each(found))
     sizes = found.references
     rows = {(row.label, row.references): row for row in means(found)}
     best = {size: max(row.mean or 0 for (_, n), row in rows.items() if n == size) for size in sizes}
@@ -184,6 +184,13 @@ def report(found: Comparison, asked: argparse.Namespace, out: Path) -> None:
     write_text(out / "table.md", "\n".join(lines) + "\n")
     plot_comparison(out / "curves.png", found, heading=asked.network)
     print("\n".join(lines))
+
+
+def one_line_each(found: Comparison) -> str:
+    """Write a comparison as JSON with a line for each run, as it is kept with the tables."""
+    told = found.to_json()
+    runs = ",\n".join(json.dumps(run) for run in told.pop("runs"))
+    return f'{json.dumps(told)[:-1]}, "runs": [\n{runs}\n]}}\n'
 
 
 def merged(found: Comparison, path: Path) -> Comparison:

@@ -18,8 +18,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from augment import Augmented, centre
-from run import HERE, LARGER, Material, adapted, drawn, opened, pruned, read, together
+from augment import Augmented
+from run import HERE, Material, adapted, drawn, opened, pruned, shared_out, splits, together
 from summary import percent
 
 from niwaki import data
@@ -69,9 +69,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     out = asked.out or HERE / "results" / f"{asked.data.name}-epochs"
     results = opened(out / "results.json", asked)
-    larger = round(asked.size * LARGER)
-    training, test = (read(asked.data, split, larger) for split in ("train", "test"))
-    test = centre(test[0], asked.size), test[1]
+    training, test = splits(asked)
     for seed in asked.seeds:
         material = drawn(training, test, asked, seed)
         model = adapted(material, asked, seed, out, results)
@@ -95,9 +93,7 @@ def few(
     material: Material, training: tuple[Any, Any], asked: argparse.Namespace, seed: int
 ) -> Material:
     """Let fine-tuning see the reference images alone, cropped at random like all others."""
-    smallest = int(training[1].bincount().min())
-    number = max(1, round(asked.train_share * smallest))
-    some = together(data.references(training, number, seed))
+    some = shared_out(training, asked, seed)
     return replace(
         material, training=Augmented(*together(data.references(some, EACH, seed)), asked.size)
     )

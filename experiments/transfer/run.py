@@ -66,9 +66,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     out = asked.out or HERE / "results" / asked.data.name
     results = opened(out / "results.json", asked)
-    larger = round(asked.size * LARGER)
-    training, test = (read(asked.data, split, larger) for split in ("train", "test"))
-    test = centre(test[0], asked.size), test[1]
+    training, test = splits(asked)
     for seed in asked.seeds:
         material = drawn(training, test, asked, seed)
         model = adapted(material, asked, seed, out, results)
@@ -84,16 +82,21 @@ def main() -> None:
 
 def drawn(training: Pair, test: Pair, asked: argparse.Namespace, seed: int) -> Material:
     """Draw the share of the training images that is used."""
-    few = training
-    if asked.train_share < 1:
-        smallest = int(training[1].bincount().min())
-        number = max(1, round(asked.train_share * smallest))
-        few = together(data.references(training, number, seed))
+    few = shared_out(training, asked, seed)
     inputs = centre(few[0], asked.size), few[1]
     if asked.references:
         inputs = together(data.references(inputs, asked.references, seed))
     classes = int(training[1].max()) + 1
     return Material(Augmented(*few, asked.size), inputs, test, classes)
+
+
+def shared_out(training: Pair, asked: argparse.Namespace, seed: int) -> Pair:
+    """Draw a share of the training images, as many of each class."""
+    if asked.train_share == 1:
+        return training
+    smallest = int(training[1].bincount().min())
+    number = max(1, round(asked.train_share * smallest))
+    return together(data.references(training, number, seed))
 
 
 def adapted(
@@ -188,6 +191,13 @@ def shown(title: str) -> Callable[[niwaki.pruning.Step], None]:
         )
 
     return line
+
+
+def splits(asked: argparse.Namespace) -> tuple[Pair, Pair]:
+    """Read the training images, larger than the crops, and the middle of the test images."""
+    larger = round(asked.size * LARGER)
+    training, test = (read(asked.data, split, larger) for split in ("train", "test"))
+    return training, (centre(test[0], asked.size), test[1])
 
 
 def read(folder: Path, split: str, size: int) -> Pair:
