@@ -118,10 +118,10 @@ def tiles(
         folder = stack.enter_context(new_folder(out, overwrite=force))
         rows = _cut_all(jobs, folder)
         write_csv(folder / "tiles.csv", rows)
-        marked: dict[str, int] = {}
+        counts: dict[str, int] = {}
         if asides:
-            marked = _draw_all(jobs, rows, stack.enter_context(new_folder(masks, overwrite=force)))
-    _report(rows, out, masks, marked, as_json)
+            counts = _draw_all(jobs, rows, stack.enter_context(new_folder(masks, overwrite=force)))
+    _report(rows, out, masks, counts, as_json)
 
 
 @dataclass(frozen=True)
