@@ -10,7 +10,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -332,7 +332,8 @@ def clear_leftovers(folder: str | Path, name: str | None = None) -> None:
         elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # it is gone, or somebody else's
+                path.unlink()
 
 
 # A name says whose it is, so that what the dead have left can be told from what is being written.

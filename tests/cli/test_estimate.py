@@ -1,7 +1,13 @@
 """`niwaki estimate`: what it says of commands, against the commands themselves."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +18,7 @@ from niwaki.cli import _estimate, app
 from niwaki.cli._works import WORKS
 from niwaki.errors import NiwakiError
 from niwaki.estimation import Trial
+from niwaki.files import is_dead
 from niwaki.stages import Stage
 
 MODEL = ["niwaki.models.zoo:vgg_digits", "digits", "--weights", "random", "--threads", "1"]
@@ -65,7 +72,7 @@ def test_a_small_job_is_tried_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     found = run("estimate", "explain", *MODEL, "--limit", 4, "--processes", 4, "--json")
     assert found.exit_code == 0, found.output
-    assert not list(tmp_path.glob("niwaki*"))  # the trial's folder is gone
+    assert not list(tmp_path.glob("*niwaki*"))  # the trial's folder is gone
     assert not (tmp_path / "heatmaps").exists()
     said = json.loads(found.stdout)
     assert said["counts"]["images"] == 4
@@ -118,3 +125,45 @@ def test_trials_grow_while_there_is_time(budget, tried, monkeypatch):
 def test_what_cannot_be_estimated_is_told(command, message):
     with pytest.raises(NiwakiError, match=message):
         run("estimate", *command)
+
+
+LASTING = """
+import os, time
+from pathlib import Path
+def build():
+    Path("begun").write_text(str(os.getpid()))
+    os.replace("begun", "trial")
+    time.sleep(300)
+"""
+
+
+def until(happened):
+    for _ in range(600):
+        if happened():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it has not happened within a minute")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
+def test_stopped_it_leaves_no_trial_and_no_files(name, tmp_path, monkeypatch):
+    (tmp_path / "lasting.py").write_text(LASTING)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    words = ["-m", "niwaki", "estimate", "explain", "lasting.py:build", "digits"]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    with subprocess.Popen([sys.executable, *words], cwd=tmp_path, env=environment) as run:
+        until((tmp_path / "trial").exists)
+        assert list(scratch.iterdir())
+        run.send_signal(getattr(signal, name))
+        code = run.wait(30)
+    assert code == {"SIGTERM": -15, "SIGINT": 130, "SIGKILL": -9}[name]
+    trial = int((tmp_path / "trial").read_text())
+    until(lambda: is_dead(trial))
+    if name == "SIGKILL":  # nothing of it was left to clean up: the next estimate does it
+        monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+        with _estimate._scratch() as own:
+            assert list(scratch.iterdir()) == [own]
+    assert not list(scratch.iterdir())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from niwaki.cli._spread import Bytes
 from niwaki.cli._works import WORKS
 from niwaki.errors import NiwakiError
 from niwaki.estimation import Estimate, Link, Trial, Work, estimated, told
+from niwaki.files import clear_leftovers, sibling
 from niwaki.machine import parse_bytes, physical, shown
 from niwaki.stages import Stage
 from niwaki.terminal import headed
@@ -72,7 +75,8 @@ def estimate(
     """
     work = _work(command)
     link = Link(bandwidth=parse_bytes(bandwidth, "--bandwidth"))
-    trials = _trials(command, work, processes, budget, console(as_json))
+    with _cleaning_up():
+        trials = _trials(command, work, processes, budget, console(as_json))
     found = estimated(work, trials)
     if as_json:
         tried = [{**one.done, "seconds": one.seconds, "memory": one.memory} for one in trials]
@@ -122,21 +126,22 @@ def _next(work: Work, trials: Sequence[Trial]) -> float:
 
 def _tried(command: Sequence[str], limits: dict[str, float], processes: int) -> Trial:
     """Run a part of a command in a process of its own, in a folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="niwaki-estimate-") as folder:
-        place, report = Path(folder, "written"), Path(folder, "report.json")
+    with _scratch() as folder:
+        place, report = folder / "written", folder / "report.json"
         place.mkdir()
         words = [*command, "--out", str(place / "out")]
         words += ["--log", str(place / "log")] if "--log" in " ".join(command) else []
         about = json.dumps({"report": str(report), "limits": limits})
         began = time.perf_counter()
         disk = 0
-        with _started(about, words, processes, Path(folder, "errors.txt")) as run:
+        errors = folder / "errors.txt"
+        with _started(about, words, processes, errors) as run:
             while run.poll() is None:
                 disk = max(disk, _size(place))
                 time.sleep(_OFTEN)
         seconds, disk = time.perf_counter() - began, max(disk, _size(place))
         if not report.exists():
-            said = Path(folder, "errors.txt").read_text(encoding="utf-8", errors="replace").strip()
+            said = errors.read_text(encoding="utf-8", errors="replace").strip()
             reason = said.rpartition("\n")[2].removeprefix("error: ") or f"exit {run.returncode}"
             raise NiwakiError(f"niwaki {shlex.join(command)} does not run: {reason}")
         found = json.loads(report.read_text(encoding="utf-8"))
@@ -153,16 +158,57 @@ def _tried(command: Sequence[str], limits: dict[str, float], processes: int) -> 
 
 
 @contextmanager
+def _scratch() -> Iterator[Path]:
+    """Make a folder for temporary files, which is deleted with all that is in it.
+
+    Those of processes that were killed before they could do so are deleted first.
+    """
+    folder = sibling(Path(tempfile.gettempdir(), "niwaki-estimate"))
+    clear_leftovers(folder.parent, "niwaki-estimate")
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has arrived."""
+
+
+@contextmanager
+def _cleaning_up() -> Iterator[None]:
+    """Let SIGTERM end a block as Ctrl-C does, by an error, and then this process."""
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except _Terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)  # so that whoever sent it sees what ended us
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _started(
     about: str, words: Sequence[str], processes: int, errors: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a trial, which ends with the block at the latest."""
+    """Start a trial, which ends with the block at the latest.
+
+    It reads from a pipe that ends with this process, however that ends.
+    """
     environment = {**os.environ}
     if processes > 1:  # as torchrun does
         environment.setdefault("OMP_NUM_THREADS", "1")
     with errors.open("wb") as file:
         run = subprocess.Popen(
             [sys.executable, "-m", "niwaki.cli._trial", about, *words],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=file,
             env=environment,
@@ -170,8 +216,10 @@ def _started(
         try:
             yield run
         finally:
-            run.terminate()
+            run.kill()  # all that it may leave lies in a folder that is deleted
             run.wait()
+            if run.stdin is not None:
+                run.stdin.close()
 
 
 def _size(folder: Path) -> int:

@@ -1,14 +1,17 @@
 """A trial of a command for ``niwaki estimate``: a part of its work, in a process of its own.
 
-Run as ``python -m niwaki.cli._trial '{"report": FILE, "limits": {"images": 2}}' COMMAND ...``.
+Run as ``python -m niwaki.cli._trial '{"report": FILE, "limits": {"images": 2}}' COMMAND ...``, with
+a pipe to read from that the other process keeps open as long as it wants the trial to go on.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from threading import Thread
 
 from niwaki.cli._app import main
 from niwaki.files import write_json
@@ -18,6 +21,7 @@ from niwaki.stages import processor_seconds, recorded
 
 def trial() -> None:
     """Do a part of a command, and write what it took."""
+    Thread(target=_end_with_parent, daemon=True).start()
     about = json.loads(sys.argv[1])
     sys.argv = ["niwaki", *sys.argv[2:]]
     with recorded(about["limits"]) as kept:
@@ -39,6 +43,12 @@ def trial() -> None:
         }
         write_json(Path(about["report"]), report)
     sys.exit(code)
+
+
+def _end_with_parent() -> None:
+    """Wait until nobody holds the other end of the pipe, and end at once."""
+    os.read(0, 1)
+    os._exit(2)
 
 
 if __name__ == "__main__":
