@@ -26,7 +26,6 @@ from niwaki.cli._spread import Bytes
 from niwaki.cli._works import WORKS
 from niwaki.errors import NiwakiError
 from niwaki.estimation import Estimate, Link, Trial, Work, estimated, told
-from niwaki.files import clear_leftovers, sibling
 from niwaki.machine import parse_bytes, physical, shown
 from niwaki.stages import Stage
 from niwaki.terminal import headed
@@ -163,6 +162,8 @@ def _scratch() -> Iterator[Path]:
 
     Those of processes that were killed before they could do so are deleted first.
     """
+    from niwaki.files import clear_leftovers, sibling
+
     folder = sibling(Path(tempfile.gettempdir(), "niwaki-estimate"))
     clear_leftovers(folder.parent, "niwaki-estimate")
     folder.mkdir(mode=0o700)
