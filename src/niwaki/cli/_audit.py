@@ -38,7 +38,8 @@ def audit_command(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="A folder with one folder per class, torchvision:NAME, digits, or tissue.",
+            help="A folder with one folder per class, webdataset:PATTERN (tar files), hf:NAME "
+            "(Hugging Face), torchvision:NAME, digits, or tissue.",
             show_default=False,
         ),
     ] = None,

@@ -28,8 +28,8 @@ def info(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="Images to judge it on: a folder with one folder per class, torchvision:NAME, or "
-            "digits.",
+            help="Images to judge it on: a folder with one folder per class, webdataset:PATTERN "
+            "(tar files), hf:NAME (Hugging Face), torchvision:NAME, or digits.",
             show_default=False,
         ),
     ] = None,

@@ -60,7 +60,9 @@ ModelSpec = Annotated[
 DataSpec = Annotated[
     str,
     typer.Argument(
-        metavar="DATA", help="A folder with one folder per class, torchvision:NAME, or digits."
+        metavar="DATA",
+        help="A folder with one folder per class, webdataset:PATTERN (tar files), hf:NAME "
+        "(Hugging Face), torchvision:NAME, or digits.",
     ),
 ]
 Folder = Annotated[Path, Written(), typer.Option(help="Folder to write.")]
@@ -113,7 +115,8 @@ ImageSpec = Annotated[
     str,
     typer.Argument(
         metavar="IMAGES",
-        help="An image, a folder of images, a folder per class, torchvision:NAME, or digits.",
+        help="An image, a folder of images, a folder per class, webdataset:PATTERN (tar files), "
+        "hf:NAME (Hugging Face), torchvision:NAME, or digits.",
     ),
 ]
 Methods = Annotated[

@@ -83,8 +83,6 @@ def _model(spec: str | None) -> list[Path]:
 
 
 def _data(spec: str | None) -> list[Path]:
-    from niwaki.data import names
+    from niwaki.data import read_places
 
-    if not spec or spec in names() or spec.partition(":")[0] in _SCHEMES:
-        return []
-    return [Path(spec).expanduser()]
+    return read_places(spec) if spec else []

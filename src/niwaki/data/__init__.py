@@ -28,7 +28,7 @@ from niwaki.data._classes import (
 )
 from niwaki.data._groups import groups_from_table, groups_named
 from niwaki.data._images import Images
-from niwaki.data._open import names, open_data, register
+from niwaki.data._open import names, open_data, read_places, register
 from niwaki.data._patches import Patches, cut_patches, read_points
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.data._read import in_mode, is_slide, read_image
@@ -64,6 +64,7 @@ __all__ = [
     "number_classes",
     "open_data",
     "read_image",
+    "read_places",
     "read_points",
     "references",
     "register",

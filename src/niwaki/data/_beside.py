@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, overload
 
@@ -82,7 +83,7 @@ class Masks(Sequence[Mask]):
     def __init__(self, images: Images, folder: Path) -> None:
         if not folder.is_dir():
             raise DataError(f"{folder} is no folder with masks")
-        self._paths = _paths(images)
+        self._images, self._paths = images, _paths(images)
         known = _by_name(folder)
         places = [(Path(path.parent.name, path.stem), Path(path.stem)) for path in self._paths]
         self._files = [known.get(own, known.get(flat)) for own, flat in places]
@@ -112,9 +113,9 @@ class Masks(Sequence[Mask]):
         file = self._files[index]
         if file is None:
             return np.zeros((self._fit.size, self._fit.size), dtype=np.bool_)
-        mask, image = read_image(file), read_image(self._paths[index])
+        mask, image = read_image(file), self._images.image(index)
         if mask.size != image.size and mask.size == image.size[::-1]:
-            with Image.open(self._paths[index]) as stored:
+            with Image.open(BytesIO(self._images.stored(index))) as stored:
                 mask = upright(mask, orientation(stored))
         if mask.size != image.size:
             raise DataError(
@@ -152,7 +153,7 @@ def _by_name(folder: Path) -> dict[Path, Path]:
     return known
 
 
-def _check_single(images: list[Path], masks: Sequence[Path | None]) -> None:
+def _check_single(images: Sequence[Path], masks: Sequence[Path | None]) -> None:
     """Refuse images of one class and one name, of which a mask might be either's."""
     seen: dict[tuple[Path, str], Path] = {}
     for image, mask in zip(images, masks, strict=True):
@@ -164,7 +165,7 @@ def _check_single(images: list[Path], masks: Sequence[Path | None]) -> None:
             )
 
 
-def _paths(images: Images) -> list[Path]:
+def _paths(images: Images) -> Sequence[Path]:
     if images.paths is None:
         raise DataError("these images do not come from files, and have no names to go by")
     return images.paths

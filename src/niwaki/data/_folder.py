@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -141,14 +141,27 @@ def _kind(folder: Path, file: Path) -> tuple[str | None, int]:
         if file.is_symlink():
             return "links that lead nowhere", 0
         raise
+    return kind_of(suffix), size
+
+
+def kind_of(suffix: str) -> str | None:
+    """Return "" for the suffix of an image, why such an image is left out, None for no image."""
     if suffix in SLIDES:
-        return "slides, which are not read,", size
-    if suffix in SUFFIXES or suffix in Image.registered_extensions():
-        return "", size
-    return f"{suffix} files, which Pillow cannot read here (convert them),", size
+        return "slides, which are not read,"
+    if suffix in SUFFIXES or (suffix in _OTHERS and suffix in Image.registered_extensions()):
+        return ""
+    if suffix in _OTHERS:
+        return f"{suffix} files, which Pillow cannot read here (convert them),"
+    return None
 
 
-_SPLITS = ("train", "test", "val")
+SPLITS = ("train", "test", "val")
+
+
+def held_back(split: str, present: Sequence[str]) -> str | None:
+    """Return the name of a split among those that are there; "test" and "val" are the same."""
+    fallback = {"test": "val", "val": "test"}.get(split, split)
+    return next((name for name in (split, fallback) if name in present), None)
 
 
 def open_path(path: Path, preprocessing: Preprocessing, split: str) -> Images:
@@ -203,7 +216,7 @@ def _labelled(
 
 def _classes(path: Path, folder: Path, files: dict[str, list[Path]]) -> list[str]:
     """Return the classes of all splits: a network numbers them as its training images do."""
-    splits = [path / name for name in _SPLITS if folder != path and (path / name).is_dir()]
+    splits = [path / name for name in SPLITS if folder != path and (path / name).is_dir()]
     named = {
         split.name: [sub.name for sub in subfolders(split) if sub.name in files or has_image(sub)]
         for split in splits
@@ -223,12 +236,10 @@ def _read_nth(paths: list[Path], index: int) -> Image.Image:
 
 
 def _split_folder(path: Path, split: str) -> Path:
-    present = [name for name in _SPLITS if (path / name).is_dir()]
+    present = [name for name in SPLITS if (path / name).is_dir()]
     if not present:
         return path
-    # Data sets name the part that is held back "test" or "val"; either serves for the other.
-    fallback = {"test": "val", "val": "test"}.get(split, split)
-    for name in (split, fallback):
-        if (path / name).is_dir():
-            return path / name
-    raise DataError(f"{path} has no split {split!r}; it has {', '.join(present)}")
+    name = held_back(split, present)
+    if name is None:
+        raise DataError(f"{path} has no split {split!r}; it has {', '.join(present)}")
+    return path / name

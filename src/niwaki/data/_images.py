@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -13,6 +14,8 @@ from niwaki.data._preprocessing import Preprocessing
 from niwaki.errors import DataError
 
 __all__ = ["Images"]
+
+T = TypeVar("T")
 
 
 class Images(Dataset[tuple[Tensor, int]]):
@@ -31,7 +34,10 @@ class Images(Dataset[tuple[Tensor, int]]):
     preprocessing
         Turns an image into an input.
     paths
-        The file of each image, where there is one.
+        The file of each image, where there is one. Of an image in an archive, the path of the
+        archive and then its name there.
+    stored
+        Gives the i-th image as the bytes of its file; default: those of the file in `paths`.
     count
         Number of images, needed only without `targets`.
 
@@ -48,8 +54,8 @@ class Images(Dataset[tuple[Tensor, int]]):
     by_position : bool
         Whether the labels are only the places of the classes, which nobody has compared with a
         network's outputs.
-    paths : list of Path or None
-        The file of each image.
+    paths : sequence of Path or None
+        The file of each image, or its name in an archive.
     preprocessing : Preprocessing
         Turns an image into an input.
     """
@@ -62,6 +68,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         preprocessing: Preprocessing,
         *,
         paths: Sequence[Path] | None = None,
+        stored: Callable[[int], bytes] | None = None,
         count: int = 0,
     ) -> None:
         self._read = read
@@ -70,7 +77,8 @@ class Images(Dataset[tuple[Tensor, int]]):
         self.classes = list(classes)
         self.outputs = list(range(len(self.classes)))
         self.by_position = True
-        self.paths = None if paths is None else list(paths)
+        self.paths = paths
+        self._stored = stored
         self.preprocessing = preprocessing
 
     def __len__(self) -> int:
@@ -97,6 +105,14 @@ class Images(Dataset[tuple[Tensor, int]]):
         """Return one image as it is in the source."""
         return self._read(index)
 
+    def stored(self, index: int) -> bytes:
+        """Return the file of one image as it is in the source; DataError where there are none."""
+        if self._stored is not None:
+            return self._stored(index)
+        if self.paths is None:
+            raise DataError("these images do not come from files")
+        return self.paths[index].read_bytes()
+
     def class_name(self, label: int) -> str:
         """Return the name of the class that has this label, or the label itself as text."""
         names = [
@@ -111,7 +127,8 @@ class Images(Dataset[tuple[Tensor, int]]):
             [self.targets[i] for i in indices] if self.labelled else None,
             self.classes,
             self.preprocessing,
-            paths=None if self.paths is None else [self.paths[i] for i in indices],
+            paths=None if self.paths is None else _ChosenPaths(self.paths, tuple(indices)),
+            stored=None if self._stored is None else _Chosen(self._stored, tuple(indices)),
             count=len(indices),
         )
         twin.outputs, twin.by_position = list(self.outputs), self.by_position
@@ -141,6 +158,7 @@ class Images(Dataset[tuple[Tensor, int]]):
             self.classes,
             self.preprocessing,
             paths=self.paths,
+            stored=self._stored,
         )
         twin.outputs = [int(output) for output in outputs]
         twin.by_position = False
@@ -173,11 +191,27 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class _Chosen(Generic[T]):
     """Reads the images of a subset by their numbers in it."""
 
-    read: Callable[[int], Image.Image]
+    read: Callable[[int], T]
     indices: tuple[int, ...]
 
-    def __call__(self, number: int) -> Image.Image:
+    def __call__(self, number: int) -> T:
         return self.read(self.indices[number])
+
+
+@dataclass(frozen=True)
+class _ChosenPaths(Sequence[Path]):
+    """The paths of a subset, which a million images need not keep a second time."""
+
+    paths: Sequence[Path]
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return _ChosenPaths(self.paths, self.indices[number])
+        return self.paths[self.indices[number]]

@@ -13,9 +13,11 @@ import torchvision.datasets
 from PIL import Image
 from torch.utils.data import Dataset
 
+from niwaki.data._arrow import folder_of, open_arrow
 from niwaki.data._folder import open_path
 from niwaki.data._images import Images
 from niwaki.data._preprocessing import Preprocessing
+from niwaki.data._webdataset import open_webdataset, shards_of
 from niwaki.errors import DataError
 
 Opener: TypeAlias = Callable[[Preprocessing | None, str], Images]
@@ -61,8 +63,9 @@ def open_data(
     ----------
     spec
         `digits`; `torchvision:NAME`, such as `torchvision:CIFAR10`; a folder with a folder for
-        each class, or with `train`, `test` or `val` folders of these; or, without labels, a
-        folder of images or one image file.
+        each class, or with `train`, `test` or `val` folders of these; `webdataset:PATTERN`, such
+        as `webdataset:shards/{split}-*.tar`; `hf:NAME_OR_FOLDER`, such as `hf:beans`; or, without
+        labels, a folder of images or one image file.
     preprocessing
         How images become inputs. Embedded data sets bring their own; all others need it.
     split
@@ -99,13 +102,13 @@ def _open(
 ) -> Images:
     if embedded := opener(spec):
         return embedded(preprocessing, split)
-    scheme, colon, name = spec.partition(":")
-    is_torchvision = colon == ":" and scheme == "torchvision"
+    scheme, _, name = spec.partition(":")
     path = Path(spec).expanduser()
-    if not is_torchvision and not path.exists():
+    if scheme not in SCHEMES and not path.exists():
         raise DataError(
             f"no data set and no file or folder is named {spec!r}; valid are "
-            f"{', '.join(names())}, torchvision:NAME (such as torchvision:CIFAR10), the path of a "
+            f"{', '.join(names())}, torchvision:NAME (such as torchvision:CIFAR10), "
+            "webdataset:PATTERN (tar files), hf:NAME_OR_FOLDER (Hugging Face), the path of a "
             "folder with a folder for each class, of a folder of images, or of an image"
         )
     if preprocessing is None:
@@ -113,9 +116,31 @@ def _open(
             f"how the images of {spec!r} become inputs is not known; pass a Preprocessing with the "
             "size, mean and std that the network was trained with"
         )
-    if is_torchvision:
-        return open_torchvision(name, preprocessing, split, root)
-    return open_path(path, preprocessing, split)
+    match scheme:
+        case "torchvision":
+            return open_torchvision(name, preprocessing, split, root)
+        case "webdataset":
+            return open_webdataset(name, preprocessing, split)
+        case "hf":
+            return open_arrow(name, preprocessing, split)
+        case _:
+            return open_path(path, preprocessing, split)
+
+
+SCHEMES = ("torchvision", "webdataset", "hf")
+
+
+def read_places(spec: str) -> list[Path]:
+    """Return the files and folders of the user's that a spec reads, which nothing may replace."""
+    scheme, _, name = spec.partition(":")
+    if spec in names() or scheme == "torchvision":
+        return []
+    if scheme == "webdataset":
+        return [file for files in shards_of(name).values() for file in files]
+    if scheme == "hf":
+        folder = folder_of(name)
+        return [] if folder is None else [folder]
+    return [Path(spec).expanduser()]
 
 
 # The part that is held back is called "test" or "val"; either serves for the other.

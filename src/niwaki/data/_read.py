@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ SLIDES = (
     ".zvi",
 )
 
+_SCANNED = "is a whole-slide or medical image"
 _WHITE = (255, 255, 255, 255)
 _ORIENTATION = 0x0112  # the tag's number, in EXIF and in TIFF
 _TURNS = {
@@ -46,10 +48,17 @@ _TURNS = {
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, OverflowError, MemoryError)
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, stored: bytes | None = None) -> Image.Image:
     """Read an image file, turned as its camera says, with grey of more than 8 bits in "I;16".
 
     Only the first picture of an animation is read, with a warning.
+
+    Parameters
+    ----------
+    path
+        Where it is.
+    stored
+        Its content, if it lies in an archive; `path` is then its name.
 
     Raises
     ------
@@ -57,9 +66,10 @@ def read_image(path: Path) -> Image.Image:
         A file that cannot be decoded, a slide or another file of several pictures, too many
         pixels.
     """
-    refuse_slide(path)
+    if is_slide(path) if stored is None else _is_medical(stored):
+        raise _slide(path, _SCANNED)
     try:
-        with Image.open(path) as file:
+        with Image.open(path if stored is None else BytesIO(stored)) as file:
             _refuse_pages(file, path)
             way, depth, inverted = orientation(file), _depth(file), _inverted(file)
             image: Image.Image = file.copy()  # which reads all of it
@@ -73,7 +83,7 @@ def read_image(path: Path) -> Image.Image:
         ) from error
     except _BROKEN as error:
         raise DataError(
-            f"cannot read the image {path}: {error}; repair it or take it out of the folder"
+            f"cannot read the image {path}: {error}; repair it or take it out"
         ) from error
     image = _sixteen_bits(image, depth, inverted)
     return image if turned else upright(image, way)
@@ -99,9 +109,13 @@ def is_slide(path: Path) -> bool:
         return True
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return _is_medical(file.read(132))
     except OSError:  # said where it is read
         return False
+
+
+def _is_medical(beginning: bytes) -> bool:
+    return beginning[128:132] == b"DICM"
 
 
 def refuse_slide(path: Path) -> None:
@@ -113,7 +127,7 @@ def refuse_slide(path: Path) -> None:
         With the way out.
     """
     if is_slide(path):
-        raise _slide(path, "is a whole-slide or medical image")
+        raise _slide(path, _SCANNED)
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:

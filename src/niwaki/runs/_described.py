@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Subset
 
 from niwaki import models
 from niwaki.data import Data, Images, batches
-from niwaki.hashing import content, sha256_of, without_addresses
+from niwaki.hashing import content, without_addresses
 from niwaki.stages import stage
 
 __all__ = ["described", "digest"]
@@ -72,7 +72,7 @@ def _of_files(data: Data) -> list[bytes] | None:
         return None
     how = f"{source.preprocessing!r}:".encode()
     return [
-        _hash(how + bytes.fromhex(sha256_of(source.paths[i])), source.targets[i])
+        _hash(how + hashlib.sha256(source.stored(i)).digest(), source.targets[i])
         for i in (range(len(source)) if order is None else order)
     ]
 
