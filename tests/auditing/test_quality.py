@@ -143,7 +143,10 @@ def test_blur_and_compression_are_given_as_strongly_as_images_have_them(tiles):
     pixels, labels = tiles
     plain, rng = tensor(pixels[labels == 0]), np.random.default_rng(0)
     for name, change in (
-        ("sharpness", lambda p: tensor(plant(p, np.ones(len(p)), "blur", on=1, share=1.0).pixels)),
+        (
+            "sharpness",
+            lambda p: tensor(plant(p, np.ones(len(p), int), "blur", on=1, share=1.0).pixels),
+        ),
         ("compression", lambda p: _compressed(tensor(p), 20)),
     ):
         quality = PROPERTIES[name]

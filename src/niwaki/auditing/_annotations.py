@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from niwaki.arrays import MAPS, MASKS, Shaped, shaped
 from niwaki.auditing._material import Material
 from niwaki.auditing._statistics import Interval, bootstrap
+from niwaki.errors import DataError
 from niwaki.ranges import POSITIVE, ROUNDS, SEED, SIDE, checked
 
 Array = NDArray[Any]
+_POINTS = Shaped("_ 2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,9 @@ class CellScores:
         )
 
 
+@shaped(
+    relevance=MAPS, instances=Shaped("N H W", "whole", low=0), positive=Shaped("N cells", "truth")
+)
 def cell_scores(
     relevance: Array, instances: Array, positive: Array, pooling: str = "mean"
 ) -> CellScores:
@@ -83,10 +89,17 @@ def cell_scores(
     ------
     ValueError
         For another pooling.
+    DataError
+        Arrays that do not fit each other, NaN, or an instance without a column in `positive`.
     """
     if pooling not in ("mean", "sum", "max"):
         raise ValueError(f"pooling {pooling!r} is none of 'mean', 'sum', 'max'")
     count, cells = positive.shape
+    if instances.max(initial=0) > cells:
+        raise DataError(
+            f"instances are numbered up to {instances.max()}, and positive has {cells} columns: "
+            "there must be one for each cell of an image"
+        )
     image = np.arange(count)[:, None, None]
     label = np.where(instances > 0, image * cells + instances, 0).ravel()
     size = np.bincount(label, minlength=count * cells + 1)[1:]
@@ -117,7 +130,14 @@ def discs(points: list[Array], height: int, width: int, radius: float) -> Array:
         Height and width of the images.
     radius : float
         In pixels.
+
+    Raises
+    ------
+    DataError
+        Points that are no pairs of numbers.
     """
+    for places in points:
+        _POINTS.sizes("points", places)
     instances = np.zeros((len(points), height, width), np.int32)
     rows, columns = np.mgrid[:height, :width]
     for image, places in enumerate(points):
@@ -131,6 +151,7 @@ def discs(points: list[Array], height: int, width: int, radius: float) -> Array:
 
 
 @checked(seed=SEED)
+@shaped(relevance=MAPS, masks=MASKS)
 def mass_accuracy(relevance: Array, masks: Array, seed: int = 0) -> Interval:
     """Share of the positive relevance that lies inside masks (Arras et al. 2022).
 
@@ -150,6 +171,7 @@ def mass_accuracy(relevance: Array, masks: Array, seed: int = 0) -> Interval:
 
 
 @checked(seed=SEED)
+@shaped(relevance=MAPS, masks=MASKS)
 def rank_accuracy(relevance: Array, masks: Array, seed: int = 0) -> Interval:
     """Share of the K most relevant pixels that lie inside masks of K pixels (Arras et al. 2022).
 
@@ -179,6 +201,7 @@ def _auc(scores: Array, positive: Array) -> float:
     return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
+@shaped(pixels=Shaped("N 3 H W", low=0, high=1))
 def stains(pixels: Tensor) -> dict[str, Array]:
     """Sort the pixels of H&E images by stain: shape (N, H, W), bool, one True for each pixel.
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.special import gammaln
 
+from niwaki.arrays import Shaped, shaped
 from niwaki.auditing._statistics import DRAWS, components
-from niwaki.errors import DataError
 from niwaki.ranges import FEW, SEED, checked
 
 Array = NDArray[Any]
@@ -157,6 +157,12 @@ def accuracy_of_telling(features: Array, labels: Array, centres: Array, groups: 
 
 
 @checked(neighbours=FEW, seed=SEED)
+@shaped(
+    features=Shaped("N features"),
+    labels=Shaped("N", "name"),
+    centres=Shaped("N", "name"),
+    groups=Shaped("N", "name"),
+)
 def robustness_index(
     features: Array,
     labels: Array,
@@ -196,13 +202,8 @@ def robustness_index(
     Raises
     ------
     DataError
-        Arrays of different length.
+        Arrays of different length, or NaN.
     """
-    if not len(features) == len(labels) == len(centres):
-        raise DataError(
-            f"{len(features)} images, {len(labels)} labels and {len(centres)} centres: give one "
-            "for each image"
-        )
     slides = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     cells = [
         np.flatnonzero((labels == label) & (centres == centre))

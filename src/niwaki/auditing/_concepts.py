@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from niwaki.arrays import LABELS, Shaped, shaped
 from niwaki.auditing._latent import Latent
 from niwaki.errors import DataError
 
@@ -43,6 +44,7 @@ class Concept:
     auc: float
 
 
+@shaped(labels=LABELS, accepted=Shaped("_", "whole", low=0))
 def concept_of(latent: Latent, labels: Array, accepted: Array) -> Concept:
     """Find what images have in common that others of their class lack.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from niwaki.arrays import MASKS, Shaped, shaped
 from niwaki.auditing._material import Material, margins
 from niwaki.auditing._power import ANSWERS, Tries
 from niwaki.auditing._statistics import sign_test
@@ -296,6 +297,7 @@ def transplanted(pixels: Tensor, donors: Tensor, masks: Array) -> Tensor:
     return torch.where(torch.tensor(masks)[:, None], donors, pixels)
 
 
+@shaped(pixels=Shaped("N C H W"), masks=MASKS)
 def filled(pixels: Tensor, masks: Array) -> Tensor:
     """Return images (N, C, H, W) whose masked pixels (N, H, W) continue their surroundings.
 

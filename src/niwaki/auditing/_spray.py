@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import diags
 from scipy.sparse.linalg import eigsh
 
+from niwaki.arrays import Shaped, shaped
 from niwaki.auditing._material import Material
 from niwaki.auditing._on_disk import blocks
 from niwaki.ranges import FEW, SEED, checked
@@ -167,6 +168,7 @@ def _features(material: Material, kind: str) -> Array:
 
 
 @checked(neighbours=FEW)
+@shaped(features=Shaped("N features"))
 def spectral(features: Array, neighbours: int = NEIGHBOURS) -> tuple[Array, Array]:
     """Embed vectors by the symmetric normalised Laplacian of their nearest-neighbour graph.
 

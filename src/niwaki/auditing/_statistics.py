@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from niwaki.arrays import LABELS, NUMBERS, TRUTHS, Shaped, shaped
+from niwaki.errors import DataError
 from niwaki.ranges import FRACTION, ROUNDS, SEED, checked
 
 Array = NDArray[Any]
@@ -144,6 +146,7 @@ def shifted(maps: Array, zone: Array, rng: np.random.Generator, draws: int = DRA
 
 
 @checked(draws=ROUNDS)
+@shaped(maps=Shaped("N H W", low=0), zone=Shaped("H W | N H W", low=0))
 def shift_test(
     maps: Array, zone: Array, rng: np.random.Generator, draws: int = DRAWS
 ) -> tuple[float, float, float]:
@@ -177,6 +180,7 @@ def shift_test(
 
 
 @checked(draws=ROUNDS)
+@shaped(differences=NUMBERS)
 def sign_test(differences: Array, rng: np.random.Generator, draws: int = DRAWS) -> float:
     """Test one-sided whether paired differences lie above zero, by random signs."""
     values = np.asarray(differences, dtype=np.float64)
@@ -191,6 +195,7 @@ def sign_test(differences: Array, rng: np.random.Generator, draws: int = DRAWS) 
 
 
 @checked(draws=ROUNDS)
+@shaped(values=NUMBERS, members=TRUTHS)
 def group_test(
     values: Array, members: Array, rng: np.random.Generator, draws: int = DRAWS
 ) -> float:
@@ -242,6 +247,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 @checked(seed=SEED, draws=ROUNDS)
+@shaped(values=NUMBERS.but(missing=True))
 def bootstrap(values: Array, seed: int = 0, draws: int = 2000) -> Interval:
     """Give the mean over images and its 95 % interval; NaN values are left out.
 
@@ -264,6 +270,7 @@ def bootstrap(values: Array, seed: int = 0, draws: int = 2000) -> Interval:
     return Interval(float(known.mean()), float(low), float(high), len(known))
 
 
+@shaped(outputs=Shaped("N classes"), labels=LABELS)
 def auc(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
     """Area under the ROC curve: the mean over the classes that occur, each against all others.
 
@@ -282,6 +289,8 @@ def auc(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
     from sklearn.metrics import roc_auc_score
 
     present = sorted(set(labels.tolist()))
+    if present and present[-1] >= outputs.shape[1]:
+        raise DataError(f"label {present[-1]} of outputs for {outputs.shape[1]} classes")
     if len(present) < 2:
         return float("nan")
     values = []

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from niwaki.arrays import LABELS, Shaped, shaped
 from niwaki.errors import DataError
 from niwaki.ranges import FRACTION, INDEX, SEED, checked
 
@@ -41,6 +42,7 @@ class Planted:
 
 
 @checked(on=INDEX, share=FRACTION, elsewhere=FRACTION, seed=SEED)
+@shaped(pixels=Shaped("N H W 3"), labels=LABELS)
 def plant(
     pixels: Array,
     labels: Array,
@@ -85,6 +87,9 @@ def plant(
         )
     if not (0 <= share <= 1 and 0 <= elsewhere <= 1):
         raise DataError(f"share={share}, elsewhere={elsewhere}: a share lies between 0 and 1")
+    if share and not (labels == on).any():
+        known = ", ".join(map(str, sorted(set(labels.tolist()))))
+        raise DataError(f"on = {on}: no image has that label; labels are {known}")
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(pixels), bool)
     for members, part in ((labels == on, share), (labels != on, elsewhere)):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.accumulation import Totals
+from niwaki.arrays import LABELS, shaped
 from niwaki.data import Data, batches, check_labels
 from niwaki.errors import NearChanceWarning
 from niwaki.evaluation._explainers import Methods, factories, tolerant
@@ -110,6 +111,7 @@ def confusion(
 _CLEAR = 0.6
 
 
+@shaped(predicted=LABELS, labels=LABELS)
 def near_chance(predicted: NDArray[np.integer], labels: NDArray[np.integer]) -> str | None:
     """Say in a sentence that predictions are hardly better than guessing.
 

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.accumulation import Totals
+from niwaki.arrays import Shaped, shaped
 from niwaki.data import Data, batches
 from niwaki.filters._partial_pass import Responses, chosen_layers, products, reach
 from niwaki.ranges import BATCH, CORRELATION, checked
+
+_CORRELATION = Shaped("units units", low=-1, high=1)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def correlation(products: Tensor, sums: Tensor, count: float) -> Tensor:
     return result + torch.diag(alive.to(result))
 
 
+@shaped(correlated=_CORRELATION)
 def diversity(correlated: Tensor) -> Diversity:
     """Measure the diversity of a layer's filters from the correlation of their activations."""
     alive = correlated.diagonal() > 0
@@ -89,6 +93,7 @@ def diversity(correlated: Tensor) -> Diversity:
 
 
 @checked(threshold=CORRELATION)
+@shaped(correlated=_CORRELATION)
 def twins(correlated: Tensor, threshold: float = 0.9) -> list[list[int]]:
     """List for each unit those whose activations correlate above a threshold, the closest first."""
     others = correlated.clone().fill_diagonal_(-1)

@@ -63,6 +63,8 @@ def enrichment(
         For counts that do not fit.
     """
     kind = set(marked)
+    if len(set(order)) < len(order):
+        raise ValueError("order names a filter twice")
     if not 1 <= first <= len(order):
         raise ValueError(f"first = {first}: the order has {len(order)} filters")
     if len(order) > among or len(kind) > among:

@@ -7,10 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+from niwaki.arrays import Shaped, shaped
+
 _LUMA = (0.299, 0.587, 0.114)
 _GRID = 32  # frequencies per axis
 
 
+@shaped(means=Shaped("units classes", low=0))
 def class_selectivity(means: Tensor) -> Tensor:
     """Class selectivity of units (Morcos et al. 2018).
 
@@ -38,6 +41,7 @@ def grey(pixels: Tensor) -> Tensor:
     return (pixels * weights).sum(1, keepdim=True).expand_as(pixels)
 
 
+@shaped(weights=Shaped("units channels height width"))
 def orientation(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Orientation selectivity of first-layer filters, from the spectrum of their weights.
 

@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, mean, uniform
 from scipy.ndimage import label as connected
 from torch import Tensor
 
+from niwaki.arrays import LABELS, Shaped, shaped
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import TRIED, compare_regions, compare_spread, some
 from niwaki.auditing._material import Material
@@ -21,6 +22,7 @@ from niwaki.auditing._on_disk import blocks
 from niwaki.auditing._power import of_mark
 from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import shift_test
+from niwaki.errors import DataError
 from niwaki.ranges import INDEX, checked
 
 Array = NDArray[Any]
@@ -103,6 +105,7 @@ def _tried(
 
 
 @checked(label=INDEX)
+@shaped(pixels=Shaped("N 3 H W", low=0, high=1), labels=LABELS)
 def foreign(pixels: Tensor, labels: Array, label: int) -> Array:
     """Find the pixels of a class's images whose colour the other classes hardly ever have.
 
@@ -122,7 +125,14 @@ def foreign(pixels: Tensor, labels: Array, label: int) -> Array:
         what only 1 in 2000 pixels of the other classes has, or is rarer than. Single pixels are
         left out, and so are areas whose colours lie, on average, less than two cells from one that
         is not rare: of what all classes have, one class often has the palest or the reddest.
+
+    Raises
+    ------
+    DataError
+        If all images are of this class, or none is, or their values are not those of pixels.
     """
+    if not 0 < (labels == label).sum() < len(labels):
+        raise DataError(f"label = {label}: there must be images of that class, and of others")
     return _foreign(_cells(pixels), labels, label)
 
 
