@@ -19,6 +19,9 @@ __all__ = ["contact_sheet"]
 
 _CELL = 1.55  # inches
 _GAP = 0.05
+_SMALLEST, _LARGEST = 8.0, 24.0  # points of the text
+_EM = 0.62 / 72  # inches that a letter is wide, for each point of its size
+_LINE = 1.3 / 72  # and a line high
 
 
 @checked(percentile=PERCENT, opacity=FRACTION)
@@ -75,12 +78,12 @@ def contact_sheet(
         pairs = zip(images, heatmaps, strict=True)
         cells.append([_cell(*pair, opacity, limit, look) for pair in pairs])
     names, said = ["input", *rows], list(titles) or [""] * len(images)
-    if across == "methods":
-        figure = _draw([list(column) for column in zip(*cells, strict=True)], said, names, heading)
-    else:
-        figure = _draw(cells, names, said, heading)
     note = _note(colours, absolute, shared, opacity is None)
-    figure.text(0.5, 0.06 / figure.get_figheight(), note, fontsize=7, color="0.4", ha="center")
+    if across == "methods":
+        turned = [list(column) for column in zip(*cells, strict=True)]
+        figure = _draw(turned, said, names, heading, note)
+    else:
+        figure = _draw(cells, names, said, heading, note)
     save_figure(path, figure)
 
 
@@ -97,13 +100,18 @@ def _draw(
     beside: Sequence[str],
     above: Sequence[str],
     heading: str,
+    note: str,
 ) -> Figure:
     """Place the pictures in a grid; all lengths in inches, so that text always has its room."""
     down, across = len(cells), len(cells[0])
-    left = 0.15 + 0.066 * max(len(line) for text in beside for line in (text.split("\n") or [""]))
-    top = 0.12 + (0.3 if heading else 0) + 0.15 * max(text.count("\n") + 1 for text in above)
-    pitch, bottom, right = _CELL + _GAP, 0.3, 0.1
-    width = max(left + pitch * across + right, 0.085 * len(heading) + 0.4, 5.0)
+    size = _text_size(across)
+    over = max(_SMALLEST, min(size, (_CELL - _GAP) / (_EM * max(1, _longest(above)))))
+    left = 0.15 + _EM * size * _longest(beside)
+    titles = max(text.count("\n") + 1 for text in above)
+    top = 0.12 + (1.5 * _LINE * size if heading else 0) + _LINE * over * titles
+    pitch, bottom, right = _CELL + _GAP, 0.1 + 1.3 * _LINE * size, 0.1
+    texts = max(1.25 * len(heading), 0.9 * len(note))
+    width = max(left + pitch * across + right, _EM * size * texts + 0.4, 5.0)
     height = top + pitch * down + bottom
     figure = Figure(figsize=(width, height), dpi=130)
     for row, line in enumerate(cells):
@@ -116,13 +124,23 @@ def _draw(
             for side in axis.spines.values():
                 side.set_color("0.7")
             if row == 0 and above[column]:
-                axis.set_title(above[column], fontsize=8, pad=3)
+                axis.set_title(above[column], fontsize=over, pad=3)
             if column == 0:
                 axis.set_ylabel(
-                    beside[row], fontsize=8, rotation=0, ha="right", va="center", labelpad=4
+                    beside[row], fontsize=size, rotation=0, ha="right", va="center", labelpad=4
                 )
-    figure.text(0.5, 1 - 0.1 / height, heading, fontsize=10, ha="center", va="top")
+    figure.text(0.5, 1 - 0.1 / height, heading, fontsize=1.25 * size, ha="center", va="top")
+    figure.text(0.5, 0.08 / height, note, fontsize=0.9 * size, color="0.3", ha="center")
     return figure
+
+
+def _text_size(across: int) -> float:
+    """Return the size of the text: a wide sheet is shown smaller, and must still be read."""
+    return min(_LARGEST, max(_SMALLEST, 72 * across * (_CELL + _GAP) / 55))
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max(len(line) for text in texts for line in (text.split("\n") or [""]))
 
 
 def _note(colours: str, absolute: bool, shared: bool, bare: bool) -> str:
