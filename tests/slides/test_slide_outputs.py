@@ -6,9 +6,14 @@ import uuid
 
 import numpy as np
 import pytest
+import torch
 from ome_types import from_xml
 from PIL import Image
+from safetensors.torch import save_file
 from synthetic import picture, write_slide
+
+import niwaki
+from niwaki.models.zoo import tissue_net
 
 openslide = pytest.importorskip("openslide", reason="the extra slides is not installed")
 tifffile = pytest.importorskip("tifffile", reason="the extra slides is not installed")
@@ -208,3 +213,18 @@ def test_beside_another_network_there_is_the_difference(command, slide, tmp_path
     np.testing.assert_allclose(difference[known], (other - one)[known], atol=1e-5)
     about = json.loads((out / "slide.json").read_text())
     assert any("difference" in name for name in about["layers"])
+
+
+@pytest.mark.slow
+def test_a_pruned_network_beside_has_its_own_weights(command, slide, tmp_path):
+    model, spec = tissue_net(), "niwaki.models.zoo:tissue_net"
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    references = torch.rand(4, 3, 64, 64), torch.tensor([0, 1, 0, 1])
+    pruned = niwaki.prune(model.eval(), references, "weight", keep=0.7, repair=None)
+    pruned.save(tmp_path / "pruned", about={"model": spec})
+    words = ["--weights", "weights.safetensors", "--beside", "pruned", "--mpp", 1.0, "--no-page"]
+    words += ["--method", "gradient", "--threads", 1, "--workers", 0, "--out", "out"]
+    code, _, err = command("slide", slide, spec, *words)
+    assert code == 0, err
+    about = json.loads((tmp_path / "out" / "slide.json").read_text())
+    assert sum("pruned" in name for name in about["layers"]) == 2

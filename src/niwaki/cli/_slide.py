@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ from niwaki.errors import DataError, NiwakiError
 from niwaki.processes import goes_on_alone, held_by_first
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from niwaki.slides import SlideMaps
 
 __all__ = ["slide"]
@@ -138,7 +141,7 @@ def slide(
             "nothing is known of the network's inputs: give --size, --mean and --std "
             "(for ImageNet's: --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225)"
         )
-    other = {Path(beside).name: common.load(beside).model} if beside else {}
+    other = {Path(beside).name: _other(beside, common)} if beside else {}
     every = _names(names, loaded)
     with held_by_first(work.result) as folder:
         scratch = None if folder is None else folder / ".scratch"
@@ -182,6 +185,14 @@ def slide(
             f"{name}: {_count(tiles)} lost relevance on its way, {share:.1%} at the most"
         )
     o.console().print(f"wrote {out / ('index.html' if no_page else 'viewer.html')}")
+
+
+def _other(spec: str, common: o.Common) -> nn.Module:
+    """Load the other network; the folder of a pruned one has weights and classes of its own."""
+    from niwaki.models import is_saved
+
+    known = replace(common, weights=None, classes=None) if is_saved(spec) else common
+    return known.load(spec).model
 
 
 def _names(given: str | None, loaded: o.Loaded) -> list[str]:
@@ -263,6 +274,6 @@ def _count(tiles: int) -> str:
 def _told(about: Mapping[str, Any]) -> dict[str, str]:
     return {
         "Slide": about["slide"],
-        "Resolution": f"{about['mpp']:g} um per pixel",
+        "Resolution": f"{about['mpp']:g} µm per pixel",
         "Tiles": f"{about['tiles']}; {about['joined']}",
     }

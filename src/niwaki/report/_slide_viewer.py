@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from math import ceil
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -130,6 +130,7 @@ def _source(name: str) -> str:
 _SIDE = 1200  # pixels that a map is shown with at the most
 _PANELS = 9
 _WIDTH = 5.0  # inches of a panel
+_TEXT, _LETTERS = 13, 36  # points, and letters on a line above a panel
 
 
 def slide_overview(path: str | Path, found: SlideMaps, made: Mapping[Layer, Pyramid]) -> None:
@@ -145,7 +146,7 @@ def slide_overview(path: str | Path, found: SlideMaps, made: Mapping[Layer, Pyra
         See `niwaki.slides.pyramids`.
     """
     layers = list(made)[: _PANELS - 1]
-    columns = min(3, ceil((len(layers) + 1) ** 0.5))
+    columns = min(2, len(layers) + 1)
     rows = -(-(len(layers) + 1) // columns)
     width, height = found.grid.canvas
     tall = 0.8 * _WIDTH * min(2.0, max(0.5, height / width)) + 0.6
@@ -160,7 +161,7 @@ def slide_overview(path: str | Path, found: SlideMaps, made: Mapping[Layer, Pyra
         x = (np.arange(columns_of) + 0.5) * found.tissue.mpp / found.grid.mpp
         y = (np.arange(rows_of) + 0.5) * found.tissue.mpp / found.grid.mpp
         panels[0].contour(x, y, found.tissue.mask, levels=[0.5], colors=["#006d4f"], linewidths=1)
-    panels[0].set_title(f"{found.slide.path.name}: tissue ({found.tissue.share:.0%})")
+    _name(panels[0], f"{found.slide.path.name}: tissue ({found.tissue.share:.0%})")
     full = limits(made)
     for panel, layer in zip(panels[1:], layers, strict=False):
         _draw(figure, panel, layer, made[layer], full[layer], found)
@@ -190,8 +191,13 @@ def _draw(
     )
     panel.set_xlim(0, width)
     panel.set_ylim(height, 0)
-    panel.set_title(layer.title)
-    figure.colorbar(shown, ax=panel, shrink=0.7)
+    _name(panel, layer.title)
+    figure.colorbar(shown, ax=panel, shrink=0.7).ax.tick_params(labelsize=_TEXT - 1)
+
+
+def _name(panel: Any, title: str) -> None:
+    """Put a name above a panel, on as many lines as it needs."""
+    panel.set_title("\n".join(wrap(title, _LETTERS)), fontsize=_TEXT)
 
 
 _TILE = 512  # of a tile, which is a block of a map

@@ -10,6 +10,7 @@ from niwaki.report._section import RunFolder, Section, section
 __all__ = ["slide"]
 
 _SHOWN = 12  # tiles
+_HEADS = {"tissue": "share of tissue"}
 
 
 @section
@@ -22,6 +23,7 @@ def slide(run: RunFolder) -> Section | None:
     column = next((name for name in found["layers"] if name.startswith("relevance")), None)
     rows.sort(key=lambda row: -float(row.get(column or "", 0) or 0))
     shown = ["x", "y", "tissue", "prediction", *found["layers"]]
+    columns = [name for name in shown if rows and name in rows[0]]
     said = ", ".join(f"{name} {count}" for name, count in found["predictions"].items())
     return Section(
         "The slide",
@@ -31,13 +33,23 @@ def slide(run: RunFolder) -> Section | None:
             "picture": run.picture("overview.png"),
             "said": said,
             "column": column,
-            "columns": [name for name in shown if rows and name in rows[0]],
-            "rows": rows[:_SHOWN],
+            "heads": [_HEADS.get(name, name) for name in columns],
+            "rows": [[_cell(name, row[name]) for name in columns] for row in rows[:_SHOWN]],
+            "differs": any(name.endswith("(difference)") for name in found["layers"]),
             "viewer": run.has("viewer.html"),
         },
         facts=_facts(found),
         cautions=_cautions(found),
     )
+
+
+def _cell(name: str, value: str) -> str:
+    if name == "prediction" or not value:
+        return value
+    number = float(value)
+    if name in ("x", "y"):
+        return f"{number:,.0f}"
+    return f"{number:.1%}" if name.startswith(("tissue", "probability")) else f"{number:.3g}"
 
 
 def _tiles(run: RunFolder) -> list[dict[str, str]]:
@@ -50,7 +62,7 @@ def _tiles(run: RunFolder) -> list[dict[str, str]]:
 def _facts(found: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
     width, height = found["size"]
     return (
-        ("Slide", f"{width:,} x {height:,} pixels"),
+        ("Slide", f"{width:,} × {height:,} pixels"),
         ("Read at", f"{found['mpp']:g} µm per pixel"),
         ("Tissue", f"{100 * found['tissue']:.0f} %"),
         ("Tiles", f"{found['tiles']:,}"),

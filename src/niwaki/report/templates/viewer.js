@@ -5,6 +5,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const [across, down] = data.scale;
 const width = data.slide.width;
+const LEAST = 200; // pixels around a region
 
 // Pictures lie in a folder for each level; only those that were cut are asked for.
 function source(one) {
@@ -26,7 +27,7 @@ function viewer(element, one, options) {
   });
 }
 
-const still = { mouseNavEnabled: false, animationTime: 0, keyboardNavEnabled: false, visibilityRatio: 0,
+const still = { tabIndex: -1, mouseNavEnabled: false, animationTime: 0, keyboardNavEnabled: false, visibilityRatio: 0,
   minZoomImageRatio: 0, maxZoomPixelRatio: 1000 };
 const base = viewer(at("slide"), data.slide, {});
 let over = null, smallBase = null, smallOver = null;
@@ -73,6 +74,7 @@ function paint() {
   at("threshold-now").textContent = number(lowest * now.limit);
   const stops = channels[0].split(" ").map((_, n) => `rgb(${channels.map((c) => Math.round(255 * c.split(" ")[n])).join(",")})`);
   at("bar").style.background = `linear-gradient(to right, ${stops.join(",")})`;
+  at("what").textContent = now.title;
   at("low").textContent = now.signed ? number(-now.limit) : "0";
   at("high").textContent = number(now.limit);
   // Filters are drawn anew only when what names them changes.
@@ -82,7 +84,7 @@ function paint() {
 function number(value) {
   if (typeof value !== "number") return String(value);
   const size = Math.abs(value);
-  return size && (size < 0.001 || size >= 1e6) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+  return size && (size < 0.001 || size >= 1e6) ? value.toExponential(2) : String(Number(value.toPrecision(4))).replace("-", "\u2212");
 }
 
 function show(index) {
@@ -90,6 +92,7 @@ function show(index) {
   at("map").replaceChildren();
   now = index >= 0 ? data.layers[index] : null;
   for (const id of ["table", "opacity", "threshold"]) at(id).disabled = !now;
+  at("what").hidden = !now;
   if (now) {
     const before = at("table").value;
     at("table").replaceChildren(...Object.keys(tables()).map((name) => new Option(name, name)));
@@ -105,6 +108,7 @@ function show(index) {
 // Tiles: where they lie is known in pixels of full resolution.
 const column = (name) => data.columns.indexOf(name);
 const [left, top_, wide, high] = ["x", "y", "width", "height"].map(column);
+const words = { x: "x, in pixels of full resolution", y: "y, in pixels of full resolution", tissue: "share of tissue" };
 let chosen = null, mark = null;
 
 function box(row) {
@@ -137,7 +141,7 @@ function tile(n) {
   at("numbers").replaceChildren(...data.columns.flatMap((name, k) => {
     if (k <= high && name !== "x" && name !== "y") return [];
     const line = document.createElement("tr"), head = document.createElement("th"), cell = document.createElement("td");
-    head.scope = "row"; head.textContent = name; cell.textContent = number(row[k]);
+    head.scope = "row"; head.textContent = words[name] || name; cell.textContent = number(row[k]);
     line.append(head, cell);
     return [line];
   }));
@@ -210,7 +214,17 @@ function recall() {
   ruler();
 }
 
-data.regions.forEach((one, n) => at("region").append(new Option(one.name, n)));
+// The names of layers are long: they stand above their regions, which are numbered.
+const groups = new Map();
+data.regions.forEach((one, n) => {
+  if (!groups.has(one.layer)) {
+    const group = document.createElement("optgroup");
+    group.label = one.layer;
+    groups.set(one.layer, group);
+    at("region").append(group);
+  }
+  groups.get(one.layer).append(new Option(one.name.slice(one.layer.length).replace(/^, /, ""), n));
+});
 base.addHandler("open", recall);
 base.addHandler("viewport-change", () => { follow(); ruler(); });
 base.addHandler("resize", () => { follow(); ruler(); });
@@ -226,7 +240,11 @@ for (const id of ["opacity", "threshold"]) at(id).addEventListener("input", () =
 at("table").addEventListener("change", () => { paint(); remember(); });
 at("region").addEventListener("change", () => {
   const where = region(Number(at("region").value));
-  if (where) base.viewport.fitBounds(new OpenSeadragon.Rect(where.x - where.width / 2, where.y - where.height / 2, 2 * where.width, 2 * where.height));
+  if (where) {
+    // A small region is shown with what lies around it.
+    const middle = where.getCenter(), w = Math.max(2 * where.width, LEAST / width), h = Math.max(2 * where.height, LEAST / width);
+    base.viewport.fitBounds(new OpenSeadragon.Rect(middle.x - w / 2, middle.y - h / 2, w, h));
+  }
   remember();
 });
 at("in").addEventListener("click", () => base.viewport.zoomBy(1.6));
