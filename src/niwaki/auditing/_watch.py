@@ -222,12 +222,12 @@ class Watched:
 
     def __str__(self) -> str:
         said = (
-            f"{int(self.odd.sum())} of {self.judged} predictions are made in an unusual way; of "
-            f"images like the reference it would be {self.level:.0%}"
+            f"{int(self.odd.sum())} of {self.judged} predictions are made in an unusual way; on "
+            f"images like the reference, {self.level:.0%} would be"
         )
         said += f" (p = {self.p_more:.2g})." if self.judged else "."
         if missing := len(self.names) - self.judged:
-            said += f" Of {missing} nothing can be said: the reference lacks images of their class."
+            said += f" Nothing can be said of {missing}: the reference lacks images of their class."
         return said
 
 

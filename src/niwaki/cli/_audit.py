@@ -324,7 +324,7 @@ def _watched(
             batch_size=common.batch_size,
             seed=common.seed,
         )
-        heading = f"{Path(model).name} on {data}, watched"
+        heading = f"{short_name(model)} watched on {Path(data).name}"
         remarks = [f"The reference is {reference}."]
         write_watch(folder, found, images, heading=heading, remarks=remarks, made=made)
     return found

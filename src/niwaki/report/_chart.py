@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["Axis", "Chart", "Line", "Point"]
 
 WIDTH, HEIGHT = 560, 350
-LEFT, RIGHT, TOP, BOTTOM = 68, 16, 14, 50
+LEFT, RIGHT, TOP, BOTTOM = 68, 26, 14, 54
 _KINDS = 8  # of colours, and of marks
 
 
@@ -87,6 +87,8 @@ class Chart:
         Heads of the table of values.
     rows : tuple of tuple of str
         The table.
+    note : str
+        What the axes leave open, in a sentence below the chart.
     """
 
     title: str
@@ -96,6 +98,7 @@ class Chart:
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     name: str = ""
+    note: str = ""
     scale: tuple[float, float] | None = field(default=None)
 
     def drawn(self) -> dict[str, Any]:
@@ -106,13 +109,18 @@ class Chart:
             v for line in lines for p in line.points for v in (p.y, p.low, p.high) if v is not None
         ]
         x_ticks, y_ticks = _ticks(xs), _ticks(ys if self.scale is None else [*ys, *self.scale])
-        across = _Scale(x_ticks, LEFT, WIDTH - RIGHT, self.x.reverse)
-        up = _Scale(y_ticks, HEIGHT - BOTTOM, TOP, False)
+        ends = _ends(xs, x_ticks)
+        across = _Scale(ends, LEFT, WIDTH - RIGHT, self.x.reverse)
+        up = _Scale((y_ticks[0], y_ticks[-1]), HEIGHT - BOTTOM, TOP, False)
         return {
             "width": WIDTH,
             "height": HEIGHT,
             "inner": (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM),
-            "x_ticks": [(across(value), self.x.shown(value)) for value in x_ticks],
+            "x_ticks": [
+                (across(value), self.x.shown(value))
+                for value in x_ticks
+                if ends[0] <= value <= ends[1]
+            ],
             "y_ticks": [(up(value), self.y.shown(value)) for value in y_ticks],
             "lines": [_line(line, number, across, up) for number, line in enumerate(lines)],
         }
@@ -121,8 +129,8 @@ class Chart:
 class _Scale:
     """From values to places."""
 
-    def __init__(self, ticks: Sequence[float], start: float, end: float, reverse: bool) -> None:
-        self._low, self._wide = ticks[0], ticks[-1] - ticks[0]
+    def __init__(self, ends: tuple[float, float], start: float, end: float, reverse: bool) -> None:
+        self._low, self._wide = ends[0], ends[1] - ends[0]
         self._start, self._end = (end, start) if reverse else (start, end)
 
     def __call__(self, value: float) -> float:
@@ -163,6 +171,13 @@ def _mark(number: int) -> str:
         "M4.6 0L-3.8 -4.6V4.6Z",
     )
     return marks[number % len(marks)]
+
+
+def _ends(values: Sequence[float], ticks: Sequence[float]) -> tuple[float, float]:
+    """Return where an axis ends: with its lines, as nothing would stand beyond them."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    inside = sum(low <= tick <= high for tick in ticks)
+    return (low, high) if inside > 1 else (ticks[0], ticks[-1])
 
 
 def _ticks(values: Sequence[float], wanted: int = 5) -> list[float]:

@@ -84,6 +84,7 @@ def _curve(
 
 _STYLES = ("-", "--", ":")
 _WITH_BANDS = 8  # of more, they hide each other
+_FEW = 12  # layers or contenders: more get small letters
 
 
 @checked(points=STEPS)
@@ -177,10 +178,11 @@ def plot_removed(path: str | Path, comparison: Comparison, *, heading: str = "")
     for axis, (label, lost) in zip(axes, found.items(), strict=True):
         colour = f"C{comparison.labels.index(label) % 10}"
         axis.bar(places, [100 * lost[layer] for layer in layers], color=colour)
-        axis.set_title(label, fontsize=8, loc="left")
+        axis.set_title(label, fontsize=9, loc="left")
         axis.set_ylim(0, 100)
         axis.grid(axis="y", alpha=0.3)
-    axes[-1].set_xticks(places, layers, rotation=90, fontsize=6)
+    few = len(layers) <= _FEW
+    axes[-1].set_xticks(places, layers, rotation=0 if few else 90, fontsize=9 if few else 7)
     figure.supylabel("units removed (%)", fontsize=9)
     _finish(figure, path, heading)
 
@@ -214,6 +216,7 @@ def plot_agreement(
         raise ValueError("there are no rankings to draw")
     labels = list(dict.fromkeys(name for row in agreement for name in (row.first, row.second)))
     figure, axes = _panels(sorted({row.references for row in agreement}))
+    size = 9 if len(labels) <= _FEW else 6
     lowest = -1.0 if what == "rank_correlation" else 0.0
     for references, axis in axes.items():
         table = np.full((len(labels), len(labels)), np.nan)
@@ -224,11 +227,12 @@ def plot_agreement(
         image = axis.imshow(table, cmap="RdBu_r" if lowest < 0 else "Reds", vmin=lowest, vmax=1)
         for i, j in zip(*np.nonzero(np.isfinite(table)), strict=True):
             colour = "white" if abs(table[i, j]) > 0.7 else "black"
-            axis.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=6, c=colour)
-        axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=7)
-        axis.set_yticks(range(len(labels)), labels, fontsize=7)
+            axis.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=size, c=colour)
+        axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=9)
+        axis.set_yticks(range(len(labels)), labels, fontsize=9)
         axis.set_title(_title(references), fontsize=9)
-    figure.colorbar(image, ax=list(axes.values()), shrink=0.7)
+    said = "rank correlation" if lowest < 0 else "overlap"
+    figure.colorbar(image, ax=list(axes.values()), shrink=0.7, label=said)
     _finish(figure, path, heading)
 
 

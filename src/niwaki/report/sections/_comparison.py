@@ -16,6 +16,14 @@ from niwaki.report.sections._pruning import cost_charts
 __all__ = ["comparison", "curves"]
 
 _COSTS = {"macs": "MACs", "params": "parameters", "units": "units"}
+_HEADS = {
+    "contender": "criterion",
+    "references": "reference images per class",
+    "runs": "runs",
+    "area": "area",
+    "std": "standard deviation of the area",
+    "seconds": "seconds per run",
+}
 _SHARES = 15  # at which the curves are read off, as in the picture beside the page
 
 
@@ -35,8 +43,8 @@ def comparison(run: RunFolder) -> Section | None:
                 {"title": _title(size), "charts": list(_charts(found, size))}
                 for size in found.references
             ],
-            "head": list(rows[0]) if rows else [],
-            "rows": [[_cell(value) for value in row.values()] for row in rows],
+            "head": [_head(name) for name in rows[0]] if rows else [],
+            "rows": [[_cell(name, value) for name, value in row.items()] for row in rows],
             "of": _COSTS[found.settings.get("of", "macs")],
             "layers": run.picture("layers.png"),
             "ranks": run.picture("rank_correlation.png"),
@@ -45,7 +53,7 @@ def comparison(run: RunFolder) -> Section | None:
         facts=(
             ("Criteria", str(len(found.labels))),
             ("Runs", str(len(found.runs))),
-            *((("Best area", f"{rows[0]['contender']}: {rows[0]['area']:.4f}"),) if rows else ()),
+            *_best(rows),
         ),
         cautions=tuple(_cautions(rows)),
     )
@@ -115,10 +123,24 @@ def _title(size: int) -> str:
     return f"{size} reference image{'s' * (size != 1)} per class"
 
 
-def _cell(value: Any) -> str:
+def _best(rows: Sequence[dict[str, Any]]) -> tuple[tuple[str, str], ...]:
+    if not rows:
+        return ()
+    best = max(rows, key=lambda row: row["area"])
+    return (("Largest area", f"{best['contender']}: {best['area']:.2%}"),)
+
+
+def _head(name: str) -> str:
+    known = _HEADS.get(name)
+    return known or f"at {float(name):.1%}"
+
+
+def _cell(name: str, value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if name == "seconds":
+        return f"{value:.1f}"
+    return f"{value:.2%}" if isinstance(value, float) else str(value)
 
 
 def _cautions(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

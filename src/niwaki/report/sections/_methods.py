@@ -16,6 +16,12 @@ _ORDERS = {
     "most": ("most relevant first", "lower is better"),
     "least": ("least relevant first", "higher is better"),
 }
+_HEADS = {
+    "most": "most relevant first",
+    "least": "least relevant first",
+    "ms/image": "ms per image",
+    "lost": "relevance lost",
+}
 
 
 @section
@@ -33,16 +39,27 @@ def methods(run: RunFolder) -> Section | None:
         {
             "charts": [_perturbed(found, order) for order in _ORDERS],
             "randomised": _randomised(randomised) if randomised else None,
-            "head": list(readable(rows[0])),
-            "rows": [list(readable(row).values()) for row in rows],
+            "score": str(found[0].settings.get("score", "score")),
+            **_table(rows),
         },
         facts=(
             ("Methods", str(len(found))),
             ("Images", str(images)),
-            ("Largest gap", rows[0]["method"]),
+            ("Largest gap between the orders", rows[0]["method"]),
         ),
         cautions=tuple(_cautions(rows, images)),
     )
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the columns that say something, under heads that can be understood."""
+    told = [readable(row) for row in rows]
+    names = [name for name in told[0] if any(row[name] for row in told)]
+    return {
+        "head": [_HEADS.get(name, name) for name in names],
+        "rows": [[row[name] for name in names] for row in told],
+        "lost": "lost" in names,
+    }
 
 
 def _perturbed(found: Sequence[PerturbationCurves], order: str) -> Chart:
@@ -64,7 +81,7 @@ def _perturbed(found: Sequence[PerturbationCurves], order: str) -> Chart:
     shares = found[0].share.tolist()
     return Chart(
         f"The network's {score} while regions are perturbed, {title}: {better}",
-        Axis("regions perturbed", percent=True),
+        Axis(f"regions perturbed, {title}", percent=True),
         Axis(f"{score} of the class; {better}; the band is one standard error over the images"),
         tuple(lines),
         ("method", *(f"{share:.0%}" for share in shares)),
@@ -83,15 +100,16 @@ def _randomised(told: Sequence[Mapping[str, Any]]) -> Chart:
             for place, (layer, value) in enumerate(zip(layers, means, strict=True))
         )
         lines.append(Line(one["method"], points))
-    numbered = ", ".join(f"{place}: {layer}" for place, layer in enumerate(layers))
+    numbered = ", ".join(f"{place} {layer}" for place, layer in enumerate(layers[1:], 1))
     return Chart(
         "Rank correlation of heatmaps with those of a network randomised from the output down; "
         "near 0 is good",
-        Axis("layers randomised"),
-        Axis(f"rank correlation with the original heatmap. Layers: {numbered}"),
+        Axis("layers randomised, from the output down"),
+        Axis("rank correlation with the heatmap of the whole network; near 0 is good"),
         tuple(lines),
         ("method", *layers),
         tuple((line.name, *(f"{point.y:.3f}" for point in line.points)) for line in lines),
+        note=f"The layers are {numbered}.",
     )
 
 
@@ -104,7 +122,7 @@ def _cautions(rows: Sequence[Mapping[str, Any]], images: int) -> Iterator[str]:
     if blind:
         yield (
             "The heatmaps of these methods stay much the same when the network's weights are drawn "
-            "at random, so they say little about what it has learned: {', '.join(blind)}."
+            f"at random, so they say little about what it has learned: {', '.join(blind)}."
         )
     lost = [row["method"] for row in rows if row.get("lost")]
     if lost:
