@@ -241,7 +241,16 @@ def test_a_plan_prints_and_comes_back_from_json():
 
 @pytest.mark.parametrize(
     ("schedule", "steps"),
-    [({"steps": 1}, 1), ({"steps": 4}, 4), ({"per_step": 0.3}, 2), ({}, 10)],
+    [
+        ({"steps": 1}, 1),
+        ({"steps": 4}, 4),
+        ({"per_step": 0.3}, 2),
+        ({}, 5),  # rebuilt, without training
+        ({"repair": None}, 10),
+        ({"repair": "compensate"}, 10),
+        ({"tune": lambda network, step: None}, 10),
+        ({"floor": 0.001, "validation": data_for(1)}, 10),
+    ],
     ids=str,
 )
 def test_schedules(schedule, steps):

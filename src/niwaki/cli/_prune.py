@@ -139,7 +139,7 @@ def prune(
         made,
         keep=scheduling.keep,
         of="macs" if scheduling.of == "seconds" else scheduling.of,
-        schedule=_schedule(scheduling, prices),
+        schedule=_schedule(scheduling, prices, repair == "rebuild" and not tuning.epochs),
         limits=limits,
         repair=repair,
         tune=replace(tuning, epochs=allowed("epochs", tuning.epochs)).bundle(seed, rest)
@@ -175,10 +175,10 @@ def prune(
     _report(whole, before, after, len(example), out, common.as_json)
 
 
-def _schedule(scheduling: Scheduling, prices: dict[str, float] | None) -> Schedule:
+def _schedule(scheduling: Scheduling, prices: dict[str, float] | None, rebuilt: bool) -> Schedule:
     """Return the steps, or fewer where `niwaki estimate` tries the command."""
     asked = scheduling.bundle(prices)
-    steps = len(asked.targets(scheduling.keep))
+    steps = len(asked.paced(rebuilt=rebuilt).targets(scheduling.keep))
     fewer = allowed("steps", steps)
     return asked if fewer == steps else replace(asked, steps=fewer, per_step=None)
 

@@ -73,7 +73,11 @@ class Scheduling:
     per_step: Annotated[
         float | None,
         r.PER_STEP,
-        typer.Option(help="Share that is removed in each step. Default: 0.05.", show_default=False),
+        typer.Option(
+            help="Share that is removed in each step. Default: 0.05; 0.1 where layers are "
+            "rebuilt, nothing is trained and there is no floor.",
+            show_default=False,
+        ),
     ] = None
     schedule: Annotated[
         Literal["equal", "geometric"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import ceil, gcd, log
 from typing import Any, Literal
@@ -61,6 +61,7 @@ class Run:
 
 
 PER_COST = 0.6
+_STEP, _REBUILT_STEP = 0.05, 0.1
 
 
 @checked(steps=STEPS, per_step=PER_STEP, floor=SHARE, per_cost=EXPONENT, prices=PRICE)
@@ -74,7 +75,8 @@ class Schedule:
         Number of steps; 1 removes all at once.
     per_step : float, optional
         Share that is removed in each step, of the original cost (``"equal"``) or of what is left
-        (``"geometric"``); default 0.05, as in Yeom et al. (2021).
+        (``"geometric"``). Default: 0.05, as in Yeom et al. (2021); 0.1 where layers are rebuilt,
+        nothing is trained and there is no floor, as each fit from few images loses a little.
     spacing : {"equal", "geometric"}
         Whether each step removes the same share of the original cost or of what is left.
     floor : float, optional
@@ -110,6 +112,19 @@ class Schedule:
         if self.steps is not None and self.per_step is not None:
             raise ValueError("give steps or per_step, not both")
 
+    def paced(self, *, rebuilt: bool = False) -> Schedule:
+        """Return the schedule with the size of its steps, where it says nothing of them.
+
+        Parameters
+        ----------
+        rebuilt : bool
+            Whether layers are rebuilt after each step, and nothing is trained.
+        """
+        if self.steps is not None or self.per_step is not None:
+            return self
+        larger = rebuilt and self.floor is None
+        return replace(self, per_step=_REBUILT_STEP if larger else _STEP)
+
     @checked(keep=INSIDE)
     def targets(self, keep: float) -> list[float]:
         """Return the share of the cost to be left after each step, the last one being `keep`.
@@ -119,7 +134,7 @@ class Schedule:
         ValueError
             If `keep` is out of range, or makes too many steps.
         """
-        share, steps = 0.05 if self.per_step is None else self.per_step, self.steps
+        share, steps = self.paced().per_step or _STEP, self.steps
         if self.spacing == "geometric":
             if steps is not None:
                 return [keep ** (i / steps) for i in range(1, steps)] + [keep]

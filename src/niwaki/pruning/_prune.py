@@ -150,6 +150,8 @@ def prune(
     kept_layers = _check_reach(job, whole)
     stays = tuple(name for name, why in kept_layers.items() if why.startswith("all"))
     job = replace(job, stays=stays, repair=_possible(repair, model, example))
+    straight = job.repair == "rebuild" and training is None
+    job = replace(job, schedule=schedule.paced(rebuilt=straight))
     if criterion is None:  # and the repair may have turned out to be another
         job = replace(job, criterion=create(usual_criterion(job.repair)))
     settings = _settings(job)

@@ -188,6 +188,8 @@ class _Match:
             scores = score(self.model, few, made, batch_size=self.measure.batch_size)
             ranks = Scores(_split(scores), entry.label)
             chosen = {**self.options, **entry.prune_options}
+            # Curves are compared step by step, whatever the repair: all in steps of the same size.
+            chosen["schedule"] = chosen.get("schedule", Schedule()).paced()
             run_ = Run(batch_size=self.measure.batch_size)
             result = prune(self.model, few, made, test=self.measure.test, **{"run": run_, **chosen})
         else:
