@@ -132,6 +132,26 @@ def test_masks_and_nuclei_serve_alike(command, slide, tmp_path):
     }  # the one at the border is left out
 
 
+def test_a_value_of_a_mask_that_has_no_name_is_refused(command, slide, tmp_path):
+    words = ["--annotations", "mask.png", "--size", 32, "--mpp", 1.0, "--out"]
+
+    def masked(value):
+        mask = np.zeros((200, 232), np.uint8)
+        mask[64:128, 64:128] = value
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+
+    for value, names in ((3, "other,tumour"), (2, "tumour"), (255, "other,tumour")):
+        masked(value)
+        code, _, err = command("tiles", slide, *words, "named", "--names", names)
+        assert code == 2
+        assert f"the value {value}, and there are names for" in " ".join(err.split())
+        assert not (tmp_path / "named").exists()
+    for names, name in ((["--names", "tumour"], "tumour"), ([], "255")):
+        code, _, err = command("tiles", slide, *words, name, *names)
+        assert code == 0, err
+        assert places(name) == {name: INSIDE}
+
+
 PEN = [(300.3, 280.2), (420.1, 300.4), (410.3, 430.6), (310.2, 420.4), (300.3, 280.2)]
 HOLE = [(340.4, 330.4), (380.4, 330.4), (380.4, 370.4), (340.4, 370.4), (340.4, 330.4)]
 

@@ -58,7 +58,7 @@ def tiles(
     names: Annotated[
         str | None,
         typer.Option(
-            help="Classes of a mask's values from 1 on, such as normal,tumour.",
+            help="Classes of a mask's values from 1 on, such as normal,tumour, or that of 255.",
             show_default=False,
         ),
     ] = None,

@@ -23,6 +23,7 @@ __all__ = ["Labelled", "cut", "labelled_places", "read_mask", "region_masks"]
 
 Array = NDArray[Any]
 
+_WHITE = 255  # of a mask of two values
 _CELLS = 8  # of a tile's side, in which annotations are drawn
 
 
@@ -110,12 +111,13 @@ def read_mask(path: Path, slide: Slide, names: Sequence[str] = ()) -> list[Slide
     slide : Slide
         Which the mask covers, at whatever resolution.
     names : sequence of str
-        Names of the values from 1 on; default: the values themselves.
+        Names of all values from 1 on, or that of 255 where it is the only value; default: the
+        values themselves.
 
     Raises
     ------
     DataError
-        For colours, and for a mask of another shape than the slide.
+        For colours, for a mask of another shape than the slide, and for values without a name.
     """
     from scipy import ndimage
 
@@ -133,9 +135,16 @@ def read_mask(path: Path, slide: Slide, names: Sequence[str] = ()) -> list[Slide
             f"{path} has {values.shape[1]} x {values.shape[0]} pixels, which is not the shape of "
             f"{slide.path.name} ({slide.size[0]} x {slide.size[1]}): a mask covers the whole slide"
         )
+    there = np.unique(values[values > 0]).tolist()
+    binary = there == [_WHITE] and len(names) == 1
+    if names and there and there[-1] > len(names) and not binary:
+        raise DataError(
+            f"{path} has the value {there[-1]}, and there are names for {len(names)}: the first is "
+            "that of the value 1, the second that of 2. One name also goes with a mask of 0 and 255"
+        )
     found = []
-    for value in np.unique(values[values > 0]).tolist():
-        name = names[value - 1] if value <= len(names) else str(value)
+    for value in there:
+        name = names[0 if binary else value - 1] if names else str(value)
         labels, _ = ndimage.label(values == value)
         for number, place in enumerate(ndimage.find_objects(labels), 1):
             top, left = place[0].start, place[1].start
