@@ -175,7 +175,7 @@ def main() -> None:
     learner = default_learner(source, 5)
     done = json.loads(options.out.read_text()) if options.out.exists() else {}
     cases = [("control", 0.0)] + list(itertools.product(ARTEFACTS, (0.5, 0.1)))
-    for (kind, share), seed in itertools.product(cases, range(options.seeds)):
+    for seed, (kind, share) in itertools.product(range(options.seeds), cases):
         name = f"{kind}/{share}/{seed}" if share else f"{kind}/{seed}"
         if name not in done:
             done[name] = case(source, learner, kind, share, seed)
