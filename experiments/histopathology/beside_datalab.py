@@ -174,7 +174,7 @@ def main() -> None:
     source = Annotated(options.real)
     learner = default_learner(source, 5)
     done = json.loads(options.out.read_text()) if options.out.exists() else {}
-    cases = [("control", 0.0)] + list(itertools.product(ARTEFACTS, (0.5, 0.1)))
+    cases = [("control", 0.0), *itertools.product(ARTEFACTS, (0.5, 0.1))]
     for seed, (kind, share) in itertools.product(range(options.seeds), cases):
         name = f"{kind}/{share}/{seed}" if share else f"{kind}/{seed}"
         if name not in done:
