@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from niwaki.display import html_table
+from niwaki.errors import DataError
 from niwaki.files import read_layers, write_layers
 from niwaki.schema import Form, Text, Whole
 
@@ -38,12 +39,25 @@ class Scores(Mapping[str, Tensor]):
         From how many samples.
     fingerprint : str
         Fingerprint of the network's weights, see `niwaki.models.fingerprint`.
+
+    Raises
+    ------
+    DataError
+        For NaN among the scores.
     """
 
     by_layer: dict[str, Tensor]
     criterion: str = ""
     samples: int = 0
     fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        for layer, values in self.by_layer.items():
+            if bool(values.isnan().any()):
+                raise DataError(
+                    f"the scores of {layer!r} have NaN ({int(values.isnan().sum())} of "
+                    f"{values.numel()}), which cannot be ranked"
+                )
 
     def __getitem__(self, layer: str) -> Tensor:
         return self.by_layer[layer]

@@ -162,3 +162,8 @@ def _check(images: Tensor, rows: Mapping[str, Tensor], titles: Sequence[str]) ->
     for name, heatmaps in rows.items():
         if len(heatmaps) != len(images):
             raise ValueError(f"{name}: {len(heatmaps)} heatmaps for {len(images)} images")
+        if heatmaps.shape[-2:] != images.shape[-2:]:
+            raise ValueError(
+                f"{name}: heatmaps of {tuple(heatmaps.shape[-2:])} pixels for images of "
+                f"{tuple(images.shape[-2:])}; bring them to one size first"
+            )

@@ -197,6 +197,11 @@ def _check_together(model: nn.Module, original: nn.Module, masks: Mapping[str, T
         if weight is None or weight.shape != mask.shape:
             there = "there is no such layer" if weight is None else f"has {tuple(weight.shape)}"
             raise ModelError(f"rebuild: a mask of shape {tuple(mask.shape)} for {name!r}: {there}")
+        if mask.dtype != torch.bool:
+            raise ModelError(
+                f"rebuild: the mask of {name!r} is of type {mask.dtype}; a mask is True where a "
+                "weight stays: give a comparison, such as mask > 0"
+            )
 
 
 def _lists_all(plan: Plan, original: nn.Module, model: nn.Module) -> bool:

@@ -53,8 +53,14 @@ def select_weights(
     Raises
     ------
     ValueError
-        For options out of range.
+        For options out of range, and for scores of units.
     """
+    for layer, values in scores.items():
+        if values.dim() < 2:
+            raise ValueError(
+                f"the scores of {layer!r} are one for each unit; this needs one for each weight, "
+                "from niwaki.criteria.score_weights"
+            )
     ranked: dict[str, Tensor] = {}
     for layer, values in scores.items():
         flat = values.flatten().clone()
@@ -95,7 +101,7 @@ def mask_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     ModelError
         For a layer that the network does not have, or whose weight is not a parameter.
     ValueError
-        For a mask of another shape.
+        For a mask of another shape, or of numbers.
     """
     copied = masked(model, masks)
     for layer in masks:
@@ -117,6 +123,7 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
             raise ValueError(
                 f"the mask of {layer!r} has shape {tuple(mask.shape)}, its weight {tuple(shape)}"
             )
+        check_mask(layer, mask)
     copied: nn.Module = copy.deepcopy(model)
     for layer, mask in masks.items():
         owner, name = place(model, layer)
@@ -124,6 +131,21 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         on_device = mask.to(holder.get_parameter(name))
         torch_prune.custom_from_mask(holder, name, on_device)  # type: ignore[no-untyped-call]
     return copied
+
+
+def check_mask(layer: str, mask: Tensor) -> None:
+    """Refuse a mask of numbers, which would scale the weights instead of keeping or removing them.
+
+    Raises
+    ------
+    ValueError
+        If it holds anything but booleans.
+    """
+    if mask.dtype != torch.bool:
+        raise ValueError(
+            f"the mask of {layer!r} is of type {mask.dtype}; a mask is True where a weight stays: "
+            "give a comparison, such as mask > 0"
+        )
 
 
 def place(model: nn.Module, layer: str) -> tuple[str, str]:
