@@ -155,6 +155,64 @@ def collected(count: int, folder: str) -> list[float]:
     return [float(value) for value in found.read("attribution").flatten()[::7]]
 
 
+def profiled(count: int, folder: str | None = None, stop_after: int | None = None) -> Any:
+    """Return what filters respond to; the process that is told so fails after so many batches."""
+    from niwaki.filters import _gather as room
+
+    calls = 0
+
+    def counting(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if stop_after is not None and processes.rank() == 1 and calls > stop_after:
+            raise DataError("stopped")
+        return read(*given)
+
+    read = room._read
+    room._read = counting  # type: ignore[assignment]
+    try:
+        data = _Labelled(*images(count))
+        found = niwaki.filters.profile(
+            network(), data, patches=5, batch_size=8, folder=folder,
+            preprocessing=_Labelled.preprocessing,
+        )  # fmt: skip
+    finally:
+        room._read = read
+    tensors: dict[str, Tensor] = {}
+    for name, layer in found.items():
+        for best in ("by_activation", "by_relevance"):
+            for what, value in getattr(layer, best).tensors().items():
+                tensors[f"{name}/{best}/{what}"] = value
+        for what in ("active", "active_images", "class_means", "class_relevance", "colour",
+                     "class_selectivity", "correlation"):  # fmt: skip
+            tensors[f"{name}/{what}"] = getattr(layer, what)
+    return tensors, found.samples, calls
+
+
+def filters_drawn(count: int, folder: str) -> dict[str, Tensor]:
+    """Return the pictures of a layer's filters, and how different filters are."""
+    from niwaki.filters import _pictures
+
+    _pictures._TOGETHER = 5  # of the layer's twelve: in three parts
+    room, data = niwaki.filters, _Labelled(*images(count))
+    layer = room.profile(network(), data, patches=3, batch_size=8)["last"]
+
+    def make(layer: Any, units: Any) -> Any:
+        known = {"count": 3, "steps": 2, "preprocessing": data.preprocessing}
+        return room.pictures(network(), data, layer, filters=units, **known)
+
+    with niwaki.runs.open_run(folder, lambda: {"drawn": "filters"}) as kept:
+        shown = list(room.kept_pictures(kept, layer, make))
+    other = room.layer_diversity(network(), data, batch_size=8)
+    found = {f"effective/{name}": torch.tensor(one.effective) for name, one in other.items()}
+    for unit, one in enumerate(shown):
+        assert one.visualisation is not None
+        found[f"{unit}/seen"] = one.visualisation
+        found[f"{unit}/pixels"] = one.by_activation.pixels
+        found[f"{unit}/heat"] = one.by_relevance.heatmaps
+    return found
+
+
 def slide_maps(file: str, folder: str | None = None, batch_size: int = 3) -> Any:
     """Return the rows of a slide's tiles and, in the first process, the maps."""
     from niwaki.slides import explain_slide, open_slide

@@ -31,6 +31,7 @@ COMMANDS = {
     "prune-weights": "--keep 0.2 --steps 5 --references 6",
     "car": "--per-class 12",
     "audit": "--limit 100 --heatmaps",
+    "filters": "--limit 60 --steps 4 --patches 3",
     "slide": "--slide-mpp 0.5 --size 8 --mean 0.5 --std 0.25 --target 1 --everywhere --no-page",
     "evaluate": "--limit 24 --method gradient --method lrp.epsilon_plus --layers 2 --steps 4",
 }

@@ -19,7 +19,7 @@ INPUTS = ["tiny.py:build", "digits", "--weights", "weights.safetensors"]
 SLIDE = [*INPUTS[:1], *INPUTS[2:], "--slide-mpp", "0.5", "--size", "8", "--mean", "0.5",
          "--std", "0.25", "--target", "1", "--everywhere", "--no-page"]  # fmt: skip
 TABLES = ("tiles.csv", "objects.geojson", "slide.json")
-OTHERS = ["explain", "compare", "filters", "choose-rules", "compare-criteria"]
+OTHERS = ["explain", "compare", "choose-rules", "compare-criteria"]
 
 
 def pruned(folder):
@@ -73,6 +73,38 @@ def test_slide_writes_once_what_one_process_writes(launcher, out):
     shutil.rmtree(out)
     run_well(launcher, command, 3)
     assert {name: (out / name).read_bytes() for name in TABLES} == expected
+    assert launcher.said() == said
+    assert launcher.said(1) == launcher.said(2) == ""
+    assert not (launcher.place / "out.run").exists()
+
+
+def drawn(folder):
+    """What was written of filters, up to the order in which sums were added up."""
+    names = ("filters.csv", "gallery.json", "pictures.zip")
+    told = (folder / "filters.json").read_text()
+    rounded = json.loads(told, parse_float=lambda text: round(float(text), 9))
+    return {name: (folder / name).read_bytes() for name in names}, rounded
+
+
+@pytest.mark.slow
+def test_filters_writes_once_what_one_process_writes(launcher, out):
+    command = [
+        "filters",
+        *INPUTS,
+        "--limit",
+        "41",
+        "--steps",
+        "2",
+        "--patches",
+        "3",
+        "--out",
+        "out",
+    ]
+    run_well(launcher, command, 1)
+    expected, said = drawn(out), launcher.said()
+    shutil.rmtree(out)
+    run_well(launcher, command, 3)
+    assert drawn(out) == expected
     assert launcher.said() == said
     assert launcher.said(1) == launcher.said(2) == ""
     assert not (launcher.place / "out.run").exists()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,12 @@ from niwaki.cli._heatmaps import Picked, pick, table
 from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance, short_name
 from niwaki.errors import NiwakiError
-from niwaki.stages import allowed
+from niwaki.processes import goes_on_alone
+from niwaki.progress import track
+from niwaki.stages import allowed, stage
 
 if TYPE_CHECKING:
-    from niwaki.filters import Diversity, Enrichment, Profile
+    from niwaki.filters import Diversity, Enrichment, FilterPictures, LayerProfile, Profile
 
 __all__ = ["filters"]
 
@@ -129,14 +132,11 @@ def filters(
         "method": method,
         "seed": common.seed,
     }
-    visualise = partial(
-        rooms.pictures,
-        loaded.model,
-        images,
-        preprocessing=preprocessing,
-        description="visualising",
-        **asked,
-    )
+
+    def make(layer: LayerProfile, units: Sequence[int]) -> Iterable[FilterPictures]:
+        return rooms.pictures(
+            loaded.model, images, layer, filters=units, preprocessing=preprocessing, **asked
+        )
 
     def identity() -> dict[str, Any]:
         known = {"model": profile.fingerprint, "data": digest(images, ordered=True)}
@@ -149,11 +149,17 @@ def filters(
         "order": compared.order,
     }
     about = provenance(context, f"The filters of {short_name(model)}", loaded.model)
-    with open_run(work, identity) as kept, work.result() as folder:
-        show = partial(rooms.kept_pictures, kept, make=visualise)
-        save_filters(folder, profile, show, images=_images(loaded, picked), **told)
-        write_json(folder / "run.json", about)
-        write_report(folder)
+    with open_run(work, identity) as kept:
+        show = partial(rooms.kept_pictures, kept, make=make)
+        with stage("drawing filters"):
+            for each in track(list(profile.values()), "drawing filters"):
+                deque(show(each), maxlen=0)  # kept in the run, from which the page is made
+        if not goes_on_alone():
+            return
+        with work.result() as folder:
+            save_filters(folder, profile, show, images=_images(loaded, picked), **told)
+            write_json(folder / "run.json", about)
+            write_report(folder)
     _report(profile, compared, out, common.as_json)
 
 

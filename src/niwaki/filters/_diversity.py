@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from niwaki import models
-from niwaki.accumulation import Totals
 from niwaki.arrays import Shaped, shaped
 from niwaki.data import Data, batches
 from niwaki.filters._partial_pass import Responses, chosen_layers, products, reach
 from niwaki.ranges import BATCH, CORRELATION, checked
+from niwaki.runs import accumulate, open_run
+
+_FEW = 8  # images that say what the layers are
 
 _CORRELATION = Shaped("units units", low=-1, high=1)
 
@@ -146,14 +148,21 @@ def layer_diversity(
         By layer; what `Profile` has in each layer's `diversity`.
     """
     models.check(model)
-    totals, names = Totals(), list[str]()
-    for inputs, _ in batches(data, batch_size, models.home(model), description):
-        names = names or [layer.name for layer in chosen_layers(model, inputs, layers)]
+    example, _ = next(iter(batches(data, _FEW, models.home(model))))
+    names = [layer.name for layer in chosen_layers(model, example[:_FEW], layers)]
+
+    def measure(inputs: Tensor, _: Tensor) -> dict[str, Tensor]:
         responses = Responses(names)
         reach(model, inputs.requires_grad_(), names, [responses])
-        for name in names:
-            sums = products(responses.activations[name])
-            totals = totals.update({f"{k}/{name}": v.cpu() for k, v in sums.items()}, 0)
+        return {
+            f"{what}/{name}": value.cpu()
+            for name in names
+            for what, value in products(responses.activations[name]).items()
+        }
+
+    loop = {"batch_size": batch_size, "place": models.home(model), "description": description}
+    with open_run(None, dict) as kept:
+        totals = accumulate(data, measure, kept, "diversity", **loop)
     sums = totals.sums
     return {
         name: diversity(

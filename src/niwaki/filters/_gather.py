@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,10 +22,11 @@ from niwaki.filters._partial_pass import Responses, chosen_layers, products, rea
 from niwaki.filters._profile import LayerProfile, Profile
 from niwaki.filters._selectivity import class_selectivity, grey, orientation
 from niwaki.filters._strongest import Strongest, images_at, known_preprocessing, to_inputs
+from niwaki.processes import agreed, gathered, is_mine, summed
 from niwaki.progress import track
 from niwaki.propagation import Layer, per_class, propagate
 from niwaki.ranges import BATCH, PATCHES, checked
-from niwaki.runs import Folder, Part, described, digest, open_run
+from niwaki.runs import Folder, described, digest, grow, open_run
 from niwaki.stages import stage
 
 
@@ -45,6 +46,8 @@ def profile(
     description: str | None = None,
 ) -> Profile:
     """Learn what every filter responds to, and for which classes, in one pass over the data.
+
+    Processes that work together (see `niwaki.processes`) take turns with the batches.
 
     Parameters
     ----------
@@ -93,7 +96,6 @@ def profile(
     if index is not None and index.fingerprint not in ("", fingerprint):
         raise ModelError("the index is that of another network, or of other weights")
     explainer = relevance_method(model, method)
-    state: _State | None = None
 
     def identity() -> dict[str, Any]:
         return {
@@ -104,31 +106,26 @@ def profile(
             "patches": patches,
         }
 
-    seen = 0
+    example, _ = next(iter(batches(data, _FEW, models.home(model))))
+    model = per_class(model, example)
+    scope = _Scope.of(model, example[:_FEW], layers, patches)
+
+    def learn(inputs: Tensor, labels: Tensor, first: int) -> _Learned:
+        return scope.learned(*_read(model, explainer, scope.names, inputs, labels), first)
+
+    loop = {"batch_size": batch_size, "place": models.home(model), "description": description}
     with open_run(folder, identity) as kept:
-        for inputs, labels in batches(data, batch_size, models.home(model), description):
-            if state is None:
-                model = per_class(model, inputs)
-                state = _State.begin(model, inputs, layers, patches)
-                state = state.restored(kept.read(_STATE))
-            fresh = min(seen + len(inputs) - state.totals.samples, len(inputs))
-            seen += len(inputs)
-            if fresh > 0:  # else the state has these images
-                read = _read(model, explainer, state.names, inputs[-fresh:], labels[-fresh:])
-                state = state.update(*read)
-                kept.write_rarely(_STATE, state.tensors)
-        if state is not None:
-            kept.write(_STATE, state.tensors())
-    assert state is not None  # `batches` refuses empty data
+        learned = grow(data, learn, _Learned(), kept, _STATE, **loop)
+        kept.write(_STATE, learned.state_dict())
     pixels = preprocessing or known_preprocessing(data)
-    colours = _colours(model, data, state, pixels, batch_size, description)
+    colours = _colours(model, data, scope, learned, pixels, batch_size, description)
     found = {
-        layer.name: _layer(state, layer, colours[layer.name], _served(model, index, layer))
-        for layer in state.layers
+        layer.name: _layer(scope, learned, layer, colours[layer.name], _served(model, index, layer))
+        for layer in scope.layers
     }
     return Profile(
         found,
-        tuple(int(n) for n in state.totals.sums["classes"]),
+        tuple(int(n) for n in learned.totals.sums["classes"]),
         patches,
         method if isinstance(method, str) else method.composite.name,
         fingerprint,
@@ -153,77 +150,100 @@ def relevance_method(model: nn.Module, method: str | Propagating) -> Propagating
 
 
 _STATE = "what filters respond to"
-_PLACES = ("values", "images", "positions")
+_KINDS = ("activations", "relevances")
+_FEW = 8  # images that say what the layers are
 
 
 @dataclass(frozen=True)
-class _State:
-    """What has been learned so far."""
+class _Scope:
+    """Which filters are looked at, and where."""
 
     layers: tuple[Layer, ...]
     fields: dict[str, Field]
     places: dict[str, Tensor]
     classes: int
-    totals: Totals = field(default_factory=Totals)
-    strongest: dict[tuple[str, str], Strongest] = field(default_factory=dict)
+    patches: int
 
     @classmethod
-    def begin(
+    def of(
         cls, model: nn.Module, inputs: Tensor, names: Sequence[str] | None, patches: int
-    ) -> _State:
+    ) -> _Scope:
         layers = chosen_layers(model, inputs, names)
         output = models.class_outputs(model, inputs[:2], "a profile of filters")
         fields = receptive_fields(model, inputs.shape[1:], [layer.name for layer in layers])
-        return cls(
-            tuple(layers),
-            fields,
-            {name: seen.inside(*inputs.shape[2:]) for name, seen in fields.items()},
-            output.shape[1],
-            strongest={
-                (kind, layer.name): Strongest.empty(layer.units, patches)
-                for layer in layers
-                for kind in ("activations", "relevances")
-            },
-        )
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all that has been learned."""
-        best = {
-            f"{what}/{kind}/{name}": getattr(found, what)
-            for (kind, name), found in self.strongest.items()
-            for what in _PLACES
-        }
-        return {**self.totals.state_dict(), **best}
-
-    def restored(self, part: Part | None) -> _State:
-        """Return the state with what `tensors` gave."""
-        if part is None:
-            return self
-        held = dict(part.tensors)
-        strongest = {
-            (kind, name): Strongest(*(held.pop(f"{what}/{kind}/{name}") for what in _PLACES))
-            for kind, name in self.strongest
-        }
-        return replace(self, totals=Totals.from_state_dict(held), strongest=strongest)
+        places = {name: seen.inside(*inputs.shape[2:]) for name, seen in fields.items()}
+        return cls(tuple(layers), fields, places, output.shape[1], patches)
 
     @property
     def names(self) -> list[str]:
         return [layer.name for layer in self.layers]
 
-    def update(self, responses: Responses, labels: Tensor) -> _State:
-        """Return the state with a batch added."""
+    def learned(self, responses: Responses, labels: Tensor, first: int) -> _Learned:
+        """Return what a batch says, whose first image has a number in the data."""
         member = torch.nn.functional.one_hot(labels, self.classes).double()  # (N, classes)
         sums: dict[str, Tensor] = {"classes": member.sum(0)}
-        strongest = dict(self.strongest)
+        strongest = {}
         for name in self.names:
-            activations, relevances = responses.activations[name], responses.relevances[name]
-            for what, value in _sums(activations, relevances, member).items():
+            maps = responses.activations[name], responses.relevances[name]
+            for what, value in _sums(*maps, member).items():
                 sums[f"{what}/{name}"] = value
-            for kind, maps in (("activations", activations), ("relevances", relevances)):
-                batch = Strongest.of(maps, self.totals.samples, self.places[name])
-                strongest[kind, name] = strongest[kind, name].merge(batch)
-        totals = self.totals.update({k: v.cpu() for k, v in sums.items()}, len(labels))
-        return replace(self, totals=totals, strongest=strongest)
+            for kind, values in zip(_KINDS, maps, strict=True):
+                best = Strongest.empty(values.shape[1], self.patches)
+                strongest[f"{kind}/{name}"] = best.merge(
+                    Strongest.of(values, first, self.places[name])
+                )
+        totals = Totals().update({k: v.cpu() for k, v in sums.items()}, len(labels))
+        return _Learned(totals, strongest)
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What has been learned of some images: sums, and where each filter is strongest."""
+
+    totals: Totals = field(default_factory=Totals)
+    strongest: dict[str, Strongest] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        return self.totals.samples
+
+    def merge(self, other: _Learned) -> _Learned:
+        """Return what is known of the images of both."""
+        strongest = dict(self.strongest)
+        for name, found in other.strongest.items():
+            strongest[name] = strongest[name].merge(found) if name in strongest else found
+        return _Learned(self.totals.merge(other.totals), strongest)
+
+    def reduced(self) -> _Learned:
+        """Return what is known of the images of all processes."""
+        found = _Learned(self.totals.reduced())
+        for strongest in gathered(self.strongest):
+            found = found.merge(_Learned(strongest=strongest))
+        return found
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all of it as plain tensors."""
+        best = {
+            f"{_BEST}{what}/{name}": value
+            for name, found in self.strongest.items()
+            for what, value in found.tensors().items()
+        }
+        return {**self.totals.state_dict(), **best}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> _Learned:
+        """Rebuild it from `state_dict`."""
+        sums = {name: value for name, value in state.items() if not name.startswith(_BEST)}
+        best: dict[str, dict[str, Tensor]] = {}
+        for name, value in state.items():
+            if name.startswith(_BEST):
+                what, _, layer = name.removeprefix(_BEST).partition("/")
+                best.setdefault(layer, {})[what] = value
+        strongest = {name: Strongest(**found) for name, found in best.items()}
+        return cls(Totals.from_state_dict(sums), strongest)
+
+
+_BEST = "strongest: "
 
 
 def _read(
@@ -267,8 +287,10 @@ def _served(model: nn.Module, index: CarIndex | None, layer: Layer) -> Served | 
     return replace(found, together=tuple(others))
 
 
-def _layer(state: _State, layer: Layer, colour: Tensor, worth: Served | None) -> LayerProfile:
-    sums, name = state.totals.sums, layer.name
+def _layer(
+    scope: _Scope, learned: _Learned, layer: Layer, colour: Tensor, worth: Served | None
+) -> LayerProfile:
+    sums, name = learned.totals.sums, layer.name
     positions, images = float(sums[f"positions/{name}"]), sums["classes"]
     means = sums[f"class_sum/{name}"] / images  # NaN for a class without images
     weights = angles = selectivity = None
@@ -278,11 +300,11 @@ def _layer(state: _State, layer: Layer, colour: Tensor, worth: Served | None) ->
         selectivity, angles = orientation(weights)
     return LayerProfile(
         name,
-        state.fields[name],
+        scope.fields[name],
         operation.first,
         weights,
         sums[f"active/{name}"] / positions,
-        sums[f"active_images/{name}"] / state.totals.samples,
+        sums[f"active_images/{name}"] / learned.samples,
         means,
         sums[f"class_relevance/{name}"] / images,
         class_selectivity(means[:, images > 0]),
@@ -290,8 +312,8 @@ def _layer(state: _State, layer: Layer, colour: Tensor, worth: Served | None) ->
         selectivity,
         angles,
         correlation(sums[f"products/{name}"], sums[f"sum/{name}"], positions),
-        state.strongest["activations", name],
-        state.strongest["relevances", name],
+        learned.strongest[f"activations/{name}"],
+        learned.strongest[f"relevances/{name}"],
         worth,
     )
 
@@ -299,13 +321,14 @@ def _layer(state: _State, layer: Layer, colour: Tensor, worth: Served | None) ->
 def _colours(
     model: nn.Module,
     data: Data,
-    state: _State,
+    scope: _Scope,
+    learned: _Learned,
     pixels: Preprocessing | None,
     batch_size: int,
     description: str | None,
 ) -> dict[str, Tensor]:
     """Colour selectivity: how much of the strongest activations is left on grey images."""
-    strongest = {name: state.strongest["activations", name] for name in state.names}
+    strongest = {name: learned.strongest[f"activations/{name}"] for name in scope.names}
     left = {name: torch.zeros_like(best.values) for name, best in strongest.items()}
     if pixels is None or pixels.channels != 3:
         return {name: torch.full((len(v),), torch.nan) for name, v in left.items()}
@@ -313,14 +336,18 @@ def _colours(
     numbers = sorted({number for best in strongest.values() for number in best.numbers()})
     parts = [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
     show = None if description else False
-    for part in track(parts, f"{description}: in grey", show=show):
-        inputs = to_inputs(grey(pixels.denormalise(images_at(data, part)[0])), pixels)
-        responses = Responses(state.names)
-        reach(model, inputs.to(device).requires_grad_(), state.names, [responses])
-        for name, best in strongest.items():
-            _look_up(left[name], best, part, responses.activations[name].cpu())
+    with agreed():
+        for number, part in enumerate(track(parts, f"{description}: in grey", show=show)):
+            if not is_mine(number):
+                continue
+            inputs = to_inputs(grey(pixels.denormalise(images_at(data, part)[0])), pixels)
+            responses = Responses(scope.names)
+            reach(model, inputs.to(device).requires_grad_(), scope.names, [responses])
+            for name, best in strongest.items():
+                _look_up(left[name], best, part, responses.activations[name].cpu())
+    found = summed(left)  # each place is that of one process, and 0 in the others
     return {
-        name: 1 - left[name].clamp_min(0).sum(1) / best.values.sum(1)
+        name: 1 - found[name].to(best.values).clamp_min(0).sum(1) / best.values.sum(1)
         for name, best in strongest.items()
     }
 

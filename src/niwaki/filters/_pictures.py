@@ -16,8 +16,8 @@ from niwaki.filters._gather import relevance_method
 from niwaki.filters._partial_pass import Places, reach
 from niwaki.filters._profile import LayerProfile
 from niwaki.filters._strongest import Strongest, images_at, known_preprocessing
-from niwaki.ranges import PATCHES, SEED, SIDE, STEPS, checked
-from niwaki.runs import Run
+from niwaki.ranges import INDEX, PATCHES, SEED, SIDE, STEPS, checked
+from niwaki.runs import Run, each_once
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +66,13 @@ class FilterPictures:
     weights: Tensor | None
 
 
-@checked(count=PATCHES, largest=SIDE, steps=STEPS.but(low=0), seed=SEED)
+@checked(filters=INDEX, count=PATCHES, largest=SIDE, steps=STEPS.but(low=0), seed=SEED)
 def pictures(
     model: nn.Module,
     data: Data,
     layer: LayerProfile,
     *,
+    filters: Sequence[int] | None = None,
     count: int = 8,
     largest: int = 64,
     heatmaps: bool = True,
@@ -91,6 +92,8 @@ def pictures(
         What the profile was computed on.
     layer : LayerProfile
         One of the profile's.
+    filters : sequence of int, optional
+        Which; default: all of the layer.
     count : int
         Patches of each kind.
     largest : int
@@ -123,20 +126,21 @@ def pictures(
     known = preprocessing or known_preprocessing(data)
     explainer = relevance_method(model, method) if heatmaps else None
     visualised: Tensor | None = None
+    units = range(len(layer)) if filters is None else filters
     if steps and known is not None:
         visualised = feature_visualisation(
-            model, layer.name, known, steps=steps, seed=seed, description=description
+            model, layer.name, known, filters=units, steps=steps, seed=seed, description=description
         )
         visualised = _shrunk(visualised, largest)
     look = _Look(model, data, layer, explainer, known, largest)
-    for unit in range(len(layer)):
+    for place, unit in enumerate(units):
         activation, relevance = look.patches(
             unit, layer.by_activation.first(count), layer.by_relevance.first(count)
         )
         yield FilterPictures(
             activation,
             relevance,
-            None if visualised is None else visualised[unit],
+            None if visualised is None else visualised[place],
             None if layer.weights is None else layer.weights[unit],
         )
 
@@ -263,12 +267,13 @@ def _none(kind: Strongest) -> Patches:
 
 _TOGETHER = 16  # filters in a part: few enough for the memory, many enough for the disk
 _PATCHES = ("pixels", "heatmaps", "values", "images")
+Make = Callable[[LayerProfile, Sequence[int]], Iterable[FilterPictures]]
 
 
-def kept_pictures(
-    kept: Run, layer: LayerProfile, make: Callable[[LayerProfile], Iterable[FilterPictures]]
-) -> Iterator[FilterPictures]:
-    """Yield the pictures of a layer's filters: read where all are finished, else made and kept.
+def kept_pictures(kept: Run, layer: LayerProfile, make: Make) -> Iterator[FilterPictures]:
+    """Yield the pictures of a layer's filters: read those that are finished, make and keep others.
+
+    Processes that work together take turns with a few filters each, and all get all pictures.
 
     Parameters
     ----------
@@ -277,22 +282,16 @@ def kept_pictures(
     layer : LayerProfile
         One of the profile's.
     make : callable
-        Makes them, such as `pictures`.
+        From the layer and the numbers of some of its filters to their pictures, in order.
     """
-    parts = [f"{layer.name}/{start}" for start in range(0, len(layer), _TOGETHER)]
-    if all(kept.read(part) is not None for part in parts):
-        for part in parts:
-            found = kept.read(part)
-            assert found is not None
-            yield from _read(found.tensors, found.about["filters"])
-        return
-    waiting: list[FilterPictures] = []
-    for unit, shown in enumerate(make(layer)):
-        waiting.append(shown)
-        if len(waiting) == _TOGETHER or unit == len(layer) - 1:
-            kept.write(parts[unit // _TOGETHER], _tensors(waiting), filters=len(waiting))
-            waiting = []
-        yield shown
+    units = [range(len(layer))[i : i + _TOGETHER] for i in range(0, len(layer), _TOGETHER)]
+    names = [f"{layer.name}/{some.start}" for some in units]
+
+    def compute(place: int) -> dict[str, Tensor]:
+        return _tensors(list(make(layer, units[place])))
+
+    for some, tensors in zip(units, each_once(kept, names, compute), strict=True):
+        yield from _read(tensors, len(some))
 
 
 def _tensors(filters: list[FilterPictures]) -> dict[str, Tensor]:

@@ -81,6 +81,10 @@ class Strongest:
             values.gather(1, order), images.gather(1, order), positions.gather(1, order)
         )
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return it as plain tensors, by the names of the attributes."""
+        return {"values": self.values, "images": self.images, "positions": self.positions}
+
     def first(self, count: int) -> Strongest:
         """Return the strongest few alone."""
         return Strongest(self.values[:, :count], self.images[:, :count], self.positions[:, :count])
