@@ -93,7 +93,7 @@ WORKS: dict[str, Work] = {
             "collecting heatmaps": _PER_IMAGE,
             "drawing findings": _PER_IMAGE,  # more images show more
         },
-        memory=("1", "images", "images * images"),
+        memory=_PER_IMAGE,
         disk=_PER_IMAGE,
     ),
     "slide": Work(
