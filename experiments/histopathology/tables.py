@@ -155,9 +155,9 @@ def false_alarms(groups: Groups) -> list[str]:
 def repaired(groups: Groups) -> list[str]:
     """What the remedies do about artefacts."""
     lines = [
-        "| bias | remedy | networks | AUC, clean | AUC, attacked | artefact moves the output by | "
-        "still flagged |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| bias | remedy | networks | accuracy, clean | attacked | AUC, clean | attacked "
+        "| artefact moves the output by | still flagged |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, rows in groups.items():
         kind = name.split("/")[0]
@@ -174,7 +174,11 @@ def repaired(groups: Groups) -> list[str]:
 def _repaired(kind: str, rows: Sequence[Row]) -> str:
     still = sum(hit(kind, row["audit"]["flagged"]) for row in rows)
     moves = mean(row.get("artefact moves") for row in rows)
-    return f"{len(rows)} | {aucs(rows, ('clean', 'attacked'))} | {moves} | {still} of {len(rows)}"
+    right = " | ".join(mean(row.get(f"accuracy {w}") for row in rows) for w in _TESTS)
+    return f"{len(rows)} | {right} | {aucs(rows, _TESTS)} | {moves} | {still} of {len(rows)}"
+
+
+_TESTS = ("clean", "attacked")
 
 
 def centred(groups: Groups) -> list[str]:
