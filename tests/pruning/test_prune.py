@@ -251,7 +251,7 @@ def test_a_plan_prints_and_comes_back_from_json():
         ({"tune": lambda network, step: None}, 10),
         ({"floor": 0.001, "validation": data_for(1)}, 10),
     ],
-    ids=str,
+    ids=lambda given: "-".join(given) or "default" if isinstance(given, dict) else str(given),
 )
 def test_schedules(schedule, steps):
     pruned = prune(
