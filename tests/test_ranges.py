@@ -25,6 +25,7 @@ ELSEWHERE = {
     ("ErrorRates", "evidence"),
     ("Finding", "outline"),
     ("Images", "image"),
+    ("Images", "stored"),
     ("Images", "class_name"),
     ("Images", "mapped"),
     ("Images", "numbered"),
