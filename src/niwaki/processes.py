@@ -54,6 +54,7 @@ __all__ = [
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=6)  # the first process may write or read for long, all by itself
+_TO_JOIN = timedelta(minutes=10)  # on a cluster not all start at once
 _MOMENT = 2.0  # seconds
 _BUCKET = 2**20  # numbers that travel together
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
@@ -287,6 +288,8 @@ def joined() -> Iterator[None]:
     ------
     NiwakiError
         If the launcher does not say how they find each other.
+    LostProcessError
+        If they do not all join within ten minutes.
     """
     global _store  # noqa: PLW0603 - a process joins once
     if launched() == 1:
@@ -307,18 +310,21 @@ def joined() -> Iterator[None]:
     from torch.distributed.rendezvous import rendezvous
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    kept, number, count = next(iter(rendezvous("env://", timeout=_PATIENCE)))
-    # torchrun keeps its store when it starts all again: the addresses of the dead are still in it.
-    _store = PrefixStore(f"start {_given('TORCHELASTIC_RESTART_COUNT')}", kept)
+    # Who ends before all have joined does not break a connection: nobody waits for it longer.
     try:
+        kept, number, count = next(iter(rendezvous("env://", timeout=_TO_JOIN)))
+        # torchrun keeps its store when it starts all again: addresses of the dead are still in it.
+        _store = PrefixStore(f"start {_given('TORCHELASTIC_RESTART_COUNT')}", kept)
         distributed.init_process_group(
-            backend, store=_store, rank=number, world_size=count, timeout=_PATIENCE
+            backend, store=_store, rank=number, world_size=count, timeout=_TO_JOIN
         )
-    except RuntimeError as error:  # of gloo and NCCL
+    except RuntimeError as error:  # of gloo, NCCL and the store
         raise LostProcessError(
-            f"process {number} of {count} cannot reach the others, of which one may have ended: "
-            f"{str(error).strip().partition(chr(10))[0]}"
+            f"process {_given('RANK')} of {launched()} cannot reach the others, of which one may "
+            f"have ended: {str(error).strip().partition(chr(10))[0]}"
         ) from error
+    kept.set_timeout(_PATIENCE)
+    _set_timeout()(_PATIENCE)
     try:
         with ExitStack() as stack:
             if number:
@@ -328,6 +334,14 @@ def joined() -> Iterator[None]:
     finally:
         _alone.set(False)
         distributed.destroy_process_group()
+
+
+def _set_timeout() -> Any:
+    """Return what changes the patience of a group; in older torch it has no public name."""
+    from torch import distributed
+
+    public = getattr(distributed, "set_timeout", None)
+    return public or distributed.distributed_c10d._set_pg_timeout
 
 
 def launched() -> int:

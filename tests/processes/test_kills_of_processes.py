@@ -107,7 +107,7 @@ def test_killed_again_and_again_they_end_the_same(launcher, out, name):
         assert starts < 6 * KILLS
         count = chance.choice(sizes)
         children = launcher.start(command, count)
-        wait_for(run, seconds)
+        wait_for(run, 10 * seconds)  # until all have joined, see test_joining for before
         time.sleep(chance.uniform(0, 0.8 * seconds))
         doomed = children if chance.random() < 0.25 else [chance.choice(children)]
         for child in doomed:
