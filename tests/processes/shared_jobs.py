@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -117,26 +119,31 @@ def pruned(count: int, options: dict[str, Any], folder: str | None = None) -> di
     }
 
 
-def car_index(count: int, folder: str | None = None, stop_after: int | None = None) -> Any:
-    """Return all counts of an index; the process that is told so fails after so many batches."""
-    calls = 0
+@contextmanager
+def failing(room: Any, name: str, after: int | None) -> Iterator[list[None]]:
+    """Let a function of a module fail in process 1 after so many calls, and count them."""
+    whole, calls = getattr(room, name), list[None]()
 
     def counting(*given: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if stop_after is not None and processes.rank() == 1 and calls > stop_after:
+        calls.append(None)
+        if after is not None and processes.rank() == 1 and len(calls) > after:
             raise DataError("stopped")
-        return measured(*given)
+        return whole(*given)
 
-    measured = car_room.measure
-    car_room.measure = counting  # type: ignore[assignment]
+    setattr(room, name, counting)
     try:
-        found = niwaki.car.index(network(), images(count), batch_size=8, folder=folder)
+        yield calls
     finally:
-        car_room.measure = measured  # type: ignore[assignment]
+        setattr(room, name, whole)
+
+
+def car_index(count: int, folder: str | None = None, stop_after: int | None = None) -> Any:
+    """Return all counts of an index; the process that is told so fails after so many batches."""
+    with failing(car_room, "measure", stop_after) as calls:
+        found = niwaki.car.index(network(), images(count), batch_size=8, folder=folder)
     kinds = ("broken", "mended", "near_ties", "loss_change", "margin_change")
     tensors = {f"{kind}/{n}": getattr(layer, kind) for n, layer in found.items() for kind in kinds}
-    return tensors, found.baseline, calls
+    return tensors, found.baseline, len(calls)
 
 
 class _Labelled(TensorDataset):
@@ -159,25 +166,12 @@ def profiled(count: int, folder: str | None = None, stop_after: int | None = Non
     """Return what filters respond to; the process that is told so fails after so many batches."""
     from niwaki.filters import _gather as room
 
-    calls = 0
-
-    def counting(*given: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if stop_after is not None and processes.rank() == 1 and calls > stop_after:
-            raise DataError("stopped")
-        return read(*given)
-
-    read = room._read
-    room._read = counting  # type: ignore[assignment]
-    try:
+    with failing(room, "_read", stop_after) as calls:
         data = _Labelled(*images(count))
         found = niwaki.filters.profile(
             network(), data, patches=5, batch_size=8, folder=folder,
             preprocessing=_Labelled.preprocessing,
         )  # fmt: skip
-    finally:
-        room._read = read
     tensors: dict[str, Tensor] = {}
     for name, layer in found.items():
         for best in ("by_activation", "by_relevance"):
@@ -186,7 +180,7 @@ def profiled(count: int, folder: str | None = None, stop_after: int | None = Non
         for what in ("active", "active_images", "class_means", "class_relevance", "colour",
                      "class_selectivity", "correlation"):  # fmt: skip
             tensors[f"{name}/{what}"] = getattr(layer, what)
-    return tensors, found.samples, calls
+    return tensors, found.samples, len(calls)
 
 
 def filters_drawn(count: int, folder: str) -> dict[str, Tensor]:
