@@ -123,6 +123,7 @@ def test_what_makes_no_sense_is_an_error() -> None:
         signal_quality(model, unlabelled(x), {"0": torch.ones(4, 7)})
 
 
+@pytest.mark.slow
 def test_patterns_beat_weight_and_identity_in_every_layer_of_lenet(shared: Path) -> None:
     model = zoo.lenet().eval()
     load_weights(model, shared / "data/weights/lenet_mnist.safetensors")

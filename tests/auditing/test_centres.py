@@ -19,6 +19,8 @@ from niwaki.errors import DataError, ModelError
 from niwaki.models import zoo
 from niwaki.propagation import Maps, epsilon_plus, propagate
 
+pytestmark = pytest.mark.slow
+
 
 def images_of(pixels, labels):
     return Images(lambda i: Image.fromarray(pixels[i]), list(labels), ["normal", "tumour"], TISSUE)

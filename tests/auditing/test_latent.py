@@ -26,6 +26,8 @@ from niwaki.datasets import draw_tissue, plant
 from niwaki.errors import DataError, LeftOutWarning, NearChanceWarning
 from niwaki.models import zoo
 
+pytestmark = pytest.mark.slow
+
 LABELS = np.repeat([0, 1], 100)
 
 

@@ -20,6 +20,8 @@ from niwaki.data import Described, Images
 from niwaki.datasets import TISSUE, draw_tissue, plant
 from niwaki.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 
 def tensor(pixels):
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255

@@ -38,6 +38,7 @@ def asked(material, regions):
     return {f.key: f for f in find_regions(evidence, np.random.default_rng(0))}
 
 
+@pytest.mark.slow
 def test_a_region_that_is_read_is_flagged_and_named(found, marked):
     keys = [finding.key for finding in found.flagged]
     assert "region/tumour/mark" in keys
@@ -54,6 +55,7 @@ def test_a_region_that_is_read_is_flagged_and_named(found, marked):
     assert np.array_equal(finding.outlines, marked.mask[where])
 
 
+@pytest.mark.slow
 def test_regions_come_on_top_and_change_no_other_question(found, tiles, marked):
     images = tiles.images(pixels=marked.pixels)
     plain = audit(Coloured(), images, method="lrp.epsilon", limit=150)
@@ -77,6 +79,7 @@ def test_points_are_asked_about_as_discs(material, marked):
     assert found["region/normal/p"].cause is None
 
 
+@pytest.mark.slow
 def test_a_network_of_nuclei_looks_at_nuclei_and_not_at_necrosis(tiles):
     model = looking(torch.full((64, 64), 0.002))
     nuclei = tiles.instances > 0

@@ -25,6 +25,8 @@ from niwaki.data import Described
 from niwaki.datasets import draw_tissue, plant
 from niwaki.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def evidence():

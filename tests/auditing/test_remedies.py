@@ -62,6 +62,7 @@ def test_rolled_masks_keep_their_size():
     assert not np.array_equal(masks, moved)
 
 
+@pytest.mark.slow
 def test_the_causal_check_is_exact_where_the_output_is_a_sum(tiles):
     weights = torch.zeros(64, 64)
     weights[:32] = 0.002

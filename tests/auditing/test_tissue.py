@@ -43,6 +43,7 @@ def test_nuclei_are_dark_and_blue_and_tissue_is_centred_by_its_preprocessing(til
     assert inputs.shape == (3, 64, 64)
 
 
+@pytest.mark.slow
 def test_epithelium_lies_everywhere_in_unbiased_tissue_and_at_the_centre_under_the_bias():
     middle = slice(22, 42)
     even = draw_tissue(300, seed=3)
@@ -79,6 +80,7 @@ def test_draw_refuses(wrong, match):
         draw_tissue(**wrong)
 
 
+@pytest.mark.slow
 def test_tissue_opens_by_name():
     images = open_data("tissue")
     assert len(images) == 600

@@ -92,6 +92,7 @@ def test_what_training_has_is_not_missing(network, tiles):
     assert found[0].effect < 3.5
 
 
+@pytest.mark.slow
 def test_images_that_are_unlike_but_judged_well_are_mentioned_only(network, tiles):
     learned, (pixels, labels) = halves(tiles)
     dark = np.flatnonzero(labels == 1)[:30]  # tumour is dark anyway
@@ -149,6 +150,7 @@ def test_a_new_slide_is_not_a_new_kind_of_image(monkeypatch, blank):
     assert not any(finding.p_seen < 0.01 for finding in knowing)
 
 
+@pytest.mark.slow
 def test_a_data_set_that_is_all_of_another_kind_is_named(network, tiles):
     learned, (pixels, labels) = halves(tiles)
     dark = labels == 0

@@ -199,6 +199,7 @@ def test_what_is_refused(options, message):
         greedy(model, (images, labels), **options())
 
 
+@pytest.mark.slow
 def test_memory(shared):
     """Far more is computed than may be kept: 32 units on 40 images of ResNet-20."""
     model, images, labels = real(shared, "resnet20", 4)

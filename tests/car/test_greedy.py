@@ -68,6 +68,7 @@ def lenet_without(model, layer, unit):
     return smaller
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layers",
     [

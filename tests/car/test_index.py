@@ -37,6 +37,7 @@ def test_small_networks(name):
     assert_twin(model, images, labels, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layers", "per_class", "every"),
     [

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from niwaki.cli import app, main
 from niwaki.pruning import Comparison
 
+pytestmark = pytest.mark.slow
+
 
 def build():
     return nn.Sequential(

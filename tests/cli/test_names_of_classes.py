@@ -101,6 +101,7 @@ def test_folders_that_are_no_outputs_are_refused(tmp_path, net):
     assert all(row["class"] == row["prediction"] for row in found["images"])
 
 
+@pytest.mark.slow
 def test_a_pruned_folder_remembers_the_names(tmp_path, net):
     data = tmp_path / "data"
     fill(data / "train", a="red", b="green", c="blue")
@@ -125,6 +126,7 @@ def test_training_names_the_outputs_of_the_audited_images(tmp_path, net):
     assert told["classes"] == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_a_network_that_guesses_is_warned_of_first(tmp_path, net):
     data = fill(tmp_path / "data", a="blue", b="red", c="green")  # no label is right
     options = ["--keep", 0.8, "--references", 3]
@@ -164,6 +166,7 @@ def test_pruning_refuses_references_and_test_images_that_are_numbered_apart(tmp_
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_imagenette_on_a_network_of_imagenet(tmp_path, shared):
     weights = shared / "data/weights/squeezenet1_1_imagenet.safetensors"
     data = shared / "data/imagenette"

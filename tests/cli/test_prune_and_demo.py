@@ -64,6 +64,7 @@ def test_the_demo_as_it_is(tmp_path):
     check_demo(*demonstrated(tmp_path / "out"), criteria)
 
 
+@pytest.mark.slow
 def test_a_pruned_folder_is_a_model_again_and_again(demo, tmp_path):
     out, _ = demo
     smaller = tmp_path / "smaller"
@@ -85,6 +86,7 @@ def weights(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_every_option_reaches_the_loop(weights, tmp_path):
     out = tmp_path / "smaller"
     done = run("prune", MODEL, "digits", "--weights", weights, "--criterion", "weight",
@@ -153,6 +155,7 @@ def test_a_stopped_command_goes_on(weights, tmp_path, monkeypatch):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stopped_command_goes_on_with_the_seconds_it_had_measured(weights, tmp_path, monkeypatch):
     from niwaki.cli import _prune
 

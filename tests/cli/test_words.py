@@ -214,6 +214,7 @@ def test_what_a_model_prints_stays_out_of_json(work, monkeypatch, capfd):
     assert err.count("hello") >= 2
 
 
+@pytest.mark.slow
 def test_several_processes_are_refused(work, monkeypatch, capfd):
     import torch
 

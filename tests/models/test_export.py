@@ -102,6 +102,7 @@ class Branches(nn.Module):
         return self.fc(x) if float(x.sum()) > 0 else self.fc(-x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "program"])
 @pytest.mark.parametrize(
     ("network", "message"),
@@ -127,6 +128,7 @@ def test_without_the_extra_the_error_says_what_to_install(tmp_path, monkeypatch)
     export(zoo.lenet().eval(), tmp_path / "x.pt2", (1, 28, 28), format="program")
 
 
+@pytest.mark.slow
 def test_double_precision_where_the_runtime_has_it(tmp_path):
     torch.manual_seed(0)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(72, 2)).double().eval()

@@ -9,6 +9,8 @@ import torch
 
 from niwaki.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 SOME = [3, *(pytest.param(count, marks=pytest.mark.long) for count in (1, 2, 4))]
 
 

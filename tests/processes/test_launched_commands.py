@@ -126,6 +126,7 @@ def test_an_error_is_told_once(launcher, out):
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", OTHERS)
 def test_what_is_not_shared_is_refused(launcher, out, command):
     codes = launcher.run([command, *INPUTS, "--out", "out"], 2)

@@ -18,6 +18,7 @@ SOME = [3, *(pytest.param(count, marks=pytest.mark.long) for count in (1, 2, 4))
 SIZES = {"last of one": 41, "fewer than processes": 13}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", COUNTS)
 def test_sums_are_those_of_one_process(crew, count):
     values = [torch.rand(3, generator=torch.Generator().manual_seed(n)) for n in range(5)]
@@ -129,6 +130,7 @@ def test_batch_norms_are_the_same_everywhere(crew):
         assert_close(found, first, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", SOME)
 def test_masks_are_those_of_one_process(crew, count, tmp_path):
     expected = jobs.sparse(60)

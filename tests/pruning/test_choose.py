@@ -17,6 +17,8 @@ from niwaki.pruning import Choice, Trial, area, choose_rules
 from niwaki.pruning.comparison import _choose_rules
 from niwaki.pruning.comparison._choice import depth_groups
 
+pytestmark = pytest.mark.slow
+
 FEW = data_for(8)
 HELD = data_for(8, samples=24)
 SMALL = {"validation": HELD, "trials": 6, "steps": 3, "keep": 0.4}

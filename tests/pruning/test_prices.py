@@ -67,6 +67,7 @@ def test_the_priced_cost_is_met(data, keep):
     assert pruned.settings["prices"].keys() == PRICES.keys()
 
 
+@pytest.mark.slow
 def test_the_unit_of_prices_does_not_matter(data):
     plans = [
         prune(network(), data, "lrp", keep=0.5, schedule=Schedule(steps=2, prices=prices)).plan
@@ -75,6 +76,7 @@ def test_the_unit_of_prices_does_not_matter(data):
     assert plans[0] == plans[1]
 
 
+@pytest.mark.slow
 def test_equal_prices_are_none(data):
     equal = dict.fromkeys(PRICES, 7.0)
     plans = [

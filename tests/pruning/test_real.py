@@ -51,6 +51,7 @@ def test_lrp_keeps_more_accuracy_than_chance(shared):
     assert kept > lost + 0.1, (whole, kept, lost)
 
 
+@pytest.mark.slow
 def test_half_the_macs_take_less_time(shared):
     model = zoo.resnet56().eval()
     load_weights(model, shared / "data/weights/resnet56_cifar10.safetensors")

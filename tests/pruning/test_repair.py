@@ -254,6 +254,7 @@ def test_a_norm_behind_a_reader_without_bias_takes_it():
     assert model.a.bias is None  # replaying a plan on a fresh network gives the same parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "repairs",
     [{"repair": "compensate"}, {"repair": "recalibrate"}, {"repair": "rebuild"}],
@@ -272,6 +273,7 @@ def test_repaired_networks_are_saved_and_loaded(repairs, tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in state(model).items())
 
 
+@pytest.mark.slow
 def test_repairs_bring_back_accuracy(shared):
     model = zoo.resnet20().eval()
     load_weights(model, shared / "data/weights/resnet20_cifar10_jpeg.safetensors")

@@ -10,6 +10,8 @@ from PIL import Image
 from barriers import barriers
 from niwaki.report import write_report
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("explain", "compare", "evaluate", "prune", "compare-criteria", "car", "filters", "audit")
 
 

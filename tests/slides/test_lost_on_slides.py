@@ -27,6 +27,7 @@ def none(): return Lossy(0.0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "share"), [("quarter", 0.25), ("none", 0.0)])
 def test_what_tiles_lose_is_told(command, tmp_path, network, share):
     (tmp_path / "nets.py").write_text(NETS)

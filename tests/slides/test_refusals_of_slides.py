@@ -59,6 +59,7 @@ def test_a_real_slide_that_is_truncated(command, shared, tmp_path):
     check(command.slide("cmu.svs"), tmp_path, "cmu.svs")
 
 
+@pytest.mark.slow
 def test_a_slide_without_tissue(command, tmp_path):
     write_slide(tmp_path / "glass.tif", np.full((800, 900, 3), 243, np.uint8))
     check(command.slide("glass.tif"), tmp_path, "no tissue was found", "--everywhere")

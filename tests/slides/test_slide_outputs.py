@@ -15,6 +15,8 @@ from synthetic import picture, write_slide
 import niwaki
 from niwaki.models.zoo import tissue_net
 
+pytestmark = pytest.mark.slow
+
 openslide = pytest.importorskip("openslide", reason="the extra slides is not installed")
 tifffile = pytest.importorskip("tifffile", reason="the extra slides is not installed")
 

@@ -41,6 +41,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mpp", [0.5, *(pytest.param(mpp, marks=pytest.mark.long) for mpp in (0.25, 0.37))]
 )

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from barriers import barriers
 from niwaki.cli import app
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("openslide", reason="the extra slides is not installed")
 
 NEST = (700, 500, 940, 780)
