@@ -233,15 +233,15 @@ def remedies(
     spread = Spread(TensorDataset(repaired, labels), donors, where, 0.5, seed)
     augmented = torch.stack([spread[i][0] for i in range(len(spread))])
     clean = repaired[:300], labels[:300]
-    pruned = prune_artefact(
-        model, (donors, labels[chosen][:128], where), repaired[chosen][:128], clean
-    )
-    rebuilt = prune_artefact(
-        model,
-        (donors, labels[chosen][:128], where),
-        repaired[chosen][:128],
-        clean,
-        rebuilt=True,
+    pruned, rebuilt = (
+        prune_artefact(
+            model,
+            (donors, labels[chosen][:128], where),
+            repaired[chosen][:128],
+            clean,
+            rebuilt=again,
+        )
+        for again in (False, True)
     )
     told = copy.deepcopy(model)
     right_reasons(told, (inputs, labels), masks, replace(learner.settings, epochs=2, seed=seed))

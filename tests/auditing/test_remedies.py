@@ -9,6 +9,7 @@ from audit_networks import Coloured, inputs_of, looking
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from niwaki import pruning
 from niwaki.auditing import (
     Inpainted,
     Relabelled,
@@ -28,7 +29,7 @@ from niwaki.auditing import (
 )
 from niwaki.auditing._interventions import rolled
 from niwaki.datasets import plant
-from niwaki.errors import DataError, ModelError
+from niwaki.errors import DataError, FallbackWarning, ModelError
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +172,8 @@ def test_pruning_removes_the_filter_that_sees_the_artefact(tiles, marked):
     inputs, labels = inputs_of(tiles, marked.pixels)
     clean = inputs_of(tiles)
     has = torch.tensor(marked.chosen)
-    found = prune_artefact(
-        model, (inputs[has], labels[has], marked.mask[marked.chosen]), clean[0][has], clean
-    )
+    artefact = inputs[has], labels[has], marked.mask[marked.chosen]
+    found = prune_artefact(model, artefact, clean[0][has], clean, rebuilt=False)
     removed = {removal.layer: removal.channels for removal in found.removals}
     assert 0 in removed.get("conv1", ()) or 0 in removed.get("conv2", ())
     assert found.trials[0].effect > 0.5
@@ -193,9 +193,33 @@ def test_pruning_removes_the_filter_that_sees_the_artefact(tiles, marked):
         p.numel() for p in model.parameters()
     )
     with pytest.raises(DataError, match="same images"):
-        prune_artefact(
-            model, (inputs[has], labels[has], marked.mask[marked.chosen]), clean[0][:3], clean
-        )
+        prune_artefact(model, artefact, clean[0][:3], clean)
+
+
+def test_what_is_left_is_rebuilt_unless_asked_otherwise(tiles, marked, monkeypatch):
+    model = small()
+    inputs, labels = inputs_of(tiles, marked.pixels)
+    clean = inputs_of(tiles)
+    has = torch.tensor(marked.chosen)
+    given = model, (inputs[has], labels[has], marked.mask[marked.chosen]), clean[0][has], clean
+    plain, usual = prune_artefact(*given, rebuilt=False), prune_artefact(*given)
+    assert [trial.units for trial in plain.trials] == [trial.units for trial in usual.trials]
+    # On clean images, the same units fewer, it answers more like the network that was given.
+    gaps = {}
+    for name, found in (("plain", plain), ("usual", usual)):
+        with torch.no_grad():
+            gaps[name] = float((found.model(clean[0]) - model(clean[0])).norm())
+    assert plain.removals == usual.removals
+    assert gaps["usual"] < 0.9 * gaps["plain"]
+
+    def unlisted(*_):
+        raise ModelError("Network cannot be rebuilt")
+
+    monkeypatch.setattr(pruning, "rebuild", unlisted)
+    with pytest.warns(FallbackWarning, match=r"cannot be rebuilt\. Units are removed") as said:
+        instead = prune_artefact(*given)
+    assert len(said) == 1
+    assert instead.trials == plain.trials
 
 
 @pytest.mark.parametrize("layer", ["relu1", "relu2"])

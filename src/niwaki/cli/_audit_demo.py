@@ -154,7 +154,7 @@ def _repair(
     removed = sum(len(removal.channels) for removal in pruned.removals)
     return {
         "trained again": again,
-        f"{removed} filters pruned": pruned.model,
+        f"{removed} filters pruned, the rest rebuilt": pruned.model,
         "projected out (P-ClArC)": project_out(network, "relu2", (donors, where), clean[0]),
     }
 

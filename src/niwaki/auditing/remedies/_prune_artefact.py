@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +16,7 @@ from niwaki import models, pruning
 from niwaki.auditing._material import margins
 from niwaki.auditing._statistics import auc
 from niwaki.criteria import Scores, hidden_layers
-from niwaki.errors import DataError, NothingToPruneError
+from niwaki.errors import DataError, FallbackWarning, ModelError, NothingToPruneError
 from niwaki.propagation import Maps, epsilon_plus, per_class, propagate, unit_dimension
 from niwaki.pruning import Removal
 from niwaki.ranges import FRACTION, checked
@@ -106,13 +108,13 @@ def prune_artefact(
     *,
     tolerance: float = 0.01,
     scores: Scores | None = None,
-    rebuilt: bool = False,
+    rebuilt: bool = True,
 ) -> PrunedArtefact:
     """Remove the units that carry an artefact's relevance and not that of other images.
 
     Units are removed in the order of `specificity`, in steps of up to 30 % of all. Of the trials
     whose AUC on clean images is within `tolerance` of the best, the one with the least effect is
-    kept. Nothing is trained.
+    kept. Nothing is trained. By default the layers that are left are fitted again.
 
     Parameters
     ----------
@@ -131,8 +133,14 @@ def prune_artefact(
         `odd_filters`; default: `specificity`.
     rebuilt : bool
         Whether the layers that are left are fitted, after each trial's removal, to what the given
-        network computes on the clean images (`niwaki.pruning.rebuild`): this restores accuracy, and
-        the artefact does not come back, as these images lack it.
+        network computes on the clean images (`niwaki.pruning.rebuild`). This restores accuracy, so
+        that more units can go, and the artefact does not come back, as these images lack it.
+        ``False``: all other weights stay as they are.
+
+    Warns
+    -----
+    FallbackWarning
+        If the network cannot be rebuilt; its units are removed all the same.
 
     Raises
     ------
@@ -164,8 +172,8 @@ def prune_artefact(
             break
         smaller = copy.deepcopy(model)
         pruning.operate(smaller, inputs[:2], removals)
-        if rebuilt:
-            pruning.rebuild(smaller, model, clean, pruning.Plan((removals,)))
+        # What cannot be rebuilt after one trial cannot after the others.
+        rebuilt = rebuilt and _rebuild(smaller, model, clean, removals)
         networks.append((smaller, removals))
         trials.append(_try(smaller, count, inputs, without, labels, clean))
     best = max(trial.auc for trial in trials)
@@ -228,6 +236,18 @@ def _removals(units: list[tuple[str, tuple[int, ...]]], scores: Scores) -> tuple
     return tuple(
         Removal(layer, tuple(sorted(by_layer[layer]))) for layer in scores if layer in by_layer
     )
+
+
+def _rebuild(
+    smaller: nn.Module, model: nn.Module, clean: tuple[Tensor, Tensor], removals: Sequence[Removal]
+) -> bool:
+    """Fit the layers that are left in place, or warn and say that it cannot be done."""
+    try:
+        pruning.rebuild(smaller, model, clean, pruning.Plan((tuple(removals),)))
+    except ModelError as error:
+        warnings.warn(f"{error}. Units are removed without it", FallbackWarning, stacklevel=4)
+        return False
+    return True
 
 
 def _try(
