@@ -55,7 +55,7 @@ def track(
 def bar(
     description: str, total: float | None, show: bool | None = None
 ) -> Iterator[Callable[[float], None]]:
-    """Show on stderr how far something is, which says itself by how much it has come on.
+    """Show the progress on stderr of work that reports it by itself.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def bar(
     Yields
     ------
     callable
-        To be called with what has been done since.
+        Takes the number of steps that were done since the last call.
     """
     if show is None:
         show = sys.stderr.isatty() and is_first()

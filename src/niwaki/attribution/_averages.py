@@ -36,8 +36,6 @@ class Average(Method):
 
     def __init__(self, model: nn.Module, *, internal_batch_size: int = 64) -> None:
         super().__init__(model)
-        if internal_batch_size < 1:
-            raise ValueError(f"internal_batch_size = {internal_batch_size}: must be at least 1")
         self.internal_batch_size = internal_batch_size
 
     @abstractmethod
@@ -112,8 +110,6 @@ class SmoothGrad(Average):
         internal_batch_size: int = 64,
     ) -> None:
         super().__init__(model, internal_batch_size=internal_batch_size)
-        if samples < 1:
-            raise ValueError(f"samples = {samples}: must be at least 1")
         self.samples = samples
         self.sigma = sigma
         self.relative = relative
@@ -165,8 +161,6 @@ class ExpectedGradients(Average):
         internal_batch_size: int = 64,
     ) -> None:
         super().__init__(model, internal_batch_size=internal_batch_size)
-        if samples < 1:
-            raise ValueError(f"samples = {samples}: must be at least 1")
         self.baselines = baselines
         self.samples = samples
         self.seed = seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,14 +73,6 @@ class IntegratedGradients(Average):
         internal_batch_size: int = 64,
     ) -> None:
         super().__init__(model, internal_batch_size=internal_batch_size)
-        if steps < 1:
-            raise ValueError(f"steps = {steps}: must be at least 1")
-        if refinements < 0:
-            raise ValueError(f"refinements = {refinements}: must not be negative")
-        if quadrature not in get_args(Quadrature):
-            raise ValueError(
-                f"quadrature {quadrature!r} is not one of {', '.join(get_args(Quadrature))}"
-            )
         self.baseline = baseline
         self.steps = steps
         self.quadrature = quadrature

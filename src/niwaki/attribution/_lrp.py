@@ -139,9 +139,9 @@ class _PatternMethod(Propagating):
 class PatternNet(_PatternMethod):
     """The signal that made the chosen output, sent back through patterns (Kindermans et al. 2018).
 
-    The gradient's pass back with every weight replaced by its unit's pattern. For a linear network
-    and the output's value as start, it is the signal s = a y itself. Defined for ReLU networks;
-    other activations are passed by their derivative.
+    The gradient's backward pass with every weight replaced by its unit's pattern. For a linear
+    network and the output's value as start, it is the signal s = a y itself. Defined for ReLU
+    networks; other activations are passed by their derivative.
 
     Parameters
     ----------
@@ -156,8 +156,8 @@ class PatternNet(_PatternMethod):
 class PatternAttribution(_PatternMethod):
     """How much each input value's signal adds to the chosen output (Kindermans et al. 2018).
 
-    The gradient's pass back with every weight replaced by itself times its unit's pattern: for a
-    linear network and the output's value as start, w * a y, which sums to y, as w^T a = 1. It is
+    The gradient's backward pass with every weight replaced by itself times its unit's pattern: for
+    a linear network and the output's value as start, w * a y, which sums to y, as w^T a = 1. It is
     deep Taylor decomposition with the estimated distractor as root point.
 
     Parameters

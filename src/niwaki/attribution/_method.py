@@ -79,8 +79,6 @@ class Propagating(Method):
         max_loss: float | None = 1e-3,
     ) -> None:
         super().__init__(model)
-        if start not in ("output", "one"):
-            raise ValueError(f"start {start!r} is neither 'output' nor 'one'")
         self.composite = composite
         self.start = start
         self.max_loss = max_loss

@@ -25,6 +25,7 @@ from niwaki.propagation import (
     propagate,
     unit_dimension,
 )
+from niwaki.propagation.operation import Signals
 
 __all__ = ["ESTIMATORS", "Estimator", "LayerInputs", "PatternSums", "estimate", "run"]
 
@@ -38,7 +39,8 @@ CHUNK = 2**23  # values of a layer's input or output that are worked on at once
 class LayerInputs(Rule):
     """A rule that reads the inputs of layers and sends no relevance on.
 
-    In the pass back, so that the batch norm behind a layer is known and folded into its weight.
+    It works in the backward pass, where the batch norm behind a layer is known and folded into the
+    layer's weight.
 
     Parameters
     ----------
@@ -52,7 +54,7 @@ class LayerInputs(Rule):
     weights : dict of str to Tensor
         The weight of each layer that was read, its batch norm folded in.
     met : list of str
-        Names of all layers, read or not, in the order of the pass back.
+        Names of all layers, read or not, in the order of the backward pass.
     """
 
     layers: Collection[str] | None = None
@@ -60,9 +62,7 @@ class LayerInputs(Rule):
     weights: dict[str, Tensor] = field(default_factory=dict)
     met: list[str] = field(default_factory=list)
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         name = operation.layer
         self.met.append(name)

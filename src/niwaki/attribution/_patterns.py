@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.attribution._pattern_statistics import (
-    ESTIMATORS,
     Estimator,
     PatternSums,
     estimate,
@@ -179,8 +178,6 @@ def fit_patterns(
     PatternWarning
         For a layer in which no unit has a pattern.
     """
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator {estimator!r} is not one of {', '.join(ESTIMATORS)}")
     totals, weights, met = Totals(), dict[str, Tensor](), list[str]()
     place, title = home(model), "fitting patterns"
     with agreed():

@@ -92,8 +92,6 @@ def signal_quality(
     """
     if isinstance(estimator, str) and estimator not in ("weight", "identity", "random"):
         raise ValueError(f"estimator {estimator!r} is not one of 'weight', 'identity', 'random'")
-    if patches < 1:
-        raise ValueError(f"patches = {patches}; at least one of each image is needed")
     parts: Sequence[Mapping[str, Tensor]] = () if isinstance(estimator, str) else _pair(estimator)
     if layers is None and parts:
         layers = list(parts[0])

@@ -40,7 +40,7 @@ def sample(data: Any, limit: int | None, seed: int) -> list[int]:
 
 
 def preprocessing_of(data: Any) -> Preprocessing:
-    """Return what lies between a data set's pixels and inputs."""
+    """Return the preprocessing that turns a data set's pixels into inputs."""
     known: Preprocessing | None = getattr(data, "preprocessing", None)
     if known is None:
         raise DataError(
@@ -119,7 +119,7 @@ def kept_batches(
     place: Place = None,
     description: str | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield what is computed of each batch, with its labels; what a folder keeps is read there.
+    """Yield what is computed from each batch, with its labels; finished batches are read again.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def kept_batches(
     compute : callable
         From inputs and labels to tensors by name.
     identity : callable
-        Says what a run is of, so that none goes on with another's batches.
+        Describes the run, so that no other run resumes with its batches.
     folder : str or Path, optional
         Keeps finished batches.
     batch_size, place, description

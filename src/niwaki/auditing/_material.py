@@ -238,8 +238,6 @@ def gather(
         A network that is not ready.
     """
     models.check(model)
-    if target not in ("predicted", "true"):
-        raise ValueError(f"target {target!r} is neither 'predicted' nor 'true'")
     known = preprocessing_of(data)
     chosen = sample(data, limit, seed)
     subset = Subset(data, chosen)

@@ -1,4 +1,4 @@
-"""Outliers: images farther off than nearly all others, how many there are, what chance gives."""
+"""Outliers: images farther from the others than nearly all, and how many are so by chance."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OutlierScore = Callable[[Array], Array]
 
 
 def outlier_score(values: Array, groups: Array | None = None) -> OutlierScore:
-    """Return what scores how far images are off others.
+    """Return a function that scores how far images are from others.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def _nearest(distances: Callable[[Array], Array], count: int) -> tuple[Array, Ar
 
 
 def share_of_outliers(score: OutlierScore, is_class: Array) -> tuple[float, Array]:
-    """Return the share of a class that is farther off than 98 % of the others, and which it is.
+    """Return the share of a class that is farther off than 98 % of the others, and its images.
 
     Parameters
     ----------
@@ -116,9 +116,9 @@ def chance_of_outliers(
     rng : numpy.random.Generator
         Draws the exchanges.
     large : bool
-        Whether the share is worth an alarm; what is not needs no precise p-value.
+        Whether the share is worth an alarm; one that is not needs no precise p-value.
     most : int
-        How many exchanges, where it is.
+        How many exchanges, if it is.
     """
     if share == 0:
         return 1.0

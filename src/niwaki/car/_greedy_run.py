@@ -42,15 +42,15 @@ class RemovedUnit:
     Attributes
     ----------
     layer : str
-        That numbers it.
+        The layer that numbers it.
     channels : tuple of int
-        The layer's channels that it is made of, in the network that the step before has left.
+        The layer's channels that it is made of, in the network that the previous step left.
     unit : int
         Its number in the layer of the unpruned network.
     taken : dict of str to tuple of int
-        The channels that every layer loses with it, in the network that the step before has left.
+        The channels that every layer loses with it, in the network that the previous step left.
     accuracy : float
-        Without it, on the images that were looked at.
+        The accuracy without it, on the images that were looked at.
     near_ties, evaluated, pairs, certainty
         See `Found`.
     """
@@ -76,11 +76,11 @@ class GreedyRun:
     Parameters
     ----------
     model : nn.Module
-        A copy that is ours, made smaller step by step.
+        A copy, which is made smaller step by step.
     images : ImagePool
-        On which the reduction is computed.
+        The images on which the reduction is computed.
     layers : sequence of str, optional
-        To which the candidates are confined.
+        The layers that may lose units.
     min_units : int
         Smallest number of units that a layer may keep.
     memory : int
@@ -131,7 +131,7 @@ class GreedyRun:
     # From step to step.
 
     def resume(self, kept: Run) -> None:
-        """Go on with what a run folder has kept, if there is something."""
+        """Resume from what a run folder has kept, if there is anything."""
         part = kept.read(_LAST)
         if part is not None:
             check(part.about, _FORM, "the search")
@@ -141,7 +141,7 @@ class GreedyRun:
         self.learn_margins()
 
     def keep(self, kept: Run) -> None:
-        """Let a run folder keep how far it has come."""
+        """Write the progress into a run folder."""
         kept.write(
             _LAST,
             pruning.tensors_of(self.model),
@@ -151,7 +151,7 @@ class GreedyRun:
 
     @torch.no_grad()
     def learn_margins(self) -> None:
-        """Learn which images flip easily in a network that has changed in other ways."""
+        """Learn anew which images flip easily, after the network was changed otherwise."""
         self._evaluator = None
         margins = []
         for numbers in torch.split(torch.arange(len(self.images)), self._batch_size):
@@ -287,7 +287,7 @@ class GreedyRun:
         }
 
     def _name(self, evaluator: Evaluator, candidate: Candidate) -> tuple[str, int]:
-        """Return layer and first channel of a unit, as the network came."""
+        """Return the layer and first channel of a unit in the unpruned network."""
         root = evaluator.groups[candidate.group].root
         channel = min(self._taken(evaluator, candidate)[root])
         for removed in reversed(self.removed):
@@ -296,7 +296,7 @@ class GreedyRun:
         return root, channel
 
     def _take_out(self, evaluator: Evaluator, chosen: Candidate) -> None:
-        """Let the listed operations go on without a unit, unless all must be listed anew."""
+        """Drop a unit from the listed operations, unless all of them must be listed anew."""
         self._evaluator = None
         if self._whole is None or not evaluator.can_remove:
             return

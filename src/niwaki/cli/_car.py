@@ -91,8 +91,7 @@ def car(
     loaded = common.load(model)
     images = common.images(data, loaded)
     loaded = loaded.named_by(images)
-    if not images.labelled:
-        raise NiwakiError(f"{data} has no labels: accuracy needs a folder for each class")
+    o.check_labelled(images, data, "accuracy")
     search: Any = images
     held: Any = None
     words = ""
@@ -183,9 +182,7 @@ def _parts(data: str, images: Images, loaded: o.Loaded, common: o.Common) -> tup
     from niwaki.cli._prune import hold_out
 
     try:
-        training = o.load_images(
-            data, loaded, split="train", outputs=common.outputs, batch_size=common.batch_size
-        )
+        training = common.training(data, loaded)
     except DataError:  # there is a test part alone
         training = images
     if training.paths is None or training.paths != images.paths:

@@ -14,7 +14,6 @@ from niwaki.cli._outputs import signed
 from niwaki.cli._prune import hold_out
 from niwaki.cli._prune_options import Common
 from niwaki.cli._spread import Listed, numbers
-from niwaki.errors import NiwakiError
 from niwaki.ownership import MARKER
 
 if TYPE_CHECKING:
@@ -70,11 +69,8 @@ def choose_rules(
     span = _span(per_cost)
     _prepare(out, model, data, common)
     loaded = common.load(model)
-    training = o.load_images(
-        data, loaded, split="train", outputs=common.outputs, batch_size=common.batch_size
-    )
-    if not training.labelled:
-        raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
+    training = common.training(data, loaded)
+    o.check_labelled(training, data, "pruning")
     rest, held = hold_out(training, held_out, common.seed)
     few = references(rest, per_class, common.seed)
     shown = o.console(common.as_json)

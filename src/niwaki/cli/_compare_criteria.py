@@ -116,14 +116,8 @@ def compare_criteria(
     files = [file for text in texts for file in named_files(text)]
     _prepare(out, model, data, files, common)
     loaded = common.load(model)
-    test, training = (
-        common.images(data, loaded),
-        o.load_images(
-            data, loaded, split="train", outputs=common.outputs, batch_size=common.batch_size
-        ),
-    )
-    if not test.labelled:
-        raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
+    test, training = common.images(data, loaded), common.training(data, loaded)
+    o.check_labelled(test, data, "pruning")
     _check_count(count, loaded, test)
     judged = test if limit is None else pick(test, limit, common.seed, data).subset
     shown = o.console(common.as_json)

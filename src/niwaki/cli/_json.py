@@ -23,7 +23,7 @@ def begin(command: str) -> None:
 
 
 def headed_json(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return plain data below the head that all have: schema, version, command."""
+    """Return plain data below the head that all commands write: schema, version, command."""
     head = {"schema": SCHEMA, "niwaki": __version__, "command": _RUNNING.get()}
     return {**head, **about}
 

@@ -265,6 +265,12 @@ def load_images(
     return images.numbered(count)
 
 
+def check_labelled(images: Images, spec: str, purpose: str) -> None:
+    """Refuse images without labels, which the purpose needs."""
+    if not images.labelled:
+        raise NiwakiError(f"{spec} has no labels: {purpose} needs a folder for each class")
+
+
 def count_outputs(model: nn.Module, images: Images) -> int | None:
     """Return how many classes a network tells apart, None if it does not return (N, classes).
 

@@ -19,6 +19,7 @@ from niwaki.cli._loading import (
     OUTPUTS,
     STD,
     Loaded,
+    check_labelled,
     count_outputs,
     input_shape,
     load_images,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Common",
     "Loaded",
+    "check_labelled",
     "console",
     "count_outputs",
     "input_shape",
@@ -300,3 +302,9 @@ class Common:
         shape = made.channels, made.size, made.size
         check_fits(loaded.model, shape, min(self.batch_size, max(1, len(found))))
         return found
+
+    def training(self, spec: str, loaded: Loaded) -> Images:
+        """Open the training images of a data set, of which a command reads as many as it needs."""
+        return load_images(
+            spec, loaded, split="train", outputs=self.outputs, batch_size=self.batch_size
+        )

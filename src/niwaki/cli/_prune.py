@@ -23,7 +23,6 @@ from niwaki.cli._prune_options import (
     parse_criterion,
     repair_of,
 )
-from niwaki.errors import NiwakiError
 from niwaki.processes import decided, goes_on_alone, is_first
 from niwaki.stages import allowed
 
@@ -109,11 +108,8 @@ def prune(
     test = common.images(data, loaded)
     loaded = loaded.named_by(test)
     limits.of(loaded.model)  # before anything is measured
-    training = o.load_images(
-        data, loaded, split="train", outputs=common.outputs, batch_size=common.batch_size
-    )
-    if not test.labelled:
-        raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
+    training = common.training(data, loaded)
+    o.check_labelled(test, data, "pruning")
     if tuning.epochs:
         classes = len(set(training.targets))
         training = some_of(training, "training images", classes * (per_class + held_out))

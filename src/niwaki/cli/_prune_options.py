@@ -106,7 +106,7 @@ class Scheduling:
     ] = 0.6
 
     def bundle(self, prices: dict[str, float] | None) -> Schedule:
-        """Return what concerns the steps; where the share is of seconds, MACs have prices."""
+        """Return the schedule; where the share is of seconds, MACs have prices."""
         from niwaki.pruning import Schedule
 
         return Schedule(
@@ -149,7 +149,7 @@ class Limiting:
     repair: Repair = "rebuild"
 
     def bundle(self) -> Limits:
-        """Return what may not be removed."""
+        """Return the limits on what is removed."""
         from niwaki.pruning import Limits
 
         ceilings = _ceilings(self.ceiling or [])
@@ -223,7 +223,7 @@ class Tuning:
     )
 
     def bundle(self, seed: int, training: Data | None = None) -> FineTune | None:
-        """Return what concerns training, or None where nothing is tuned."""
+        """Return the settings of fine-tuning, or None where nothing is tuned."""
         from niwaki.pruning import FineTune
 
         if self.epochs == 0:

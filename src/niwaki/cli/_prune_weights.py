@@ -12,7 +12,6 @@ from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._json import say
 from niwaki.cli._prune_options import Common
-from niwaki.errors import NiwakiError
 from niwaki.processes import goes_on_alone
 from niwaki.stages import allowed
 
@@ -82,11 +81,8 @@ def prune_weights(
     loaded = common.load(model)
     test = common.images(data, loaded)
     loaded = loaded.named_by(test)
-    training = o.load_images(
-        data, loaded, split="train", outputs=common.outputs, batch_size=common.batch_size
-    )
-    if not test.labelled:
-        raise NiwakiError(f"{data} has no labels: pruning needs a folder for each class")
+    training = common.training(data, loaded)
+    o.check_labelled(test, data, "pruning")
     few = references(training, allowed("references", per_class), seed)
     shown = o.console(common.as_json)
     shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {made}")

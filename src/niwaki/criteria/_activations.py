@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.criteria._catalogue import register
-from niwaki.criteria._criterion import Criterion, UnitSums, per_unit_size
-from niwaki.propagation import Layer, Operation, observe, unit_dimension
+from niwaki.criteria._criterion import ByLayer, Criterion, UnitSums, other_dimensions, per_unit_size
+from niwaki.propagation import Layer, Operation, observe
 
 Measure = Callable[[Operation, Tensor], Tensor]
 
@@ -62,9 +62,7 @@ class Activation(Criterion):
         observe(model, inputs, [sums])
         return sums.finish()
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         return {
             layer.name: totals.sums[layer.name] / totals.sums[f"{layer.name}/values"]
@@ -93,6 +91,5 @@ class Apoz(Activation):
 
     @staticmethod
     def _measure(operation: Operation, output: Tensor) -> Tensor:
-        units = unit_dimension(operation) % output.dim()
-        others = [d for d in range(output.dim()) if d != units]
+        others = other_dimensions(operation, output)
         return torch.count_nonzero(output, others) if others else output.ne(0).long()

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from niwaki.accumulation import Totals
 from niwaki.criteria._catalogue import register
-from niwaki.criteria._criterion import Criterion
+from niwaki.criteria._criterion import ByLayer, Criterion
 from niwaki.data import Data, batches
 from niwaki.errors import ModelError
 from niwaki.models import home, respond
@@ -55,9 +55,7 @@ class BatchNormScale(Criterion):
         ready._scales = found.scales
         return ready
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         scores: dict[str, Tensor] = {}
         for layer in layers:

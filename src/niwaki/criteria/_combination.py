@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.criteria._catalogue import make
-from niwaki.criteria._criterion import Criterion
+from niwaki.criteria._criterion import ByLayer, Criterion
 from niwaki.criteria._rebuilt import RebuiltError
 from niwaki.criteria._scores import Scores
 from niwaki.data import Data
@@ -80,9 +80,7 @@ class Combination(Criterion):
             for name, value in part.batch(model, inputs, labels).items()
         }
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         found = []
         for number, (part, _) in enumerate(self.parts):

@@ -16,10 +16,12 @@ from niwaki.errors import ModelError
 from niwaki.propagation import Layer, Operation, per_class, unit_dimension
 
 __all__ = [
+    "ByLayer",
     "Criterion",
     "Granularity",
     "UnitSums",
     "filters",
+    "other_dimensions",
     "per_sample",
     "per_unit",
     "per_unit_size",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 Granularity = Literal["unit", "weight"]
+ByLayer = dict[str, Tensor]  # layer name to a value per unit or weight
 
 
 class Criterion(ABC):
@@ -102,9 +105,7 @@ class Criterion(ABC):
         raise TypeError(f"the criterion {self.name!r} does not look at data")
 
     @abstractmethod
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """Compute the scores from the sums over all batches.
 
         Parameters
@@ -167,13 +168,13 @@ def sums_of(totals: Totals, layer: Layer) -> Tensor:
 def per_unit(operation: Operation, values: Tensor) -> Tensor:
     """Sum a layer's values over everything but its units; shape (units,)."""
     # In double precision: what cancels in single would leave what the batches are made of.
-    others = _others(operation, values)  # no dimensions would mean all
+    others = other_dimensions(operation, values)  # no dimensions would mean all
     return values.sum(others, dtype=torch.float64) if others else values.double()
 
 
 def per_unit_size(operation: Operation, values: Tensor) -> Tensor:
     """Sum absolute values in the same way, without a copy of them, which would be expensive."""
-    others = _others(operation, values)
+    others = other_dimensions(operation, values)
     found: Tensor = torch.linalg.vector_norm(values, 1, dim=others) if others else values.abs()
     return found
 
@@ -194,11 +195,12 @@ def per_sample(operation: Operation, values: Tensor) -> Tensor:
             "samples, so that a criterion of values per sample cannot tell them apart. Use one of "
             "sums, such as 'lrp' or 'taylor'"
         )
-    space = [d for d in _others(operation, values) if d != 0]
+    space = [d for d in other_dimensions(operation, values) if d != 0]
     return values.sum(space) if space else values
 
 
-def _others(operation: Operation, values: Tensor) -> list[int]:
+def other_dimensions(operation: Operation, values: Tensor) -> list[int]:
+    """List the dimensions of a layer's values that are not that of its units."""
     dimension = unit_dimension(operation) % values.dim()
     return [d for d in range(values.dim()) if d != dimension]
 

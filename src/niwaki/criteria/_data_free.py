@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.criteria._catalogue import register, register_variant
-from niwaki.criteria._criterion import Criterion, Granularity, weights_by_filter, weights_of
+from niwaki.criteria._criterion import (
+    ByLayer,
+    Criterion,
+    Granularity,
+    weights_by_filter,
+    weights_of,
+)
 from niwaki.propagation import Layer
 from niwaki.ranges import SEED, checked
 
@@ -36,9 +42,7 @@ class Weight(Criterion):
             raise ValueError(f"p = {p!r} is neither 1 nor 2")
         self.p = p
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         return {
             layer.name: torch.linalg.vector_norm(weights_by_filter(layer), self.p, dim=1)
@@ -68,9 +72,7 @@ class GeometricMedian(Criterion):
     default_normalise: ClassVar[str] = "l2"
     needs_data: ClassVar[bool] = False
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         return {layer.name: _distances(weights_by_filter(layer)) for layer in layers}
 
@@ -92,9 +94,7 @@ class Magnitude(Criterion):
     granularity: Granularity = "weight"
     needs_data: ClassVar[bool] = False
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         return {layer.name: weights_of(layer).abs() for layer in layers}
 
@@ -135,9 +135,7 @@ class Lamp(_OfEither):
         See `Scores.normalised`; default ``"none"``: the score is comparable as it is.
     """
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         if self.granularity == "weight":
             squares = {layer.name: weights_of(layer).square() for layer in layers}
@@ -174,9 +172,7 @@ class Random(_OfEither):
         super().__init__(granularity=granularity, normalise=normalise)
         self.seed = seed
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         generator = torch.Generator().manual_seed(self.seed)
         one_each = self.granularity == "unit"

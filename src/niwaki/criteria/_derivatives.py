@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.criteria._catalogue import register
-from niwaki.criteria._criterion import Criterion, UnitSums, per_sample, per_unit, sums_of
+from niwaki.criteria._criterion import ByLayer, Criterion, UnitSums, per_sample, per_unit, sums_of
 from niwaki.criteria._starts import cross_entropy, one_hot
 from niwaki.errors import DataError
 from niwaki.propagation import Layer, Operation, gradient, propagate
@@ -65,9 +65,7 @@ class GradientCriterion(Criterion):
         propagate(model, inputs, gradient(), cross_entropy(labels), [sums], to_input=False)
         return sums.sums
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         return {
             layer.name: sums_of(totals, layer).abs() / (totals.samples * layer.positions)
@@ -123,9 +121,7 @@ class TaylorGates(Criterion):
         propagate(model, inputs, gradient(), cross_entropy(labels), [gates], to_input=False)
         return {layer: self._size(values).sum(0) for layer, values in gates.sums.items()}
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         return {layer.name: sums_of(totals, layer) / totals.samples for layer in layers}
 
@@ -217,8 +213,6 @@ class Conductance(Criterion):
         self, *, steps: int = 16, baseline: float | Tensor = 0.0, normalise: str | None = None
     ) -> None:
         super().__init__(normalise=normalise)
-        if steps < 1:
-            raise ValueError(f"steps = {steps}: must be at least 1")
         self.steps = steps
         self.baseline = baseline
 
@@ -234,9 +228,7 @@ class Conductance(Criterion):
             )
         return {layer: values.abs().sum(0) for layer, values in sums.sums.items()}
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         return {layer.name: sums_of(totals, layer) / totals.samples for layer in layers}
 

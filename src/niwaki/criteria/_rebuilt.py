@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.criteria._catalogue import make, register_made
-from niwaki.criteria._criterion import Criterion
+from niwaki.criteria._criterion import ByLayer, Criterion
 from niwaki.data import Data
 from niwaki.propagation import Layer
 
@@ -66,9 +66,7 @@ class RebuiltError(Criterion):
         """See `Criterion.batch`."""
         return self.base.batch(model, inputs, labels) if self.base.needs_data else {}
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """Return the scores of the base."""
         return self.base.scores(totals, layers, model)
 

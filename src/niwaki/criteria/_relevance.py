@@ -15,7 +15,15 @@ from niwaki.accumulation import Totals
 from niwaki.attribution import fit_patterns
 from niwaki.criteria._catalogue import make, register, register_variant
 from niwaki.criteria._composites import EPSILON, EPSILON_PLUS, told
-from niwaki.criteria._criterion import Criterion, UnitSums, per_unit, per_unit_size, sums_of
+from niwaki.criteria._criterion import (
+    ByLayer,
+    Criterion,
+    UnitSums,
+    other_dimensions,
+    per_unit,
+    per_unit_size,
+    sums_of,
+)
 from niwaki.criteria._starts import Evidence, check_evidence
 from niwaki.data import Data, batches
 from niwaki.errors import AbsorbedWarning
@@ -31,7 +39,6 @@ from niwaki.propagation import (
     epsilon,
     pattern_attribution,
     propagate,
-    unit_dimension,
 )
 from niwaki.ranges import TOLERANCE, checked
 
@@ -55,10 +62,10 @@ class _RelevanceSums(UnitSums):
         elif self.reduce == "signed":
             self.add(operation, per_unit(operation, relevance))
         else:  # summed over space in each sample, then the absolute values over samples
-            dimension = unit_dimension(operation) % relevance.dim()
-            space = [d for d in range(1, relevance.dim()) if d != dimension]
+            others = other_dimensions(operation, relevance)
+            space = [d for d in others if d != 0]
             size = (relevance.sum(space) if space else relevance).abs()
-            self.add(operation, size.sum(0) if dimension else size)  # 0: a single sample
+            self.add(operation, size.sum(0) if 0 in others else size)  # or it is a single sample
 
 
 @checked(max_loss=TOLERANCE)
@@ -108,12 +115,6 @@ class Relevance(Criterion):
         max_loss: float | None = 0.9,
     ) -> None:
         super().__init__(normalise=normalise)
-        if reduce not in ("absolute", "signed", "absolute_of_sum"):
-            raise ValueError(
-                f"reduce {reduce!r} is not one of 'absolute', 'signed', 'absolute_of_sum'"
-            )
-        if target not in ("true", "predicted"):
-            raise ValueError(f"target {target!r} is neither 'true' nor 'predicted'")
         self.composite = composite_named(composite) if isinstance(composite, str) else composite
         self.reduce: Reduce = reduce
         self.target = target
@@ -148,9 +149,7 @@ class Relevance(Criterion):
             return [make("lrp.ratio_sums"), make("lrp.z_plus_sums"), make("taylor")]
         return []
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         check_evidence(totals, self.target)
         return {layer.name: sums_of(totals, layer) for layer in layers}

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from niwaki.accumulation import Totals
 from niwaki.criteria._catalogue import register
 from niwaki.criteria._composites import told
-from niwaki.criteria._criterion import Criterion, Granularity, weights_of
+from niwaki.criteria._criterion import ByLayer, Criterion, Granularity, weights_of
 from niwaki.criteria._starts import Evidence, check_evidence
 from niwaki.models import class_logits
 from niwaki.propagation import Composite, Layer, epsilon, per_class, propagate
@@ -52,9 +52,7 @@ class _Reduced(Criterion):
                 sums[layer] = sums[layer].add_(more) if layer in sums else more
         return sums
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         return {
             layer.name: totals.sums[layer.name].abs() / totals.samples
@@ -123,9 +121,7 @@ class WeightRelevance(_Reduced):
                 found[operation.layer] = relevance + found.get(operation.layer, 0)
         return found
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         check_evidence(totals, "true")
         return super().scores(totals, layers, model)

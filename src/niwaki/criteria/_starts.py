@@ -1,4 +1,4 @@
-"""What a pass back starts from: the derivative of the loss, or the class to explain."""
+"""What a backward pass starts from: the derivative of the loss, or the class to explain."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def check_evidence(totals: Totals, which: str) -> None:
     Raises
     ------
     ModelError
-        If all are so.
+        If no sample has any.
     """
     silent = Evidence.missing(totals)
     if silent == totals.samples:

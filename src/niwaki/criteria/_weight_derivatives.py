@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.criteria._catalogue import register
-from niwaki.criteria._criterion import Criterion, filters, per_sample, sums_of
+from niwaki.criteria._criterion import ByLayer, Criterion, filters, per_sample, sums_of
 from niwaki.criteria._starts import cross_entropy
 from niwaki.propagation import Assign, Composite, Gradient, Layer, Operation, Rule, propagate
+from niwaki.propagation.operation import Signals
 
 
 class WeightProducts(Rule):
@@ -36,9 +37,7 @@ class WeightProducts(Rule):
         propagate(model, inputs, Composite(str(self), rows), cross_entropy(labels))
         return self.sums
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         weight, _ = operation.parameters()
         assert weight is not None
@@ -113,9 +112,7 @@ class TaylorWeights(Criterion):
         sums = _PerSample().run(model, inputs, labels)
         return {layer: values.square().sum(0) for layer, values in sums.items()}
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         return {layer.name: sums_of(totals, layer) / totals.samples for layer in layers}
 
@@ -161,8 +158,6 @@ class Hessian(Criterion):
                 totals[layer] = more + totals.get(layer, 0)
         return totals
 
-    def scores(
-        self, totals: Totals, layers: Sequence[Layer], model: nn.Module
-    ) -> dict[str, Tensor]:
+    def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
         return {layer.name: sums_of(totals, layer) / (2 * totals.samples) for layer in layers}

@@ -172,8 +172,6 @@ def batches(
         floating-point numbers, labels that are not integers. A loader that several processes are
         to share, and that shuffles: it is another order in each.
     """
-    if batch_size < 1:
-        raise DataError(f"batch_size={batch_size}; it must be at least 1")
     loader: DataLoader[Any]
     if isinstance(data, DataLoader):
         loader = data

@@ -14,7 +14,7 @@ _TABLE = re.compile(r"^(.+\.[ct]sv):([^:]+)$", re.IGNORECASE)
 
 
 def groups_named(images: Images, said: str) -> list[str]:
-    """Return the group of each image as a person says it: by a pattern, or by a table's column.
+    """Return the group of each image, by a pattern or by a table's column.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ def groups_from_table(images: Images, table: Path, column: str) -> list[str]:
     images : Images
         From files.
     table : Path
-        Values separated by commas, or by tabs if its name ends on ``.tsv``, with a head. The first
-        column has the names of the files: with or without folders, with or without their suffix.
+        Values separated by commas, or by tabs if its name ends in ``.tsv``, with a header. The
+        first column names the files: with or without folders, with or without their suffix.
     column : str
         Name of the column that says which group an image belongs to.
 

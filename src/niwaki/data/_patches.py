@@ -195,8 +195,6 @@ def _corners(
     room = np.array(shape[:2]) - size
     if label == "content":
         return [(corner, None) for corner in rng.integers(0, room + 1, (400, 2))]
-    if label != "centre":
-        raise ValueError(f"label {label!r} is neither 'content' nor 'centre'")
     corners = np.round(points - size / 2).astype(int)
     fits = ((corners >= 0) & (corners <= room)).all(1)
     return [(corners[cell], int(cell)) for cell in rng.permutation(np.flatnonzero(fits))]

@@ -59,8 +59,6 @@ class Preprocessing:
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         if self.channels not in _MODES:
             raise DataError(f"channels={self.channels}; an image has 1 (grey) or 3 (RGB)")
-        if self.size < 1:
-            raise DataError(f"size={self.size}; it must be at least 1")
         if self.resize is not None and self.resize < self.size:
             raise DataError(f"resize={self.resize} is smaller than the crop size={self.size}")
         if len(self.mean) != self.channels or len(self.std) != self.channels:

@@ -38,10 +38,8 @@ def references(
     Raises
     ------
     DataError
-        A class with too few samples, data without labels, `per_class` below 1.
+        A class with too few samples, or data without labels.
     """
-    if per_class < 1:
-        raise DataError(f"per_class={per_class}; it must be at least 1")
     dataset = as_dataset(data)
     labels = torch.tensor(labels_of(dataset), dtype=torch.int64)
     if len(labels) == 0 or int(labels.min()) < 0:

@@ -1,6 +1,6 @@
-"""Tar files of images, as WebDataset names their members: which there are, and what is in them.
+"""Tar files of images in WebDataset's format: which images there are, and where they lie.
 
-A tar file is gone through once, from header to header, to learn where each image lies. Then images
+A tar file is scanned once, from header to header, to learn where each image lies. Then images
 are read from there, in any order and by any process.
 """
 
@@ -83,7 +83,7 @@ class Members(Sequence[Path]):
         Raises
         ------
         DataError
-            If the tar file has changed since it was gone through.
+            If the tar file has changed since it was scanned.
         """
         shard = self._shard(number)
         try:
@@ -116,13 +116,13 @@ class Members(Sequence[Path]):
 
 
 def list_members(shards: Sequence[Path]) -> Members:
-    """Go through tar files and list their images.
+    """Scan tar files and list their images.
 
     Raises
     ------
     DataError
         A file that is no tar file, is compressed or cut off; a sample with two images, with a
-        class and no image, or that comes twice; no image at all, or images with and without a
+        class and no image, or that occurs twice; no image at all, or images with and without a
         class.
     """
     found = Members()
@@ -217,7 +217,7 @@ def _image(
     if len(images) > 1:
         raise DataError(
             f"the sample {key!r} in {path} has {len(images)} images, "
-            f"{images[0].name} and {images[1].name}; leave the one that is meant"
+            f"{images[0].name} and {images[1].name}; keep the one that is meant"
         )
     if images:
         _check_member(images[0], path)

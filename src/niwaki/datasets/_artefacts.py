@@ -77,7 +77,7 @@ def plant(
     Raises
     ------
     DataError
-        An unknown artefact, images of another type, a share that is none.
+        An unknown artefact, or images of another type.
     """
     if artefact not in ARTEFACTS:
         raise DataError(f"there is no artefact {artefact!r}; artefacts: {', '.join(ARTEFACTS)}")
@@ -85,8 +85,6 @@ def plant(
         raise DataError(
             f"images are {pixels.dtype} of shape {pixels.shape}; they must be uint8, (N, H, W, 3)"
         )
-    if not (0 <= share <= 1 and 0 <= elsewhere <= 1):
-        raise DataError(f"share={share}, elsewhere={elsewhere}: a share lies between 0 and 1")
     if share and not (labels == on).any():
         known = ", ".join(map(str, sorted(set(labels.tolist()))))
         raise DataError(f"on = {on}: no image has that label; labels are {known}")

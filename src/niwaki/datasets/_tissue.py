@@ -119,16 +119,7 @@ def draw_tissue(
     stain_variation : float
         How much tiles differ in colour; 0: not at all.
 
-    Raises
-    ------
-    DataError
-        No tiles, or a share that is none.
     """
-    if count < 1:
-        raise DataError(f"count={count}; draw at least one tile")
-    for name, share in (("centred", centred), ("necrosis", necrosis)):
-        if not 0 <= share <= 1:
-            raise DataError(f"{name}={share}; a share lies between 0 and 1")
     rng = np.random.default_rng(seed)
     layout = lay_out(rng, count, SIZE, centred, necrosis)
     parts = [

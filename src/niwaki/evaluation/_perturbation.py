@@ -72,11 +72,9 @@ class Perturbation:
     pooling: Pooling = "sum"
 
     def __post_init__(self) -> None:
-        orders, steps, per_step = self.orders, self.steps, self.regions_per_step
-        if len(self.regions) != 2 or min(self.regions) < 1:
+        orders = self.orders
+        if len(self.regions) != 2:
             raise ValueError(f"regions={self.regions}; give height and width, at least 1")
-        if per_step < 1 or (steps is not None and steps < 1):
-            raise ValueError(f"steps={steps}, regions_per_step={per_step}; both must be at least 1")
         if not orders or len(set(orders)) < len(orders) or set(orders) - set(get_args(Order)):
             raise ValueError(
                 f"orders={orders!r}; choose among {', '.join(get_args(Order))}, each once"

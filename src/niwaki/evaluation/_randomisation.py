@@ -167,7 +167,8 @@ def randomisation_test(
     mode : {"cascading", "independent"}
         Randomise from the output down to each layer, or each layer alone.
     layers : int, sequence of str, optional
-        Which; an int takes that many, evenly from the output to the input; default: all.
+        The layers to randomise; an int takes that many, evenly from the output to the input;
+        default: all.
     absolute : bool
         Compare absolute values. Without it, a heatmap that merely changes its sign, as where the
         randomised network's output is negative and relevance starts from it, counts as opposite.
@@ -257,8 +258,6 @@ def _selected(names: list[str], layers: int | Sequence[str] | None) -> list[str]
     if layers is None:
         return names
     if isinstance(layers, int):
-        if layers < 1:
-            raise ValueError(f"layers={layers}; it must be at least 1")
         places = torch.linspace(0, len(names) - 1, min(layers, len(names))).round().int()
         return [names[place] for place in places.tolist()]
     if unknown := [name for name in layers if name not in names]:

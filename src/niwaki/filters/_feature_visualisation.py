@@ -77,8 +77,6 @@ def feature_visualisation(
     DataError
         For a layer or filter that does not exist.
     """
-    if steps < 1 or jitter < 0:
-        raise ValueError(f"steps = {steps}, jitter = {jitter}: at least 1 and 0")
     models.check(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     stage = _Stage.find(model, layer, preprocessing, jitter)

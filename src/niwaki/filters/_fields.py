@@ -23,9 +23,9 @@ _AT_ONCE = 16  # probes in a batch
 class Field:
     """The receptive fields of a layer's units, at each position of its output.
 
-    A position sees the pixels ``start`` to ``stop`` (exclusive) of each axis. A field that is cut
-    off by one border of the image is told in full, so that it may start below 0 or stop behind the
-    image; of one that both borders cut off, only the image is known.
+    A position sees the pixels ``start`` to ``stop`` (exclusive) of each axis. A field that one
+    border of the image cuts off is given in full, so that it may start below 0 or stop beyond the
+    image; of one that both borders cut off, only the part inside the image is known.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ class _Unknown:
         self.seen: dict[str, Tensor] = {}
 
     def output(self, operation: Operation, output: Tensor) -> None:
-        """Note it; a norm that follows is told likewise."""
+        """Note these positions; a norm that follows passes them on."""
         if operation.layer in self._layers:
             unknown = output.detach().isnan()
             if unknown.dim() != 4:
@@ -159,7 +159,7 @@ def _probe(
 
 
 def _spans(seen: Tensor, name: str, length: int) -> tuple[tuple[int, int], ...]:
-    """Turn what sees what into starts and stops, borders that cut a field off undone."""
+    """Turn what each position sees into starts and stops, and undo the cut at a border."""
     if not seen.any(0).all():
         raise PropagationError(f"{name}: a position of its output sees nothing of the image")
     starts = seen.int().argmax(0)

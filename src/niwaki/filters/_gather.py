@@ -83,14 +83,10 @@ def profile(
 
     Raises
     ------
-    ValueError
-        For `patches` below 1.
     ModelError, DataError, NothingToPruneError
         For a network or data that cannot be used, a layer that does not exist, or an index
         of another network.
     """
-    if patches < 1:
-        raise ValueError(f"patches = {patches}: must be at least 1")
     models.check(model)
     fingerprint = models.fingerprint(model)
     if index is not None and index.fingerprint not in ("", fingerprint):

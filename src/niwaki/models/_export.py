@@ -73,8 +73,6 @@ def export(
     --------
     >>> niwaki.models.export(pruned.model, "smaller.onnx", (3, 224, 224))
     """
-    if format not in ("onnx", "program"):
-        raise ValueError(f"format {format!r} is neither 'onnx' nor 'program'")
     if format == "onnx":
         _need_onnx()
     check(model)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from niwaki.errors import PropagationError
 from niwaki.propagation._calls import MOVES, Call, tensors_in
-from niwaki.propagation.operation import Kind, Operation
+from niwaki.propagation.operation import Kind, Operation, Signals
 from niwaki.propagation.rules import Epsilon, Gradient, Pass
 from niwaki.propagation.watch import HANDLERS, Handler, Watch
 
@@ -78,7 +78,7 @@ def matrix_product(watch: Watch, call: Call) -> Any:
         why = "both factors depend on the input, as in attention"
         return watch.by_derivative(call, [a, b], why)
 
-    def product(xs: tuple[Tensor, ...], w: Tensor | None, _: Tensor | None) -> Tensor:
+    def product(xs: Signals, w: Tensor | None, _: Tensor | None) -> Tensor:
         assert w is not None
         return torch.matmul(xs[0], w) if signal_first else torch.matmul(w, xs[0])
 
@@ -363,5 +363,5 @@ def _plain(watch: Watch, call: Call, kind: Kind, signals: list[Tensor]) -> Any:
     return result
 
 
-def _identity(xs: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def _identity(xs: Signals, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return xs[0]

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from niwaki.errors import PropagationError
 from niwaki.propagation._calls import Call
-from niwaki.propagation.operation import Operation
+from niwaki.propagation.operation import Operation, Signals
 
 __all__ = ["Ruled"]
 
@@ -31,7 +31,7 @@ class Ruled(torch.autograd.Function):
         call: Call,
         inputs: Sequence[Tensor] | None,
         may_change: bool,
-        late: Mapping[Operation, tuple[Tensor, ...]],
+        late: Mapping[Operation, Signals],
         *signals: Tensor,
     ) -> Any:
         assert operation.rule is not None

@@ -55,8 +55,6 @@ class Assign:
                 raise ValueError(
                     f"there is no kind of operation {kind!r}; kinds: {', '.join(KINDS)}"
                 )
-        if self.place not in ("any", "first", "last"):
-            raise ValueError(f"place {self.place!r} is not one of 'any', 'first', 'last'")
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -108,7 +106,7 @@ class Composite:
 
     @property
     def is_derivative(self) -> bool:
-        """Whether every operation gets its own derivative, so that autograd alone decides."""
+        """Whether every operation gets its own derivative, so that autograd suffices."""
         return bool(self.rows) and all(isinstance(row.rule, Gradient) for row in self.rows)
 
     @property

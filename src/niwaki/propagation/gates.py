@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from niwaki.propagation.operation import Operation, Rule
+from niwaki.propagation.operation import Operation, Rule, Signals
 from niwaki.ranges import FACTOR, checked
 
 __all__ = ["BetaSmooth", "Rescale"]
@@ -26,9 +26,7 @@ class BetaSmooth(Rule):
 
     beta: float = 10.0
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         return (relevance * torch.sigmoid(self.beta * inputs[0]),)
 
@@ -48,9 +46,7 @@ class Rescale(Rule):
 
     smallest: float = 1e-10
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         (x,) = inputs
         with torch.no_grad():

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["KINDS", "Kind", "Ledger", "Operation", "Rule"]
+__all__ = ["KINDS", "Kind", "Ledger", "Operation", "Rule", "Signals"]
 
 Kind = Literal[
     "convolution",  # conv1d ... conv_transpose3d
@@ -28,7 +28,8 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
 
-LinearMap = Callable[[tuple[Tensor, ...], "Tensor | None", "Tensor | None"], Tensor]
+Signals = tuple[Tensor, ...]  # a tensor for each input that carries the signal
+LinearMap = Callable[[Signals, "Tensor | None", "Tensor | None"], Tensor]
 
 
 class Rule(ABC):
@@ -41,9 +42,7 @@ class Rule(ABC):
     needs_inputs: bool = True
 
     @abstractmethod
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """Relevance of each input.
 
         Parameters
@@ -224,7 +223,7 @@ class Operation:
         per_group = per_group * scale.view(self.groups, 1, -1, *[1] * (weight.dim() - 2))
         return per_group.flatten(0, 1), bias
 
-    def derivative(self, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, ...]:
+    def derivative(self, inputs: Signals, gradient: Tensor) -> Signals:
         """Vector-Jacobian product of the operation at `inputs`."""
         weight, bias = self.parameters()
         with torch.enable_grad():

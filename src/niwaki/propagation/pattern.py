@@ -14,7 +14,7 @@ from torch import Tensor
 
 from niwaki.errors import PropagationError
 from niwaki.propagation.composites import Assign, Composite
-from niwaki.propagation.operation import Operation, Rule
+from niwaki.propagation.operation import Operation, Rule, Signals
 from niwaki.propagation.rules import Gradient
 
 __all__ = ["Pattern", "pattern_attribution", "pattern_net"]
@@ -38,9 +38,7 @@ class Pattern(Rule):
 
     needs_inputs = False
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         weight, _ = operation.parameters()
         pattern = self._of(operation, weight).to(relevance)

@@ -91,7 +91,7 @@ def propagate(
     observers : sequence of Observer
         Called with the outputs and relevances of layers.
     to_input : bool
-        If false, the pass back ends at the outputs of the first layers, which saves the most
+        If false, the backward pass ends at the outputs of the first layers, which saves the most
         expensive step when only observers are interested.
     max_loss : float, optional
         Largest share of a sample's start relevance that may be lost in stabilizers and at units

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from niwaki.errors import PropagationError
-from niwaki.propagation.operation import Operation, Rule
+from niwaki.propagation.operation import Operation, Rule, Signals
 from niwaki.propagation.transport import (
     STABILIZER,
     Term,
@@ -51,9 +51,7 @@ class Epsilon(Rule):
     epsilon: float = STABILIZER
     bias: bool = True
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         weight, bias = operation.parameters()
         term = Term(inputs, weight, bias if self.bias else None)
@@ -79,9 +77,7 @@ class ZPlus(Rule):
     stabilizer: float = STABILIZER
     bias: bool = True
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         weight, bias = operation.parameters()
         terms = activating(operation, inputs, weight, bias if self.bias else None)
@@ -118,15 +114,13 @@ class AlphaBeta(Rule):
     bias: bool | Literal["both"] = True
 
     def __post_init__(self) -> None:
-        if self.alpha < 0 or self.beta < 0 or abs(self.alpha - self.beta - 1) > 1e-9:
+        if abs(self.alpha - self.beta - 1) > 1e-9:
             raise ValueError(
                 f"alpha = {self.alpha} and beta = {self.beta}: both must be non-negative and "
                 "alpha - beta = 1"
             )
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         weight, bias = operation.parameters()
         bias = bias if self.bias else None
@@ -165,9 +159,7 @@ class ZBox(Rule):
     high: float | tuple[float, ...]
     stabilizer: float = STABILIZER
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         if operation.kind == "sum":
             raise PropagationError(f"{operation}: {self} needs one input, whose box it describes")
@@ -215,9 +207,7 @@ class Flat(Rule):
 
     stabilizer: float = STABILIZER
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         ones = tuple(operation.varying(x) for x in inputs)
         weight = None if operation.weight is None else torch.ones_like(operation.weight)
@@ -244,9 +234,7 @@ class Ratio(Rule):
     stabilizer: float = STABILIZER
     bias: bool = True
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         weight, bias = (None if p is None else p.abs() for p in operation.parameters())
         sizes = inputs if operation.nonnegative else tuple(x.abs() for x in inputs)
@@ -260,9 +248,7 @@ class Pass(Rule):
 
     needs_inputs = False
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         return (relevance,)
 
@@ -271,9 +257,7 @@ class Pass(Rule):
 class Gradient(Rule):
     """The derivative of the operation itself."""
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         return operation.derivative(inputs, relevance)
 
@@ -282,9 +266,7 @@ class Gradient(Rule):
 class Guided(Rule):
     """Guided backprop's gate: positive gradients of active units (Springenberg et al. 2014)."""
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         (gradient,) = operation.derivative(inputs, relevance.clamp(min=0))
         return (gradient,)
@@ -296,8 +278,6 @@ class Deconvnet(Rule):
 
     needs_inputs = False
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         return (relevance.clamp(min=0),)

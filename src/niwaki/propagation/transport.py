@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from niwaki.propagation.operation import Operation
+from niwaki.propagation.operation import Operation, Signals
 
 __all__ = [
     "STABILIZER",
@@ -33,7 +33,7 @@ FEW_CHANNELS = 16
 class Term(NamedTuple):
     """A modified input through modified parameters: one summand of a rule's denominator."""
 
-    inputs: tuple[Tensor, ...]
+    inputs: Signals
     weight: Tensor | None
     bias: Tensor | None
     sign: int = 1
@@ -47,7 +47,7 @@ def transport(
     *,
     positive: bool = False,
     weigh: bool = True,
-) -> tuple[Tensor, ...]:
+) -> Signals:
     """Carry `relevance` back through the sum of `terms`.
 
     With z the signed sum over the terms, an input of a term gets itself times the derivative of z
@@ -152,7 +152,7 @@ def negative_part(x: Tensor | None) -> Tensor | None:
 
 
 def activating(
-    operation: Operation, inputs: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None
+    operation: Operation, inputs: Signals, weight: Tensor | None, bias: Tensor | None
 ) -> list[Term]:
     """Return the terms whose every contribution is positive, the positive bias among them."""
     if operation.nonnegative:
@@ -166,7 +166,7 @@ def activating(
 
 
 def inhibiting(
-    operation: Operation, inputs: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None
+    operation: Operation, inputs: Signals, weight: Tensor | None, bias: Tensor | None
 ) -> list[Term]:
     """Return the terms whose every contribution is negative, the negative bias among them."""
     terms = []

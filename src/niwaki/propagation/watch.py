@@ -18,7 +18,7 @@ from niwaki.propagation._cuts import Cuts
 from niwaki.propagation._ruled import Ruled
 from niwaki.propagation.composites import Composite
 from niwaki.propagation.observers import Observer, Onlooker
-from niwaki.propagation.operation import Operation
+from niwaki.propagation.operation import Operation, Signals
 from niwaki.propagation.rules import Gradient, Pass
 
 __all__ = ["HANDLERS", "Handler", "Watch"]
@@ -72,7 +72,7 @@ class Watch(TorchFunctionMode):
         self.operations: list[Operation] = []
         self.edges: dict[Operation, Any] = {}  # where relevance reaches the units of a layer
         self._hooks: dict[Operation, Any] = {}
-        self._late: dict[Operation, tuple[Tensor, ...]] = {}  # inputs that rules need after all
+        self._late: dict[Operation, Signals] = {}  # inputs that rules need after all
         self.conditions = dict(conditions or {})
         self.wants_weights = wants_weights
         self._samples = 1
@@ -361,8 +361,8 @@ class Watch(TorchFunctionMode):
 def _saved_as_usual() -> Iterator[None]:
     """Lift hooks on saved tensors, such as those of activation checkpointing.
 
-    That computes its tensors anew in the pass back, where nobody watches, and hands them to rules
-    in the order of an unwatched forward pass.
+    That computes its tensors anew in the backward pass, where nobody watches, and hands them to
+    rules in the order of an unwatched forward pass.
     """
     hooks: list[Any] = []
     top: Any = torch._C._autograd._top_saved_tensors_default_hooks

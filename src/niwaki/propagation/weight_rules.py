@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from niwaki.propagation.operation import Operation, Rule
+from niwaki.propagation.operation import Operation, Rule, Signals
 from niwaki.propagation.transport import (
     STABILIZER,
     Term,
@@ -36,9 +36,7 @@ class WSquare(Rule):
     stabilizer: float = STABILIZER
     bias: bool = True
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         weight, bias = operation.parameters()
         bias = None if bias is None or not self.bias else bias.square()
@@ -64,23 +62,13 @@ class Gamma(Rule):
     bias : bool
         Whether the bias takes its share. The output's sign is that with the bias, as in zennit.
 
-    Raises
-    ------
-    ValueError
-        For a negative gamma.
     """
 
     gamma: float = 0.25
     stabilizer: float = STABILIZER
     bias: bool = True
 
-    def __post_init__(self) -> None:
-        if self.gamma < 0:
-            raise ValueError(f"gamma = {self.gamma}: must not be negative")
-
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         weight, bias = operation.parameters()
         with torch.no_grad():
@@ -103,7 +91,7 @@ class Gamma(Rule):
     def _terms(
         self,
         operation: Operation,
-        inputs: tuple[Tensor, ...],
+        inputs: Signals,
         weight: Tensor | None,
         bias: Tensor | None,
         sign: int,
@@ -145,9 +133,7 @@ class Norm(Rule):
 
     stabilizer: float = STABILIZER
 
-    def relevance(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         weight, _ = operation.parameters()
         return transport(operation, [Term(inputs, weight, None)], relevance, self.stabilizer)

@@ -1,4 +1,4 @@
-"""The rules by data: a search for the composite that keeps the most accuracy per cost."""
+"""Rules chosen by data: a search for the composite that keeps the most accuracy per cost."""
 
 from __future__ import annotations
 
@@ -110,8 +110,6 @@ def choose_rules(
     >>> schedule = niwaki.pruning.Schedule(per_cost=found.per_cost)
     >>> pruned = niwaki.prune(model, few, best, schedule=schedule, keep=0.4)
     """
-    if trials < 1:
-        raise ValueError(f"trials = {trials}: at least one is needed")
     check_optuna()
     models.check(model)
     example = next(iter(batches(data, 1, models.home(model))))[0][:1]
@@ -171,7 +169,7 @@ def _known(kept: runs.Run) -> dict[str, Trial]:
 
 
 def _try(choice: Choice, trial: Trial, measure: Callable[[Criterion, float], float]) -> Trial:
-    """Run a trial; one that goes wrong is one that is not chosen."""
+    """Run a trial; one that fails cannot be chosen."""
     started = time.perf_counter()
     found, error = None, None
     try:
@@ -291,7 +289,7 @@ def _defaults(groups: Groups, exponent: float) -> list[Settings]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence optuna's log, which tells what the trials tell; its level is a global one."""
+    """Silence optuna's log, which repeats what the trials report; its level is global."""
     import optuna
 
     before = optuna.logging.get_verbosity()

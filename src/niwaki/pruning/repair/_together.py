@@ -65,7 +65,7 @@ class _Shares(Sampler[list[int]]):
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], samples: int) -> None:
-    """Let each process have the gradient over the samples of all, of which this one has so many."""
+    """Give every process the gradient over the samples of all of them."""
     if size() == 1:
         return
     trained = [p for p in parameters if p.requires_grad]
@@ -79,7 +79,7 @@ def average_gradients(parameters: Sequence[nn.Parameter], samples: int) -> None:
 
 
 def average_buffers(model: nn.Module) -> None:
-    """Let each process have the mean of what batch norms have seen in all."""
+    """Give every process the mean of the statistics of batch norms over all of them."""
     buffers = [b for b in model.buffers() if b.is_floating_point()]
     if size() == 1 or not buffers:
         return

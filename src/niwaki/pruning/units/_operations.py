@@ -1,4 +1,4 @@
-"""What each operation of torch's core does to the channels that pass it.
+"""What each operation of torch's core does to the channels that pass through it.
 
 The rules of layers, which have weights, stand in `_layers`.
 """
@@ -68,7 +68,7 @@ class Call:
         return self.args[position] if position < len(self.args) else default
 
     def fix(self, slots: Sequence[Slot], what: str) -> None:
-        """Let channels stay because of what the operation does."""
+        """Keep channels because of what the operation does."""
         for slot in slots:
             self.units.fix(slot.variables, f"{self.why} {what}")
 
@@ -156,7 +156,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def unknown(call: Call) -> list[Slots]:
-    """Let all channels stay that go into an operation that cannot be followed."""
+    """Keep all channels that go into an operation that cannot be followed."""
     for tensor in _tensors([*call.args, *call.kwargs.values()]):
         call.fix(call.slots(tensor), "mixes or moves channels in a way that cannot be followed")
     return call.to_all(())
@@ -203,7 +203,7 @@ def _widths(tensor: Tensor) -> list[int]:
 
 @rule("copy")
 def _copy(call: Call) -> list[Slots]:
-    """Written into a tensor, which may be part of a larger one that nobody owns."""
+    """A copy into a tensor, which may be part of a larger one that nobody owns."""
     target, source = call.args[:2]
     if target._is_view() and not call.slots(target) and target._base.shape != target.shape:
         call.fix(call.slots(source), "writes them into a tensor that keeps its width")
@@ -218,7 +218,7 @@ def _copy(call: Call) -> list[Slots]:
 
 
 def _move(call: Call, function: Callable[..., Any]) -> list[Slots]:
-    """Do with the variables what is done with the values."""
+    """Do to the variables what is done to the values."""
     source = call.args[0]
     rest = [_on_cpu(a) for a in call.args[1:]]
     options = {name: _on_cpu(a) for name, a in call.kwargs.items()}
@@ -344,7 +344,7 @@ def _reduction(call: Call) -> list[Slots]:
     "renorm", "cummax", "cummin", "glu",
 )  # fmt: skip
 def _along(call: Call) -> list[Slots]:
-    """Something along one dimension, whose channels lean on each other."""
+    """An operation along one dimension, whose channels depend on each other."""
     source = call.args[0]
     position = 2 if call.name == "topk" else 1
     dim = int(call.argument(position, "dim", -1)) % source.dim()
@@ -367,7 +367,7 @@ def _glu(call: Call, dim: int) -> list[Slots]:
 
 
 def _spatial(call: Call) -> list[Slots]:
-    """Pooling, resizing: something in the last dimensions."""
+    """Pooling and resizing: operations over the last dimensions."""
     match = re.search(r"(\d)d", call.name)
     count = int(match.group(1)) if match else 2
     source = call.args[0]
