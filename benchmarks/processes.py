@@ -39,7 +39,7 @@ from torch.utils.data import TensorDataset
 from niwaki import auditing, car, criteria, evaluation
 from niwaki.data import Preprocessing, batches, open_data, references
 from niwaki.models import load_weights, zoo
-from niwaki.slides import explain_slide, open_slide
+from niwaki.slides import Tiling, explain_slide, open_slide
 
 
 class Images(TensorDataset):
@@ -90,7 +90,7 @@ def slide(_: nn.Module, __: Images) -> Tensor:
         Image.fromarray(pixels).save(Path(folder) / "slide.png")
         with explain_slide(
             large, open_slide(Path(folder) / "slide.png", 0.5), known, classes={1: "tumour"},
-            whole=True, batch_size=4, folder=Path(folder) / "run",
+            tiling=Tiling(whole=True), batch_size=4, folder=Path(folder) / "run",
         ) as found:  # fmt: skip
             return torch.tensor(
                 [[v for v in r.values() if isinstance(v, float)] for r in found.rows]

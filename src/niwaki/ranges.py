@@ -25,7 +25,6 @@ __all__ = [
     "BELOW_ONE",
     "CORRELATION",
     "CLASSES",
-    "COUNT",
     "DECAY",
     "EXPONENT",
     "EPOCHS",
@@ -274,7 +273,6 @@ _TOO_MANY = "more than that would not end"
 FINITE = Range()
 POSITIVE = Range(0, open_low=True)
 NATURAL = Range(0, whole=True)
-COUNT = Range(1, whole=True)
 INDEX = Range(0, 2**31 - 1, whole=True, why="outputs, units and images are numbered from 0")
 SHARE = Range(0, 1, open_low=True)
 INSIDE = Range(0, 1, open_low=True, open_high=True)

@@ -8,10 +8,10 @@ from PIL import Image
 from scipy.stats import kstest
 from torch import nn
 
-from niwaki.auditing import audit, gather, robustness_index
+from niwaki.auditing import audit, gather, latent_of, robustness_index
 from niwaki.auditing._centres import CentreExchange, accuracy_of_telling, told_by
 from niwaki.auditing._feature_swap import layer_means, outputs_moved, random_step, step_between
-from niwaki.auditing._latent import channels_of, latent_of, look_inside
+from niwaki.auditing._latent import channels_of, look_inside
 from niwaki.auditing._signature import looks, signature_between, signature_of_dye
 from niwaki.data import Described, Images
 from niwaki.datasets import TISSUE, draw_tissue

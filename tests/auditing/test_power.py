@@ -8,14 +8,21 @@ import pytest
 import torch
 from audit_networks import Coloured
 
-from niwaki.auditing import MATTERS, audit, examine, gather, sign_test
+from niwaki.auditing import (
+    ANSWERS,
+    MATTERS,
+    Power,
+    audit,
+    examine,
+    gather,
+    group_test,
+    sign_test,
+)
 from niwaki.auditing._interventions import TRIED
 from niwaki.auditing._outliers import FEWEST, RARE, SMALLEST, share_of_outliers
 from niwaki.auditing._power import (
-    ANSWERS,
     RATIO,
     Exchanged,
-    Power,
     Tries,
     of_errors,
     of_group,
@@ -23,7 +30,7 @@ from niwaki.auditing._power import (
     of_place,
     of_property,
 )
-from niwaki.auditing._statistics import Exchange, group_test, shifted
+from niwaki.auditing._statistics import Exchange, shifted
 from niwaki.datasets import draw_tissue, plant
 from niwaki.models import zoo
 

@@ -209,14 +209,14 @@ def filters_drawn(count: int, folder: str) -> dict[str, Tensor]:
 
 def slide_maps(file: str, folder: str | None = None, batch_size: int = 3) -> Any:
     """Return the rows of a slide's tiles and, in the first process, the maps."""
-    from niwaki.slides import explain_slide, open_slide
+    from niwaki.slides import Tiling, explain_slide, open_slide
 
     preprocessing = niwaki.data.Preprocessing(SIDE, mean=(0.5,) * 3, std=(0.25,) * 3)
     methods = ["gradient", "lrp.epsilon_plus"]
     slide = open_slide(file, 0.5)
     with explain_slide(
         network(), slide, preprocessing, classes={1: "one", 2: "two"}, methods=methods,
-        whole=True, batch_size=batch_size, workers=0, folder=folder,
+        tiling=Tiling(whole=True), batch_size=batch_size, workers=0, folder=folder,
     ) as found:  # fmt: skip
         maps = {
             layer.title: torch.from_numpy(store.read(0, 0, store.shape[1], store.shape[0]))

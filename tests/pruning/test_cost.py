@@ -15,10 +15,9 @@ from niwaki.criteria import score
 from niwaki.evaluation import cost
 from niwaki.models import zoo
 from niwaki.propagation import trace
-from niwaki.pruning import Schedule, couple, prune
+from niwaki.pruning import Schedule, couple, operate, prune
 from niwaki.pruning.units._budget import Budget
 from niwaki.pruning.units._selection import select
-from niwaki.pruning.units._surgery import operate
 
 COSTS = ["units", "params", "macs"]
 

@@ -14,8 +14,7 @@ from niwaki.data import open_data, references
 from niwaki.errors import DataError
 from niwaki.evaluation import accuracy
 from niwaki.models import load_weights, zoo
-from niwaki.pruning import Removal, Schedule, compensate, load, prune, recalibrate
-from niwaki.pruning.units._surgery import operate
+from niwaki.pruning import Removal, Schedule, compensate, load, operate, prune, recalibrate
 
 
 def state(model):

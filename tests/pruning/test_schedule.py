@@ -15,9 +15,8 @@ from niwaki import pruning
 from niwaki.criteria import Criterion, create, score
 from niwaki.errors import NiwakiError, NothingToPruneError
 from niwaki.evaluation import accuracy
-from niwaki.pruning import Step, Trajectory, couple
+from niwaki.pruning import Removal, Step, Trajectory, couple
 from niwaki.pruning._loop import _survivors
-from niwaki.pruning._plan import Removal
 
 # What is left is compared with what was there: nothing is rebuilt.
 prune = partial(pruning.prune, repair=None)

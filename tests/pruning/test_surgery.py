@@ -30,8 +30,7 @@ from niwaki import pruning
 from niwaki.criteria import Scores, score
 from niwaki.errors import KeptWarning, ModelError
 from niwaki.models import zoo
-from niwaki.pruning import Plan, Removal, couple
-from niwaki.pruning.units._surgery import operate, replay
+from niwaki.pruning import Plan, Removal, couple, operate, replay
 
 # What is left is compared with what was there: nothing is rebuilt.
 prune = partial(pruning.prune, repair=None)

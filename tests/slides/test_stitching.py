@@ -7,7 +7,7 @@ from synthetic import PLAIN, Purple, Whole, convolutional, picture, write_slide
 from torch import nn
 
 import niwaki
-from niwaki.slides import Layer, explain_slide, open_slide
+from niwaki.slides import Layer, Tiling, explain_slide, open_slide
 from niwaki.slides._grid import reach_of
 
 pytest.importorskip("openslide", reason="the extra slides is not installed")
@@ -48,7 +48,12 @@ METHODS = [
 def test_relevance_of_a_map_is_that_of_one_large_image(slide, mpp):
     model = convolutional()
     with explain_slide(
-        model, slide, PLAIN, classes={0: "a", 1: "b"}, methods=METHODS, mpp=mpp, whole=True
+        model,
+        slide,
+        PLAIN,
+        classes={0: "a", 1: "b"},
+        methods=METHODS,
+        tiling=Tiling(mpp, whole=True),
     ) as found:
         margin = found.grid.margin
         assert margin > 0
@@ -105,7 +110,12 @@ def test_a_classifier_is_blended_by_its_window(slide):
     model = Whole(convolutional()).eval()
     large = direct(slide, 0.5)
     with explain_slide(
-        model, slide, PLAIN, classes={1: "b"}, methods=["gradient"], mpp=0.5, whole=True
+        model,
+        slide,
+        PLAIN,
+        classes={1: "b"},
+        methods=["gradient"],
+        tiling=Tiling(0.5, whole=True),
     ) as found:
         assert found.grid.margin == 0
         got = whole(found.maps[Layer("relevance", "b", "gradient")])
@@ -133,8 +143,8 @@ def test_a_classifier_is_blended_by_its_window(slide):
 def test_batches_and_processes_change_nothing(slide):
     def maps(**options):
         with explain_slide(
-            Purple(3).eval(), slide, PLAIN, classes={1: "b"}, methods=["gradient"], mpp=0.5,
-            **options,
+            Purple(3).eval(), slide, PLAIN, classes={1: "b"}, methods=["gradient"],
+            tiling=Tiling(0.5), **options,
         ) as found:  # fmt: skip
             return [whole(store) for store in found.maps.values()], found.rows
 
@@ -158,7 +168,8 @@ def test_what_is_finished_is_not_looked_at_again(slide, tmp_path, monkeypatch):
         return look(self, pixels, grid)
 
     monkeypatch.setattr(Network, "look", counted)
-    options = {"classes": {1: "b"}, "methods": ["gradient"], "mpp": 0.5, "whole": True}
+    options = {"classes": {1: "b"}, "methods": ["gradient"]}
+    options["tiling"] = Tiling(0.5, whole=True)
     model = Whole(convolutional()).eval()
 
     def run(**others):
@@ -178,5 +189,5 @@ def test_what_is_finished_is_not_looked_at_again(slide, tmp_path, monkeypatch):
     assert run() == rows
     assert asked == []
     with pytest.raises(DataError, match="another setting"):
-        run(mpp=0.25)
+        run(tiling=Tiling(0.25, whole=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "run"]

@@ -133,7 +133,7 @@ def audit(
     if training is not None:
         place = within(folder, "training")
         learned = gather_training(material, training, limit=limit, seed=seed, folder=place)
-    return _examine(material, chosen, seed, tissue, learned, started, confirmed or {})
+    return _examine(material, chosen, seed, tissue, learned, started, confirmed)
 
 
 @checked(seed=SEED)
@@ -163,7 +163,7 @@ def _examine(
     tissue: bool,
     training: Training | None,
     started: float,
-    confirmed: Mapping[str, Sequence[Any]] | None = None,
+    confirmed: Mapping[str, Sequence[Any]] | None,
 ) -> Audit:
     said = near_chance(material.outputs.argmax(1), material.labels)
     if said:

@@ -172,7 +172,10 @@ def collect(
 
     _, explain = explaining(model, data, method, target, options)
 
-    def compute(batch: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    place, names = models.home(model), batch_names(data, batch_size)
+
+    def computed(number: int) -> dict[str, Tensor]:
+        batch, truth = read_batch(data, number, batch_size, place)
         said, heat = explain(batch, truth)
         return {
             "attribution": heat,
@@ -180,11 +183,6 @@ def collect(
             "label": truth,
             "data": (known.denormalise(batch) * 255).round().to(torch.uint8),
         }
-
-    place, names = models.home(model), batch_names(data, batch_size)
-
-    def computed(number: int) -> dict[str, Tensor]:
-        return compute(*read_batch(data, number, batch_size, place))
 
     with open_run(unfinished, identity) as kept:
         for _ in each_once(kept, names, computed, f"explaining by {method}"):

@@ -25,6 +25,7 @@ from niwaki.runs import Folder, accumulate, digest, open_run
 from niwaki.stages import stage
 
 _SUMS = "sums"  # the part of a run folder that keeps them
+_FEW = 8  # images that say what the layers are
 
 
 @stage("removing filters")
@@ -233,7 +234,7 @@ def _index_of(
     return CarIndex(layers, baseline, fingerprint)
 
 
-def _first_inputs(model: nn.Module, data: Data, count: int = 8) -> Tensor:
+def _first_inputs(model: nn.Module, data: Data) -> Tensor:
     """Return the first few inputs, at least two rows."""
-    inputs, _ = next(iter(batches(data, count, models.home(model))))
-    return inputs[:count] if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.dim() - 1))
+    inputs, _ = next(iter(batches(data, _FEW, models.home(model))))
+    return inputs[:_FEW] if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.dim() - 1))

@@ -87,14 +87,7 @@ def demo(
             model, few, made, keep=0.2, schedule=schedule, test=test, run=run
         )
     runs["lrp, not rebuilt"] = pruning.prune(
-        model,
-        few,
-        "lrp",
-        keep=0.2,
-        schedule=schedule,
-        repair=None,
-        test=test,
-        run=run,
+        model, few, "lrp", keep=0.2, schedule=schedule, repair=None, test=test, run=run
     )
     smaller = pruning.prune(model, few, keep=0.6, schedule=schedule, test=test, run=run)
     show(

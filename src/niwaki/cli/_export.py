@@ -63,14 +63,9 @@ def export(
     if out.is_dir():
         raise NiwakiError(f"--out {out} is a folder; give the path of a file")
     check_output(out, force=force, model=model, files=[weights])
-    loaded = o.load_model(
-        model,
-        o.prepare("cpu", threads),
-        weights=weights,
-        classes=classes,
-        architecture=architecture,
-        trust=trust,
-    )
+    loaded = o.Common(
+        weights=weights, classes=classes, architecture=architecture, trust=trust, threads=threads
+    ).load(model)
     shape = _given(input_shape) if input_shape else o.input_shape(model, loaded)
     check_fits(loaded.model, shape, 1)
     models.export(loaded.model, out, shape, format=format_)

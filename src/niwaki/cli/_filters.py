@@ -177,9 +177,8 @@ class _Compared:
     ) -> _Compared:
         from niwaki import filters as rooms
 
-        small = o.load_model(
-            str(folder), o.prepare(common.device, common.threads), trust=common.trust
-        )
+        here = o.Common(device=common.device, threads=common.threads, trust=common.trust)
+        small = here.load(str(folder))
         after = rooms.layer_diversity(
             small.model, images, layers=list(profile), batch_size=common.batch_size
         )

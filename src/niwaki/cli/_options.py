@@ -45,7 +45,6 @@ __all__ = [
     "count_outputs",
     "input_shape",
     "load_images",
-    "load_model",
     "prepare",
     "resumable",
     "spread",

@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,22 +78,14 @@ def short_name(model: str) -> str:
     return Path(model).name.rpartition(":")[2]
 
 
-def given_command(context: typer.Context, leave_out: Container[str] = _NO_PART) -> str:
-    """Return the running command with the arguments and options that were given to it.
-
-    Parameters
-    ----------
-    context : typer.Context
-        Context of the command.
-    leave_out : container of str
-        Names of parameters that are not shown.
-    """
+def given_command(context: typer.Context) -> str:
+    """Return the running command with the arguments and options that were given to it."""
     words, options = [context.command_path], []
     for parameter in context.command.params:
         name = parameter.name or ""
         value = context.params.get(name)
         source = context.get_parameter_source(name)
-        if name in leave_out or value is None or source is None or source.name != "COMMANDLINE":
+        if name in _NO_PART or value is None or source is None or source.name != "COMMANDLINE":
             continue
         if parameter.param_type_name == "argument":
             words.append(str(value))

@@ -126,7 +126,7 @@ def slide(
     """
     from niwaki.files import write_json
     from niwaki.report import write_report
-    from niwaki.slides import explain_slide, open_slide, read_nuclei
+    from niwaki.slides import Tiling, explain_slide, open_slide, read_nuclei
 
     common.check_output(out, model, slide, files=[nuclei] if nuclei else [])
     source = open_slide(slide, slide_mpp)
@@ -153,11 +153,7 @@ def slide(
             preprocessing,
             classes=_classes(target or [], every),
             methods=list(dict.fromkeys(method or ["lrp.epsilon_plus"])),
-            mpp=mpp,
-            tile=tile,
-            overlap=overlap,
-            least_tissue=least_tissue,
-            whole=everywhere,
+            tiling=Tiling(mpp, tile, overlap, least_tissue, everywhere),
             beside=other,
             class_names=every,
             batch_size=common.batch_size,

@@ -11,7 +11,7 @@ annotated, for the audit.
 from niwaki.slides._cut import Labelled, cut, labelled_places, read_mask, region_masks
 from niwaki.slides._explain import SlideMaps, explain_slide
 from niwaki.slides._geojson import SlideObject, read_geojson, write_geojson
-from niwaki.slides._grid import Grid, Tile
+from niwaki.slides._grid import Grid, Tile, Tiling
 from niwaki.slides._maps import Layer, safe_names
 from niwaki.slides._nuclei import measured_nuclei, read_nuclei
 from niwaki.slides._pyramid import Pyramid, coloured, write_ome_tiff
@@ -40,6 +40,7 @@ __all__ = [
     "SlideObject",
     "Store",
     "Tile",
+    "Tiling",
     "Tissue",
     "coloured",
     "cut",

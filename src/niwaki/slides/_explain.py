@@ -20,13 +20,13 @@ from niwaki.data import Preprocessing
 from niwaki.errors import DataError
 from niwaki.processes import is_first, rank, size
 from niwaki.progress import bar
-from niwaki.ranges import BATCH, FRACTION, SIDE, THREADS, checked
+from niwaki.ranges import BATCH, THREADS, checked
 from niwaki.runs import Folder, Run, each_once, open_run
-from niwaki.slides._grid import Grid, Tile, centre_grid, overlapping_grid
+from niwaki.slides._grid import Grid, Tile, Tiling, centre_grid, overlapping_grid
 from niwaki.slides._maps import Layer, Stitched, stitching
 from niwaki.slides._network import Network, upsampled
 from niwaki.slides._reading import TileReader
-from niwaki.slides._slide import MPP, Slide
+from niwaki.slides._slide import Slide
 from niwaki.slides._store import Store
 from niwaki.slides._tissue import Tissue, everywhere, find_tissue
 from niwaki.stages import allowed, stage
@@ -83,8 +83,7 @@ class SlideMaps:
 
 
 @contextmanager
-@checked(mpp=MPP, tile=SIDE, overlap=FRACTION, least_tissue=FRACTION, batch_size=BATCH,
-         workers=THREADS.but(low=0))  # fmt: skip
+@checked(batch_size=BATCH, workers=THREADS.but(low=0))
 def explain_slide(
     model: nn.Module,
     slide: Slide,
@@ -92,11 +91,7 @@ def explain_slide(
     *,
     classes: Mapping[int, str],
     methods: Sequence[str] = ("lrp.epsilon_plus",),
-    mpp: float | None = None,
-    tile: int | None = None,
-    overlap: float = 0.25,
-    least_tissue: float = 0.1,
-    whole: bool = False,
+    tiling: Tiling = Tiling(),
     beside: Mapping[str, nn.Module] | None = None,
     class_names: Sequence[str] | None = None,
     batch_size: int = 8,
@@ -121,21 +116,13 @@ def explain_slide(
     slide : Slide
         See `open_slide`.
     preprocessing : Preprocessing
-        Its size is that of a tile; tiles are read at the resolution `mpp` and not resized.
+        Its size is that of a tile, unless `tiling` says otherwise. Tiles are not resized.
     classes : mapping of int to str
         The outputs that are mapped, with their names.
     methods : sequence of str
         Each one of `niwaki.attribution.names`.
-    mpp : float, optional
-        Micrometres per pixel that the network was trained at; default: the slide's own.
-    tile : int, optional
-        Side of a tile in pixels, if not the preprocessing's.
-    overlap : float
-        Overlap of neighbouring tiles that are blended, as a share of their side.
-    least_tissue : float
-        Share of a tile that must be tissue.
-    whole : bool
-        Look at all of the slide, not only at tissue.
+    tiling : Tiling
+        The resolution, and how the slide is cut into tiles.
     beside : mapping of str to nn.Module, optional
         Another network by its name, such as a pruned one: its maps, and the differences.
     class_names : sequence of str, optional
@@ -157,17 +144,15 @@ def explain_slide(
         For a slide without tissue, a resolution that it does not have, a part that cannot be read,
         or a class that does not exist.
     """
-    resolution = max(slide.mpp) if mpp is None else mpp
-    slide.check(resolution)
+    slide.check(max(slide.mpp) if tiling.mpp is None else tiling.mpp)
     if not classes or not methods:
         raise DataError("nothing to map: name at least one class and one method")
     given = {"": model, **(beside or {})}
     networks = {
         name: Network(one, preprocessing, list(classes), methods) for name, one in given.items()
     }
-    tissue = everywhere(slide) if whole else find_tissue(slide)
-    side = tile or preprocessing.size
-    grid = _grid(slide, tissue, resolution, side, networks, overlap, 0 if whole else least_tissue)
+    tissue = everywhere(slide) if tiling.whole else find_tissue(slide)
+    grid = _grid(slide, tissue, tiling, preprocessing.size, networks)
     some = allowed("tiles", len(grid.tiles), batch_size)
     grid = replace(grid, tiles=grid.tiles[:some])
     names = tuple(class_names or ())
@@ -181,7 +166,8 @@ def explain_slide(
             "data": [slide.path.name, *slide.size, *slide.mpp, _hash(tissue)],
             "classes": {str(number): name for number, name in classes.items()},
             "preprocessing": preprocessing.to_json(),
-            "grid": [grid.side, grid.margin, grid.step, grid.mpp, len(grid.tiles), least_tissue],
+            "grid": [grid.side, grid.margin, grid.step, grid.mpp],
+            "tiles": [len(grid.tiles), tiling.least_tissue],
             "batch_size": batch_size,
         }
 
@@ -206,19 +192,19 @@ def explain_slide(
 def _grid(
     slide: Slide,
     tissue: Tissue,
-    mpp: float,
-    side: int,
+    tiling: Tiling,
+    usual: int,
     networks: Mapping[str, Network],
-    overlap: float,
-    least: float,
 ) -> Grid:
+    mpp = max(slide.mpp) if tiling.mpp is None else tiling.mpp
+    side = tiling.side or usual
     reaches = [network.reach() for network in networks.values()]
     known = [reach for reach in reaches if reach is not None]
     if len(known) == len(reaches):
         widest = max(known, key=lambda reach: reach.margin)
-        # Of a cut tile, each pixel with tissue is kept: the cut is no place of the tissue's.
-        return centre_grid(slide, tissue, mpp, side, widest, 0)
-    return overlapping_grid(slide, tissue, mpp, side, round(overlap * side), least)
+        return centre_grid(slide, tissue, mpp, side, widest)
+    least = 0 if tiling.whole else tiling.least_tissue
+    return overlapping_grid(slide, tissue, mpp, side, round(tiling.overlap * side), least)
 
 
 def _hash(tissue: Tissue) -> str:

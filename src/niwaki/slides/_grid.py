@@ -12,13 +12,40 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from niwaki.errors import DataError
-from niwaki.slides._slide import Slide
+from niwaki.ranges import FRACTION, SIDE, checked
+from niwaki.slides._slide import MPP, Slide
 from niwaki.slides._tissue import Tissue
 
-__all__ = ["Grid", "Reach", "Tile", "centre_grid", "overlapping_grid", "reach_of"]
+__all__ = ["Grid", "Reach", "Tile", "Tiling", "centre_grid", "overlapping_grid", "reach_of"]
 
 Array = NDArray[Any]
 _AT_ONCE = 8  # probes in a batch
+
+
+@checked(mpp=MPP, side=SIDE, overlap=FRACTION, least_tissue=FRACTION)
+@dataclass(frozen=True)
+class Tiling:
+    """How a slide is cut into tiles.
+
+    Attributes
+    ----------
+    mpp : float or None
+        Micrometres per pixel that the network was trained at; None: the slide's own.
+    side : int or None
+        Side of a tile in pixels; None: that of the network's inputs.
+    overlap : float
+        Overlap of neighbouring tiles that are blended, as a share of their side.
+    least_tissue : float
+        Share of a tile that must be tissue.
+    whole : bool
+        Look at all of the slide, not only at tissue.
+    """
+
+    mpp: float | None = None
+    side: int | None = None
+    overlap: float = 0.25
+    least_tissue: float = 0.1
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,12 +216,11 @@ def overlapping_grid(
     return Grid(side, 0, step, mpp, canvas, tiles)
 
 
-def centre_grid(
-    slide: Slide, tissue: Tissue, mpp: float, side: int, reach: Reach, least: float
-) -> Grid:
+def centre_grid(slide: Slide, tissue: Tissue, mpp: float, side: int, reach: Reach) -> Grid:
     """Lay tiles over a slide whose centres, where the relevance is complete, lie side by side.
 
-    A tile that is too small for that is made as large as it takes.
+    A tile that is too small for that is made as large as it takes. Each pixel with tissue is kept:
+    where tiles are cut says nothing of the tissue.
     """
     margin, stride = reach.margin, reach.stride
     wanted = max(side, 4 * margin)
@@ -202,7 +228,7 @@ def centre_grid(
     core = side - 2 * margin
     canvas = slide.canvas(mpp)
     columns, rows = (list(range(-margin, length - margin, core)) for length in canvas)
-    tiles = _with_tissue(slide, tissue, mpp, columns, rows, (margin, core), least)
+    tiles = _with_tissue(slide, tissue, mpp, columns, rows, (margin, core), 0)
     return Grid(side, margin, core, mpp, canvas, tiles, stride)
 
 
