@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.table import Table
 
-from niwaki.errors import LostRelevanceError, NiwakiError, PropagationError
+from niwaki.errors import NiwakiError, PropagationError
 from niwaki.stages import allowed, stage
 
 if TYPE_CHECKING:
@@ -262,15 +262,11 @@ def attribute_with_loss(how: Method, batch: Tensor, target: Target) -> tuple[Ten
     """
     from niwaki.attribution import Propagating
 
-    try:
+    if not isinstance(how, Propagating) or how.max_loss is None:
         return how.attribute(batch, target), 0.0
-    except LostRelevanceError as error:
-        assert isinstance(how, Propagating)
-        limit, how.max_loss = how.max_loss, None
-        try:
-            return how.attribute(batch, target), error.share
-        finally:
-            how.max_loss = limit
+    found, lost = how.attribute_with_loss(batch, [target])
+    share = float(lost.max())
+    return found[0], 0.0 if share <= how.max_loss else share
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -55,6 +55,8 @@ class Assign:
                 raise ValueError(
                     f"there is no kind of operation {kind!r}; kinds: {', '.join(KINDS)}"
                 )
+        if self.place not in ("any", "first", "last"):
+            raise ValueError(f"place {self.place!r} is not one of 'any', 'first', 'last'")
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
