@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,12 +97,8 @@ class Learner:
 
     def images(self, data: Set) -> Images:
         """Return a data set that the audit reads."""
-        return Images(
-            lambda i: Image.fromarray(data.pixels[i]),
-            data.labels.tolist(),
-            ["normal", "tumour"],
-            self.preprocessing,
-        )
+        labels, classes = data.labels.tolist(), ["normal", "tumour"]
+        return Images.of_pixels(data.pixels, labels, classes, self.preprocessing)
 
     def train(self, data: Data, seed: int) -> nn.Module:
         """Make a network and let it learn."""

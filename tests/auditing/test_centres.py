@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from audit_networks import looking
-from PIL import Image
 from scipy.stats import kstest
 from torch import nn
 
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def images_of(pixels, labels):
-    return Images(lambda i: Image.fromarray(pixels[i]), list(labels), ["normal", "tumour"], TISSUE)
+    return Images.of_pixels(pixels, list(labels), ["normal", "tumour"], TISSUE)
 
 
 # The robustness index.

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch import nn
 
 from niwaki.auditing import Evidence, audit, foreign, gather
@@ -28,7 +27,7 @@ def tensor(pixels):
 
 
 def images_of(pixels, labels):
-    return Images(lambda i: Image.fromarray(pixels[i]), list(labels), ["normal", "tumour"], TISSUE)
+    return Images.of_pixels(pixels, list(labels), ["normal", "tumour"], TISSUE)
 
 
 def asked(model, images, groups=None):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from audit_networks import looking
-from PIL import Image
 from torch import nn
 
 from niwaki.auditing import Evidence, Training, _training, audit, gather, gather_training
@@ -20,7 +19,7 @@ from niwaki.errors import DataError
 
 
 def images_of(pixels, labels):
-    return Images(lambda i: Image.fromarray(pixels[i]), list(labels), ["normal", "tumour"], TISSUE)
+    return Images.of_pixels(pixels, list(labels), ["normal", "tumour"], TISSUE)
 
 
 def darkened(pixels, chosen):
@@ -243,11 +242,11 @@ def test_what_does_not_fit_is_refused(network, tiles):
     smaller = torch.utils.data.TensorDataset(torch.zeros(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))
     with pytest.raises(DataError, match="prepare both in the same way"):
         gather_training(material, smaller)
-    other = Images(lambda i: Image.fromarray(pixels[i]), list(labels), ["a", "b"], TISSUE)
+    other = Images.of_pixels(pixels, list(labels), ["a", "b"], TISSUE)
     with pytest.raises(DataError, match="'a' in one and 'normal' in the other"):
         audit(network, data, method="gradient", training=other)
     way = replace(TISSUE, mean=(0.5, 0.5, 0.5))
-    other = Images(lambda i: Image.fromarray(pixels[i]), list(labels), data.classes, way)
+    other = Images.of_pixels(pixels, list(labels), data.classes, way)
     with pytest.raises(DataError, match="in the same way, or all of them are unlike"):
         audit(network, data, method="gradient", training=other)
 

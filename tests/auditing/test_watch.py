@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from audit_networks import Coloured
-from PIL import Image
 from scipy.stats import kstest, multivariate_normal
 
 from niwaki.auditing import watch
@@ -19,13 +18,7 @@ from niwaki.report import write_watch
 
 
 def images_of(pixels, labels=None):
-    return Images(
-        lambda i: Image.fromarray(pixels[i]),
-        labels,
-        ["normal", "tumour"],
-        TISSUE,
-        count=len(pixels),
-    )
+    return Images.of_pixels(pixels, labels, ["normal", "tumour"], TISSUE)
 
 
 # What is usual.

@@ -1,10 +1,15 @@
 """The data set of labelled images that every kind of source becomes."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -81,6 +86,26 @@ class Images(Dataset[tuple[Tensor, int]]):
         self._stored = stored
         self.preprocessing = preprocessing
 
+    @classmethod
+    def of_pixels(
+        cls,
+        pixels: NDArray[np.uint8],
+        targets: Sequence[int] | None,
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+    ) -> Images:
+        """Make a data set of images that are in memory.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            Shape (N, H, W, 3) or, if grey, (N, H, W), uint8.
+        targets, classes, preprocessing
+            See `Images`.
+        """
+        read = partial(_nth, pixels)
+        return cls(read, targets, classes, preprocessing, count=len(pixels))
+
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.targets)
@@ -120,7 +145,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         ]
         return ", ".join(names) or str(label)
 
-    def subset(self, indices: Sequence[int]) -> "Images":
+    def subset(self, indices: Sequence[int]) -> Images:
         """Return some of the images, in the order of their numbers in `indices`."""
         twin = Images(
             _Chosen(self._read, tuple(indices)),
@@ -134,7 +159,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         twin.outputs, twin.by_position = list(self.outputs), self.by_position
         return twin
 
-    def mapped(self, outputs: Sequence[int]) -> "Images":
+    def mapped(self, outputs: Sequence[int]) -> Images:
         """Return the same images with label `outputs[i]` for the i-th class.
 
         Raises
@@ -164,7 +189,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         twin.by_position = False
         return twin
 
-    def matched(self, names: Sequence[str]) -> "Images":
+    def matched(self, names: Sequence[str]) -> Images:
         """Return the same images with the label of the output that has the name of their class.
 
         Parameters
@@ -179,7 +204,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         """
         return self.mapped(match_classes(self.classes, names)) if self.labelled else self
 
-    def numbered(self, count: int) -> "Images":
+    def numbered(self, count: int) -> Images:
         """Return the same images for a network of so many outputs whose names are not known.
 
         Raises
@@ -188,6 +213,10 @@ class Images(Dataset[tuple[Tensor, int]]):
             Where the classes and the outputs do not fit together, see `number_classes`.
         """
         return self.mapped(number_classes(self.classes, count)) if self.labelled else self
+
+
+def _nth(pixels: NDArray[np.uint8], index: int) -> Image.Image:
+    return Image.fromarray(pixels[index])
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from niwaki.data._images import Images
 from niwaki.data._preprocessing import Preprocessing
@@ -74,7 +72,7 @@ class Patches:
     ) -> Images:
         """Return the patches as a data set; `pixels`, of the same shape, in place of its own."""
         shown = self.pixels if pixels is None else pixels
-        return Images(partial(_nth, shown), self.labels.tolist(), list(classes), preprocessing)
+        return Images.of_pixels(shown, self.labels.tolist(), classes, preprocessing)
 
 
 def read_points(path: str | Path) -> tuple[Array, list[str]]:
@@ -207,7 +205,3 @@ def _label(is_kind: Array, inside: Array, least: int, centre: int | None) -> int
     if count >= least:
         return 1
     return 0 if count == 0 and int(inside.sum()) >= least else None
-
-
-def _nth(pixels: Array, index: int) -> Image.Image:
-    return Image.fromarray(pixels[index])

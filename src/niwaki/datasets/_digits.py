@@ -1,11 +1,6 @@
 """The handwritten digits that come with scikit-learn: 1,797 grey images of 8 x 8 pixels."""
 
-from functools import partial
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from niwaki.data import Images, Preprocessing, register
 from niwaki.errors import DataError
@@ -31,13 +26,9 @@ def open_digits(preprocessing: Preprocessing | None, split: str) -> Images:
     chosen = np.sort(train if split == "train" else test)
     # The 17 grey levels 0..16 become 0..255, so that these are images like any other.
     levels = np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8)
-    return Images(
-        partial(_nth, levels),
+    return Images.of_pixels(
+        levels,
         data.target[chosen].tolist(),
         [str(digit) for digit in range(10)],
         preprocessing or DIGITS,
     )
-
-
-def _nth(levels: NDArray[Any], index: int) -> Image.Image:
-    return Image.fromarray(levels[index])

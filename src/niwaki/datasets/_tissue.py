@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from niwaki.data import Images, Preprocessing, register
@@ -88,7 +87,7 @@ class Tissue:
     ) -> Images:
         """Return the tiles as a data set; `pixels`, of the same shape, in the place of its own."""
         shown = self.pixels if pixels is None else pixels
-        return Images(partial(_nth, shown), self.labels.tolist(), CLASSES, preprocessing or TISSUE)
+        return Images.of_pixels(shown, self.labels.tolist(), CLASSES, preprocessing or TISSUE)
 
 
 @checked(count=ROUNDS, seed=SEED, centred=FRACTION, necrosis=FRACTION, stain_variation=FACTOR)
@@ -141,10 +140,6 @@ def open_tissue(preprocessing: Preprocessing | None, split: str) -> Images:
 @lru_cache(maxsize=2)
 def _embedded(train: bool) -> Tissue:
     return draw_tissue(2000, seed=1) if train else draw_tissue(600, seed=2)
-
-
-def _nth(pixels: Array, index: int) -> Image.Image:
-    return Image.fromarray(pixels[index])
 
 
 def _draw(rng: np.random.Generator, layout: Layout, variation: float) -> tuple[Array, ...]:
