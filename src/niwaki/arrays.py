@@ -17,11 +17,13 @@ from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from niwaki.errors import DataError
 
-__all__ = ["LABELS", "MAPS", "MASKS", "NUMBERS", "TRUTHS", "Shaped", "shaped"]
+__all__ = ["LABELS", "MAPS", "MASKS", "NUMBERS", "TRUTHS", "Array", "Shaped", "shaped"]
 
+Array = NDArray[Any]
 Target = TypeVar("Target", bound=Callable[..., Any])
 
 _KINDS = {"number": "biuf", "whole": "iu", "truth": "b", "name": "biufUSO"}

@@ -3,7 +3,7 @@
 Each message says what happened, where, and what to do about it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "SoftmaxOutputWarning",
     "UnknownOptionError",
     "WeightsError",
+    "suggested",
 ]
 
 
@@ -82,6 +83,12 @@ class SoftmaxOutputError(PropagationError):
 
 class RangeError(NiwakiError):
     """A number outside its range."""
+
+
+def suggested(name: str, known: Iterable[str]) -> str:
+    """Return the question which of the known names is meant, with a space behind; or nothing."""
+    close = get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(close)}? " if close else ""
 
 
 class UnknownOptionError(NiwakiError, TypeError):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from niwaki.attribution._method import Method
 from niwaki.attribution._targets import Target
+from niwaki.errors import suggested
 from niwaki.options import make_with, split_options
 from niwaki.ranges import checked
 
@@ -63,8 +63,7 @@ def create(name: str, model: nn.Module, **options: Any) -> Method:
 
 def _lookup(name: str) -> Factory:
     if name not in _CATALOGUE:
-        close = get_close_matches(name, _CATALOGUE, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        hint = suggested(name, _CATALOGUE)
         raise ValueError(f"there is no method {name!r}; {hint}All: {', '.join(names())}")
     return _CATALOGUE[name]
 

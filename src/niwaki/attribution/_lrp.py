@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from niwaki.attribution._catalogue import register
 from niwaki.attribution._method import Propagating, Start
 from niwaki.attribution._patterns import Patterns
+from niwaki.models import device_of
 from niwaki.propagation import (
     PRESETS,
     Composite,
@@ -129,7 +129,7 @@ class _PatternMethod(Propagating):
         if isinstance(patterns, (str, Path)):
             patterns = Patterns.load(patterns)
         patterns.check(model)
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = device_of(model)
         composite = self._composite(patterns.to(device))
         super().__init__(model, composite, start=start, max_loss=None)
         self.patterns = patterns

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from niwaki.arrays import MAPS, MASKS, Shaped, shaped
+from niwaki.arrays import MAPS, MASKS, Array, Shaped, shaped
 from niwaki.auditing._material import Material
 from niwaki.auditing._statistics import Interval, bootstrap
 from niwaki.errors import DataError
 from niwaki.ranges import POSITIVE, ROUNDS, SEED, SIDE, checked
 
-Array = NDArray[Any]
 _POINTS = Shaped("_ 2")
 
 

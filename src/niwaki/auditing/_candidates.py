@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from niwaki.arrays import Array
 from niwaki.auditing._concepts import FEWEST, concept_of
 from niwaki.auditing._latent import Latent
 from niwaki.auditing._material import Material
@@ -23,7 +23,6 @@ from niwaki.auditing._spray import NEIGHBOURS, clustered
 from niwaki.errors import DataError
 from niwaki.files import write_text
 
-Array = NDArray[Any]
 STRIP = 20  # images of a candidate that are shown
 _OF_CLASS = 3
 _MOST = 0.6  # share of a class that a group of it may have

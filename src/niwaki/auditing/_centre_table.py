@@ -9,6 +9,7 @@ import numpy as np
 
 from niwaki.auditing._centres import accuracy_of_telling, robustness_index
 from niwaki.auditing._question import Evidence
+from niwaki.auditing._statistics import finite
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ class Centres:
                 who: {name: {"images": n, "wrong": wrong} for name, (n, wrong) in row.items()}
                 for who, row in self.errors.items()
             },
-            "told_from_features": _plain(self.from_features),
-            "told_from_relevance": _plain(self.from_relevance),
+            "told_from_features": finite(self.from_features),
+            "told_from_relevance": finite(self.from_relevance),
             "by_guessing": self.chance,
-            "robustness_index": _plain(self.robustness),
+            "robustness_index": finite(self.robustness),
         }
 
 
@@ -95,7 +96,3 @@ def centres_of(evidence: Evidence) -> Centres | None:
         1 / len(names),
         robustness_index(inside.embedding, *known),
     )
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.special import gammaln
 
-from niwaki.arrays import Shaped, shaped
+from niwaki.arrays import Array, Shaped, shaped
 from niwaki.auditing._statistics import DRAWS, components
 from niwaki.ranges import FEW, SEED, checked
 
-Array = NDArray[Any]
 _AT_ONCE = 250
 _BALANCED = 10  # samples with as many images of each class and centre
 _NEIGHBOURS = (1, 3, 5, 7, 9, 11, 21, 31, 41, 51)

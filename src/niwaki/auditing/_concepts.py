@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from niwaki.arrays import LABELS, Shaped, shaped
+from niwaki.arrays import LABELS, Array, Shaped, shaped
 from niwaki.auditing._latent import Latent
 from niwaki.errors import DataError
 
-Array = NDArray[Any]
 FEWEST = 3  # images that say what they have in common
 _HELD_OUT = 12  # images that are left out in turn
 _NOISE = 2.0  # standard errors below which a channel's difference counts as none

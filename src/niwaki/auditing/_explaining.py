@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from niwaki import models
+from niwaki.arrays import Array
 from niwaki.attribution import ClassChoice, Propagating, chosen_classes, create
 from niwaki.data import Place, Preprocessing, batches, check_labels, labels_of
 from niwaki.errors import DataError
 from niwaki.propagation import per_class
 from niwaki.runs import Folder, each_once, open_run
 
-Array = NDArray[Any]
 # From inputs and labels of a batch to the network's outputs and heatmaps.
 Explain = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 

@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from niwaki.arrays import Array
 from niwaki.auditing._material import Material
 from niwaki.auditing._on_disk import blocks
 from niwaki.auditing._signature import FEWEST
-
-Array = NDArray[Any]
 
 
 def layer_means(material: Material, layer: str) -> Array | None:

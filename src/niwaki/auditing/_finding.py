@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from niwaki.auditing._interventions import Cause
 from niwaki.auditing._power import ANSWERS, POWER, RATIO, Power
-from niwaki.auditing._statistics import holm
+from niwaki.auditing._statistics import finite, holm
 
 ALPHA = 0.05
 MATTERS = 0.5  # share of a class's images: what is on so many has to be found, or it is too few
@@ -219,7 +219,7 @@ class Finding:
             "examples": [int(index) for index in self.examples],
             "ordinary": [int(index) for index in self.ordinary],
             "note": "" if self.flagged else self.note,
-            "numbers": {name: _plain(value) for name, value in self.numbers.items()},
+            "numbers": {name: finite(value) for name, value in self.numbers.items()},
         }
 
     def __repr__(self) -> str:
@@ -264,7 +264,3 @@ def _spread_evidence(spread: Cause) -> list[tuple[str, str]]:
 
 def _weight(finding: Finding) -> float:
     return finding.cause.drop if finding.cause else -np.inf
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -5,18 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from niwaki.arrays import Array
 from niwaki.auditing._interventions import blurred
 
-Array = NDArray[Any]
 # The images after the change, and after unrelated changes of the same size.
 Given = tuple[Tensor, list[Tensor]]
 

@@ -9,17 +9,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from niwaki.arrays import MASKS, Shaped, shaped
+from niwaki.arrays import MASKS, Array, Shaped, shaped
 from niwaki.auditing._material import Material, margins
 from niwaki.auditing._power import ANSWERS, Tries
 from niwaki.auditing._statistics import sign_test
 from niwaki.ranges import FEW, checked
 
-Array = NDArray[Any]
 TRIED = 1000  # images that are changed to see what that does
 _UNRELATED = 100  # images of a class that are changed to see what any change does
 

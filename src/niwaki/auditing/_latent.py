@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from niwaki.arrays import Array
 from niwaki.auditing._material import Material
 from niwaki.auditing._on_disk import blocks
 from niwaki.criteria import Scores, hidden_layers
@@ -18,7 +17,6 @@ from niwaki.errors import LostRelevanceError, ModelError, NothingToPruneError
 from niwaki.propagation import Operation, epsilon_plus, propagate, unit_dimension
 from niwaki.ranges import FEW, checked
 
-Array = NDArray[Any]
 _LAYERS = 4  # spread over the depth, the last one among them
 _MOST_LOST = 0.9  # of the relevance of most images: what is left says nothing of their answers
 

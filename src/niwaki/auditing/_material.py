@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from niwaki import models
+from niwaki.arrays import Array
 from niwaki.auditing._explaining import (
     class_names_of,
     explaining,
@@ -29,7 +29,6 @@ from niwaki.ranges import BATCH, INDEX, SEED, SOME, checked
 from niwaki.runs import Folder, described, digest
 from niwaki.stages import stage
 
-Array = NDArray[Any]
 Regions = Mapping[str, Array | Sequence[Array]]
 
 
@@ -101,7 +100,7 @@ class Material:
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        return models.device_of(self.model)
 
     @property
     def right(self) -> Array:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Array = NDArray[Any]
+from niwaki.arrays import Array
+
 _IN_MEMORY = 8 * 2**20  # bytes up to which nothing is written to disk
 _AT_ONCE = 128
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from niwaki.arrays import Array
 from niwaki.auditing._on_disk import blocks
 from niwaki.auditing._statistics import DRAWS, Exchange
 
-Array = NDArray[Any]
 RARE = 0.02  # share of the other images that count as rare
 SMALLEST = 3.5  # times that share is worth an alarm
 FEWEST = 5  # images that make a group

@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import gammaln
 from scipy.stats import binom, hypergeom
 
+from niwaki.arrays import Array
 from niwaki.auditing._outliers import FEWEST, RARE, SMALLEST
 from niwaki.auditing._statistics import DRAWS, Exchange, Shifts
 from niwaki.ranges import FRACTION, checked
 
-Array = NDArray[Any]
 POWER = 0.8
 ANSWERS = 0.05  # share of the images whose answer has to change, beyond that of the control
 RATIO = 1.5  # times the control's effect

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from niwaki.auditing._material import Material
 from niwaki.auditing._power import Tries
 from niwaki.auditing._spray import Strategies
 from niwaki.auditing._training import Training
+from niwaki.errors import suggested
 from niwaki.ranges import INDEX, checked
 
 
@@ -145,8 +145,7 @@ def choose(chosen: Sequence[str] | None = None) -> list[Question]:
         raise ValueError(f"no question is chosen; there are {', '.join(names())}")
     for name in wanted:
         if name not in _CATALOGUE:
-            close = get_close_matches(name, _CATALOGUE, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(close)}? " if close else ""
+            hint = suggested(name, _CATALOGUE)
             raise ValueError(f"there is no question {name!r}; {hint}All: {', '.join(names())}")
     return [_CATALOGUE[name] for name in wanted]
 

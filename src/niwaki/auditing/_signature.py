@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from niwaki.arrays import Array
 from niwaki.auditing._image_properties import dye_factors, is_even
 from niwaki.auditing._on_disk import blocks
 
-Array = NDArray[Any]
 FEWEST = 5  # images of a class and a centre that say how they look
 _BANDS = 12  # of spatial frequency, up to the finest
 _MOST_GAIN = 4.0

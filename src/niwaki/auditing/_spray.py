@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.sparse import diags
 from scipy.sparse.linalg import eigsh
 
-from niwaki.arrays import Shaped, shaped
+from niwaki.arrays import Array, Shaped, shaped
 from niwaki.auditing._material import Material
 from niwaki.auditing._on_disk import blocks
 from niwaki.ranges import FEW, SEED, checked
 
-Array = NDArray[Any]
 NEIGHBOURS = 10
 MOST_CLUSTERS = 8
 _EIGENVECTORS = 32

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from niwaki.arrays import LABELS, NUMBERS, TRUTHS, Shaped, shaped
+from niwaki.arrays import LABELS, NUMBERS, TRUTHS, Array, Shaped, shaped
 from niwaki.errors import DataError
 from niwaki.ranges import FRACTION, ROUNDS, SEED, checked
 
-Array = NDArray[Any]
 DRAWS = 4999
 DIMENSIONS = 10
 _ROUNDING = 1e-6
@@ -54,6 +53,11 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def finite(value: float) -> float | None:
+    """Return a number as JSON has it: None for one that is not finite."""
+    return float(value) if np.isfinite(value) else None
 
 
 class Exchange:

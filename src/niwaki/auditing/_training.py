@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from niwaki import models
+from niwaki.arrays import Array
 from niwaki.auditing._explaining import groups_of, kept_batches, sample
 from niwaki.auditing._material import Material
 from niwaki.auditing._on_disk import blocks
@@ -23,7 +23,6 @@ from niwaki.ranges import SEED, SOME, checked
 from niwaki.runs import Folder, digest
 from niwaki.stages import stage
 
-Array = NDArray[Any]
 _LAYERS = 8  # whose activations tell images apart, spread over the depth
 
 

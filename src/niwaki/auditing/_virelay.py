@@ -11,11 +11,11 @@ from typing import Any
 
 import h5py
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from niwaki import models
+from niwaki.arrays import Array
 from niwaki.attribution import ClassChoice, check_choice
 from niwaki.auditing._explaining import (
     batch_names,
@@ -34,7 +34,6 @@ from niwaki.runs import Folder, Run, Workplace, described, digest, discard, each
 from niwaki.schema import Anything, MapOf, parse_json
 from niwaki.stages import stage
 
-Array = NDArray[Any]
 _ATTRIBUTION, _DATA, _UNFINISHED = "attribution.h5", "data.h5", "unfinished"
 _COLUMNS = {
     _DATA: ("data", "label"),

@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.stats import binom
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from niwaki import models
+from niwaki.arrays import Array
 from niwaki.auditing._explaining import class_names_of, explaining, groups_of, names_of, sample
 from niwaki.auditing._latent import Latent, channels_of, joined, look_inside
+from niwaki.auditing._statistics import finite
 from niwaki.data import batches, check_labels
 from niwaki.errors import DataError
 from niwaki.files import write_json, write_text
 from niwaki.ranges import BATCH, INSIDE, SEED, SOME, checked
 
-Array = NDArray[Any]
 FEWEST = 40  # images of a class: half to learn from, half to compare with
 _COMPONENTS = 10
 _PER_COMPONENT = 4  # images for each principal component
@@ -187,8 +187,8 @@ class Watched:
             {
                 "image": self.names[place],
                 "said": self.class_names[self.said[place]],
-                "log_likelihood": _plain(self.likelihood[place]),
-                "p": _plain(self.p[place]),
+                "log_likelihood": finite(self.likelihood[place]),
+                "p": finite(self.p[place]),
                 "odd": bool(self.odd[place]) if np.isfinite(self.p[place]) else None,
             }
             for place in self.order()
@@ -354,7 +354,3 @@ def _compared(
         {label: usual.learned for label, usual in mixtures.items()},
         {label: len(usual.held_out) for label, usual in mixtures.items()},
     )
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

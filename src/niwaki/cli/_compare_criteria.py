@@ -154,15 +154,13 @@ def compare_criteria(
 
 def _check_count(count: int | None, loaded: o.Loaded, test: Images) -> None:
     """Refuse sets of more units than there are, before the work is done rather than after it."""
-    import torch
-
     from niwaki.criteria import hidden_layers
     from niwaki.data import batches
+    from niwaki.models import device_of
 
     if count is None:
         return
-    device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
-    example = next(iter(batches(test, 1, device)))[0]
+    example = next(iter(batches(test, 1, device_of(loaded.model))))[0]
     units = sum(layer.units for layer in hidden_layers(loaded.model, example))
     if count > units:
         raise NiwakiError(f"--count {count}: the network has {units} units in its hidden layers")

@@ -40,8 +40,10 @@ def check_fits(model: nn.Module, shape: tuple[int, ...], batch_size: int) -> int
     """
     import torch
 
+    from niwaki.models import device_of
+
     check_memory(model, shape, batch_size)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     told = " x ".join(map(str, shape))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     try:
@@ -67,7 +69,9 @@ def check_memory(model: nn.Module, shape: tuple[int, ...], batch_size: int) -> N
     """
     import torch
 
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    from niwaki.models import device_of
+
+    device = device_of(model)
     there = physical()
     if device.type == "cuda":
         there = torch.cuda.mem_get_info(device)[1]

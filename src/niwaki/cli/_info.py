@@ -49,6 +49,7 @@ def info(
 
     from niwaki import evaluation
     from niwaki.cli._heatmaps import pick
+    from niwaki.models import device_of
     from niwaki.propagation import composite_named
     from niwaki.report import network_info
 
@@ -62,9 +63,8 @@ def info(
         loaded = loaded.named_by(images)
         seen = images.preprocessing
         shape = seen.channels, seen.size, seen.size
-    where = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
     drawn = torch.randn(1, *shape, generator=torch.Generator().manual_seed(common.seed))
-    found = network_info(loaded.model, drawn.to(where), rules)
+    found = network_info(loaded.model, drawn.to(device_of(loaded.model)), rules)
     counts, about = None, {"input_shape": list(shape), **found.to_json()}
     if images is not None:
         picked = pick(images, limit, common.seed, data or model).subset

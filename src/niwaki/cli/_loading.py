@@ -278,9 +278,9 @@ def count_outputs(model: nn.Module, images: Images) -> int | None:
     """
     import torch
 
-    from niwaki.models import class_logits
+    from niwaki.models import class_logits, device_of
 
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     try:
         with torch.no_grad():
             said = class_logits(model(torch.zeros(1, *_shape(images), device=device)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, TypeVar
 
 from niwaki.criteria._criterion import Criterion, Granularity
+from niwaki.errors import suggested
 from niwaki.options import make_with
 
 __all__ = ["describe", "make", "names", "register", "register_made", "register_variant"]
@@ -118,8 +118,7 @@ def _all(granularity: Granularity) -> dict[str, _Entry]:
 def _lookup(name: str, granularity: Granularity) -> _Entry:
     known = _CATALOGUE.get(granularity, {})
     if name not in known and name not in _all(granularity):
-        close = get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        hint = suggested(name, known)
         of = " of weights" if granularity == "weight" else ""
         raise ValueError(
             f"there is no criterion {name!r}{of}; {hint}All: {', '.join(names(granularity))}"

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
@@ -27,7 +26,7 @@ from niwaki.criteria._criterion import (
 from niwaki.criteria._starts import Evidence, check_evidence
 from niwaki.data import Data, batches
 from niwaki.errors import AbsorbedWarning
-from niwaki.models import home
+from niwaki.models import device_of, home
 from niwaki.propagation import (
     Assign,
     Composite,
@@ -287,7 +286,7 @@ class PatternRelevance(Relevance):
 
     def prepared(self, model: nn.Module, data: Data, batch_size: int) -> Criterion:
         """Return the criterion with patterns fitted on the reference samples."""
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = device_of(model)
         example, _ = next(iter(batches(data, batch_size, home(model))))
         judged = self.network(model, example)
         patterns = fit_patterns(judged, data, estimator=self.estimator, batch_size=batch_size)

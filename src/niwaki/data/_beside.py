@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset, Subset
 
+from niwaki.arrays import Array
 from niwaki.data._images import Images
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.data._read import orientation, read_image, upright
@@ -175,9 +176,6 @@ def _files(folder: Path) -> list[Path]:
     return sorted(
         file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")
     )
-
-
-Array = NDArray[Any]
 
 
 class Described(Subset[Any]):

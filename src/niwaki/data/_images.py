@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from niwaki.data._classes import listed, match_classes, number_classes
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.errors import DataError
+from niwaki.ranges import INDEX, checked
 
 __all__ = ["Images"]
 
@@ -87,6 +88,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         self.preprocessing = preprocessing
 
     @classmethod
+    @checked(targets=INDEX)
     def of_pixels(
         cls,
         pixels: NDArray[np.uint8],

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from niwaki.arrays import Array
 from niwaki.data._images import Images
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.data._read import in_mode, read_image
@@ -17,8 +17,6 @@ from niwaki.errors import DataError
 from niwaki.ranges import NATURAL, SEED, SIDE, SOME, checked
 
 __all__ = ["Patches", "cut_patches", "read_points"]
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

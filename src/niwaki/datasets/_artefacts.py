@@ -5,20 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from niwaki.arrays import LABELS, Shaped, shaped
+from niwaki.arrays import LABELS, Array, Shaped, shaped
 from niwaki.errors import DataError
 from niwaki.ranges import FRACTION, INDEX, SEED, checked
 
 __all__ = ["ARTEFACTS", "Planted", "plant"]
 
-Array = NDArray[Any]
 Change = Callable[[Array, np.random.Generator], tuple[Array, Array]]
 
 

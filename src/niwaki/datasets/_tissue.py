@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from niwaki.arrays import Array
 from niwaki.data import Images, Preprocessing, register
 from niwaki.datasets._tissue_layout import NUCLEI, Layout, lay_out
 from niwaki.errors import DataError
@@ -23,7 +22,6 @@ from niwaki.ranges import FACTOR, FRACTION, ROUNDS, SEED, checked
 
 __all__ = ["NUCLEI", "TISSUE", "Tissue", "draw_tissue"]
 
-Array = NDArray[Any]
 
 SIZE = 64
 TISSUE = Preprocessing(SIZE, mean=(0.79, 0.61, 0.71), std=(0.12, 0.12, 0.08))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from niwaki.arrays import Array
 
 __all__ = ["NUCLEI", "Layout", "lay_out"]
 
-Array = NDArray[Any]
 
 NUCLEI = ("none", "epithelial", "inflammatory", "fibroblast")
 

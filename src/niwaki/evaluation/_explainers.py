@@ -23,7 +23,6 @@ __all__ = [
     "ExplainFunction",
     "Factory",
     "Methods",
-    "device_of",
     "factories",
     "quantus_explain",
     "tolerant",
@@ -69,12 +68,6 @@ def tolerant(method: Method) -> Method:
     if isinstance(method, Propagating):
         method.max_loss = None
     return method
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return where a checked model computes."""
-    models.check(model)
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def with_classes(
@@ -158,7 +151,8 @@ def quantus_explain(method: str, **options: Any) -> ExplainFunction:
         device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> NDArray[Any]:
-        where = device_of(model) if device is None else torch.device(device)
+        models.check(model)
+        where = models.device_of(model) if device is None else torch.device(device)
         kind = next((p.dtype for p in model.parameters()), torch.get_default_dtype())
         made = tolerant(attribution.create(method, model, **{**options, **kwargs}))
         classes = torch.as_tensor(np.asarray(targets), device=where).long()

@@ -78,7 +78,7 @@ def feature_visualisation(
         For a layer or filter that does not exist.
     """
     models.check(model)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = models.device_of(model)
     stage = _Stage.find(model, layer, preprocessing, jitter)
     if filters is None:
         filters = range(stage.units)

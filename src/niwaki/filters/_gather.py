@@ -328,7 +328,7 @@ def _colours(
     left = {name: torch.zeros_like(best.values) for name, best in strongest.items()}
     if pixels is None or pixels.channels != 3:
         return {name: torch.full((len(v),), torch.nan) for name, v in left.items()}
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = models.device_of(model)
     numbers = sorted({number for best in strongest.values() for number in best.numbers()})
     parts = [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
     show = None if description else False

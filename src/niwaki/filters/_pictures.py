@@ -16,6 +16,7 @@ from niwaki.filters._gather import relevance_method
 from niwaki.filters._partial_pass import Places, reach
 from niwaki.filters._profile import LayerProfile
 from niwaki.filters._strongest import Strongest, images_at, known_preprocessing
+from niwaki.models import device_of
 from niwaki.ranges import INDEX, PATCHES, SEED, SIDE, STEPS, checked
 from niwaki.runs import Run, each_once
 
@@ -196,7 +197,7 @@ class _Look:
         """Send the unit's output at one position back, summed over colours; (N, 1, H, W)."""
         if self.explainer is None:
             return torch.full_like(inputs[:, :1], torch.nan)
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        device = device_of(self.model)
         name = self.layer.name
         signal = inputs.to(device).requires_grad_()
         observer = Places(name, torch.full_like(positions, unit), positions)

@@ -44,6 +44,11 @@ def home(model: nn.Module) -> Tensor | None:
     return None
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network computes: the device of its parameters, or the CPU without any."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 def class_logits(output: object, purpose: str = "this") -> Tensor:
     """Return one logit per class, whatever the number of output columns.
 

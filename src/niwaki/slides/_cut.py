@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from niwaki.arrays import Array
 from niwaki.data import read_image
 from niwaki.errors import DataError
 from niwaki.ranges import SEED, SHARE, SIDE, SOME, checked
@@ -21,7 +21,6 @@ from niwaki.slides._tissue import find_tissue
 
 __all__ = ["Labelled", "cut", "labelled_places", "read_mask", "region_masks"]
 
-Array = NDArray[Any]
 
 _WHITE = 255  # of a mask of two values
 _CELLS = 8  # of a tile's side, in which annotations are drawn

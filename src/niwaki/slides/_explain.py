@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from niwaki import models
+from niwaki.arrays import Array
 from niwaki.data import Preprocessing
 from niwaki.errors import DataError
 from niwaki.processes import is_first, rank, size
@@ -33,7 +33,6 @@ from niwaki.stages import allowed, stage
 
 __all__ = ["SlideMaps", "explain_slide"]
 
-Array = NDArray[Any]
 
 _PARTS = 500  # of a run at about the most: its record is written with each
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from niwaki.arrays import Array
 from niwaki.errors import DataError
 from niwaki.ranges import FRACTION, SIDE, checked
 from niwaki.slides._slide import MPP, Slide
@@ -18,7 +17,6 @@ from niwaki.slides._tissue import Tissue
 
 __all__ = ["Grid", "Reach", "Tile", "Tiling", "centre_grid", "overlapping_grid", "reach_of"]
 
-Array = NDArray[Any]
 _AT_ONCE = 8  # probes in a batch
 
 

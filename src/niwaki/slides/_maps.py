@@ -8,17 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from niwaki.arrays import Array
 from niwaki.slides._grid import Grid, Tile
 from niwaki.slides._store import Store
 
 __all__ = ["Layer", "Stitched", "safe_names", "stitching"]
 
-Array = NDArray[Any]
 Kind = Literal["probability", "relevance"]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from niwaki.arrays import Array
 from niwaki.errors import NiwakiError
 from niwaki.files import write_atomically
 from niwaki.ranges import POSITIVE, checked
@@ -17,7 +17,6 @@ from niwaki.slides._store import BLOCK, Store
 
 __all__ = ["Pyramid", "colour_limit", "coloured", "write_ome_tiff"]
 
-Array = NDArray[Any]
 
 _SAMPLES = 2**20  # values that a percentile is taken of
 _COLOUR_MAPS = {False: "viridis", True: "RdBu_r"}  # safe for eyes that tell few colours apart

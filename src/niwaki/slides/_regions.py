@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from niwaki.arrays import Array
 from niwaki.ranges import POSITIVE, SHARE, checked
 from niwaki.slides._pyramid import Pyramid
 
 __all__ = ["Polygon", "Region", "find_regions", "outlines"]
 
-Array = NDArray[Any]
 Point: TypeAlias = tuple[int, int]
 
 #: The outer ring of a region, then its holes; each a closed list of (x, y).

@@ -7,15 +7,14 @@ from math import pi
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from niwaki.arrays import Array
 from niwaki.errors import DataError
 from niwaki.ranges import FRACTION, Range, checked
 from niwaki.slides._slide import Slide
 
 __all__ = ["Tissue", "find_tissue"]
 
-Array = NDArray[Any]
 
 _MPP = 8.0  # of the overview in which tissue is looked for
 _LARGEST = 4096  # pixels of its longer side

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from niwaki.arrays import Array
 from niwaki.auditing._centres import CentreExchange, centred, told_by
 from niwaki.auditing._feature_swap import layer_means, outputs_moved, random_step, step_between
 from niwaki.auditing._finding import Finding
@@ -33,7 +32,6 @@ from niwaki.auditing._signature import (
     signature_of_dye,
 )
 
-Array = NDArray[Any]
 SMALLEST = 1.5
 IMAGES = 10  # of a centre that is asked about
 _CONTROLS = 5

@@ -5,16 +5,14 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, mean, uniform_filter
 from scipy.ndimage import label as connected
 from torch import Tensor
 
-from niwaki.arrays import LABELS, Shaped, shaped
+from niwaki.arrays import LABELS, Array, Shaped, shaped
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import TRIED, compare_regions, compare_spread, some
 from niwaki.auditing._material import Material
@@ -25,7 +23,6 @@ from niwaki.auditing._statistics import shift_test
 from niwaki.errors import DataError
 from niwaki.ranges import INDEX, checked
 
-Array = NDArray[Any]
 SMALLEST = 2.0
 _LEVELS = 16
 _RARE = 5e-4  # share of the other classes' own pixels that count as rare

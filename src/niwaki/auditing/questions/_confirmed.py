@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from niwaki.arrays import Array
 from niwaki.auditing._centres import centred
 from niwaki.auditing._concepts import FEWEST, Concept, concept_of, separation
 from niwaki.auditing._feature_swap import (
@@ -27,7 +26,6 @@ from niwaki.auditing._power import of_mark
 from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import group_test
 
-Array = NDArray[Any]
 SMALLEST = 1.5
 _CONTROLS = 5
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from niwaki.arrays import Array
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import TRIED, compare_regions
 from niwaki.auditing._power import of_place
@@ -16,7 +15,6 @@ from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import shifted
 from niwaki.ranges import SIDE, checked
 
-Array = NDArray[Any]
 SMALLEST = 1.5
 _ADVICE = {
     "centre": "Cut the patches anew around random points, or shift them, and train again; check "

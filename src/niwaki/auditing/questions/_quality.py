@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from niwaki.arrays import Array
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._image_properties import PROPERTIES, Property
 from niwaki.auditing._interventions import TRIED, Cause, compare_changes, some
@@ -31,7 +30,6 @@ from niwaki.auditing._power import Exchanged, Power, of_property
 from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import Exchange
 
-Array = NDArray[Any]
 _MOVED = 0.1  # fall of the margin that counts, in its standard deviations
 
 

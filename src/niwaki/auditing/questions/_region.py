@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from niwaki.arrays import Array
 from niwaki.auditing._annotations import discs
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import TRIED, compare_regions, compare_spread
@@ -18,7 +17,6 @@ from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import shifted
 from niwaki.errors import DataError
 
-Array = NDArray[Any]
 SMALLEST = 1.5
 FEWEST = 5  # images of a class that have the region
 _POINT = 1 / 16  # radius of a point's disc, as a share of the image's side

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from niwaki.arrays import Array
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import Cause
 from niwaki.auditing._material import Material, margins
@@ -21,7 +20,6 @@ from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._spray import Cluster, Strategies
 from niwaki.auditing._statistics import group_test
 
-Array = NDArray[Any]
 SMALLEST = 1.75  # the rest's windows differ so many times more among themselves
 ASKED = 2  # clusters per class and kind of features
 RECIPIENTS = 6

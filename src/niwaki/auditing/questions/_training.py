@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from niwaki.arrays import Array
 from niwaki.auditing._finding import Finding
 from niwaki.auditing._interventions import ErrorRates
 from niwaki.auditing._material import Material
@@ -27,7 +26,6 @@ from niwaki.auditing._question import Evidence, question
 from niwaki.auditing._statistics import DIMENSIONS, Exchange, components, group_test
 from niwaki.auditing._training import Training, statistics_of
 
-Array = NDArray[Any]
 _MORE_ERRORS = 0.05  # share of the unlike images, above that of the others, that is worth an alarm
 
 

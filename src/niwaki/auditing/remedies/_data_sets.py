@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, WeightedRandomSampler
 
+from niwaki.arrays import Array
 from niwaki.auditing._interventions import filled
 from niwaki.errors import DataError
 from niwaki.ranges import FRACTION, SEED, SIDE, SOME, checked
 
-Array = NDArray[Any]
 Pair = tuple[Tensor, int]
 
 

@@ -59,7 +59,7 @@ def project_out(
     changed = copy.deepcopy(model)
     usual = _outputs(model, layer, clean)
     size = len(direction)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = models.device_of(model)
     projector: nn.Conv2d | nn.Linear
     matrix = torch.eye(size) - torch.outer(direction, direction)
     bias = direction * (direction @ mean)

@@ -6,13 +6,12 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from niwaki import models, pruning
+from niwaki.arrays import Array
 from niwaki.auditing._material import margins
 from niwaki.auditing._statistics import auc
 from niwaki.criteria import Scores, hidden_layers
@@ -21,7 +20,6 @@ from niwaki.propagation import Maps, epsilon_plus, per_class, propagate, unit_di
 from niwaki.pruning import Removal
 from niwaki.ranges import FRACTION, checked
 
-Array = NDArray[Any]
 _STEPS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.17, 0.23, 0.3)
 
 

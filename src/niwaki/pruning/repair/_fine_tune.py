@@ -176,7 +176,7 @@ def fine_tune(
     if settings.patience is not None and validation is None:
         raise ValueError(f"patience = {settings.patience} needs validation data")
     models.check(model)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = models.device_of(model)
     gpus = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.enable_grad():
         torch.manual_seed(settings.seed)
@@ -188,7 +188,7 @@ def run_loop(loop: Callable[[nn.Module, int], object], model: nn.Module, step: i
     """Call a training loop of the user's, with torch's generators seeded by the step."""
     check_alone("a training loop of your own")
     flags = [(p, p.requires_grad) for p in model.parameters()]
-    device = next(model.parameters()).device
+    device = models.device_of(model)
     gpus = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.enable_grad():
         torch.manual_seed(step)
