@@ -38,7 +38,7 @@ class _Map:
 class _LayerReader:
     """Observer that keeps output and gradient of one layer, or of the last one with space.
 
-    In the second case also those of all that is made after it, where branches may come together.
+    In the second case it also keeps those of all that is made after it, where branches may join.
     """
 
     def __init__(self, layer: str | None) -> None:
@@ -76,7 +76,7 @@ class _LayerReader:
     def release(self) -> None:
         """Let go of the graph.
 
-        It holds the hooks that fill the maps, and the garbage collector does not see that circle.
+        It holds the hooks that fill the maps, and the garbage collector does not see that cycle.
         """
         for one in self._hooked if self.map is None else [self.map, *self._hooked]:
             one.node = None

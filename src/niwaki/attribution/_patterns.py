@@ -42,7 +42,7 @@ class Patterns(Mapping[str, Tensor]):
     estimator : str
         What they were estimated with, see `fit_patterns`.
     samples : int
-        From how many images.
+        Number of images that they come from.
     fingerprint : str
         The fingerprint of the network's weights, see `niwaki.models.fingerprint`.
     """
@@ -156,7 +156,7 @@ def fit_patterns(
         ``"linear"``: over all samples. All layers get the same, the last one too, as in
         iNNvestigate.
     batch_size : int
-        For a data set or tensors; a loader has its own.
+        Samples in a batch of a data set or tensors; a loader has its own.
     layers : collection of str, optional
         Names of the layers; default: all. Methods need all of them.
 

@@ -72,7 +72,7 @@ def signal_quality(
         Added to the diagonal of the distractor's covariance, times the mean diagonal of that of
         the patches.
     batch_size : int
-        For a data set or tensors; a loader has its own.
+        Samples in a batch of a data set or tensors; a loader has its own.
     layers : collection of str, optional
         Names of the layers; default: those that the patterns have, or all. Memory grows
         with the square of a patch's size: choose, in large networks.

@@ -27,7 +27,7 @@ class CellScores:
     positive : ndarray
         Whether a cell is of the type that matters, shape (cells,), bool.
     image : ndarray
-        Which image it lies in, shape (cells,).
+        The image that it lies in, shape (cells,).
     """
 
     relevance: Array

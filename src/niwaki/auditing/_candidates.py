@@ -43,7 +43,7 @@ class Candidate:
     label : int
         The class.
     layer : str
-        Whose channels they are.
+        The layer that the channels are of.
     kind : {"group", "outliers"}
         A cluster, or the images that are farthest from all others.
     positions : tuple of int

@@ -1,4 +1,4 @@
-"""What an audit knows about centres besides its questions: errors, and how well they are told."""
+"""What an audit knows about centres besides its questions: errors, and how they are told apart."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def told_by(
     exchange : CentreExchange
         The exchange of these images, which knows their slides.
     centre : object
-        Which one it is.
+        The centre.
     drawn : iterator of ndarray
         Centres of the slides by chance, see `CentreExchange.blocks`.
 

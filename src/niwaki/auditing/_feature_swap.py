@@ -99,7 +99,7 @@ def step_between(means: Array, labels: Array, source: Array, target: Array) -> A
     labels : ndarray
         Shape (N,).
     source, target : ndarray
-        Which images are of either centre, shape (N,), bool.
+        The images of either centre, shape (N,), bool.
     """
     parts, weights = [], []
     for label in np.unique(labels):

@@ -101,7 +101,7 @@ def looks(pixels: Any) -> Look:
 
 
 def signature_between(look: Look, labels: Array, source: Array, target: Array) -> Signature | None:
-    """Return what lies between the images of two centres that show the same.
+    """Return the difference between the images of two centres that show the same things.
 
     Parameters
     ----------

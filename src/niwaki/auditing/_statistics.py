@@ -27,9 +27,9 @@ def enough_draws(classes: int, regions: int = 0) -> int:
     Parameters
     ----------
     classes : int
-        That are asked about.
+        Number of classes that are asked about.
     regions : int
-        That are marked.
+        Number of regions that are marked.
     """
     return max(DRAWS, 40 * classes * (_QUESTIONS + regions) - 1)
 

@@ -39,7 +39,7 @@ class Training:
     right : ndarray
         Whether the network is right, shape (N,).
     layers : tuple of str
-        Whose activations the features are of.
+        The layers whose activations the features are.
     groups : ndarray
         The group of each image, such as its slide, shape (N,); numbered together with
         those of the audit's images.

@@ -42,7 +42,7 @@ def provenance(
     title : str
         What stands above its page.
     network : nn.Module, optional
-        Whose weights the fingerprint is of.
+        The network whose weights get a fingerprint.
     data : str, optional
         The data of a command that takes none.
     remarks : sequence of str

@@ -27,7 +27,7 @@ class _Entry:
 
 _CATALOGUE: dict[Granularity, dict[str, _Entry]] = {"unit": {}, "weight": {}}
 
-# Rooms above this one that bring criteria of their own; they are imported when a name is asked for.
+# Packages on higher floors that register criteria of their own; imported when a name is asked for.
 _OTHERS = ("niwaki.car",)
 
 

@@ -102,7 +102,7 @@ def score(
         One of `niwaki.criteria.names`, several as in ``"lrp + 0.5*weight"`` (see `Combination`), or
         one that is made already.
     batch_size : int
-        For a data set or tensors; a loader has its own.
+        Samples in a batch of a data set or tensors; a loader has its own.
     normalise : str, optional
         How layers are made comparable, see `Scores.normalised`; default: the criterion's own.
     layers : sequence of Layer, optional
@@ -238,7 +238,7 @@ def score_weights(
     criterion : str or Criterion
         One of ``niwaki.criteria.names("weight")``, or one that is made already.
     batch_size : int
-        For a data set or tensors; a loader has its own.
+        Samples in a batch of a data set or tensors; a loader has its own.
     normalise : str, optional
         How layers are made comparable, see `Scores.normalised`; default: the criterion's own.
     **options

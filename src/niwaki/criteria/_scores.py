@@ -36,7 +36,7 @@ class Scores(Mapping[str, Tensor]):
     criterion : str
         What produced them.
     samples : int
-        From how many samples.
+        Number of samples that they come from.
     fingerprint : str
         Fingerprint of the network's weights, see `niwaki.models.fingerprint`.
 

@@ -37,7 +37,7 @@ def open_arrow(spec: str, preprocessing: Preprocessing, split: str) -> Images:
     preprocessing
         How images become inputs.
     split
-        Which part. A data set of a single part is read whole.
+        The part. A data set of a single part is read whole.
 
     Raises
     ------

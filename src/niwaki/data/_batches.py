@@ -191,7 +191,7 @@ def batches(
 
 
 def _part(loader: DataLoader[Any]) -> Iterable[Any]:
-    """Return every so manieth batch, this process's own; of a data set, no others are read."""
+    """Return this process's own batches, by turns; of a data set, no others are read."""
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return islice(loader, processes.rank(), None, processes.size())
     if not isinstance(loader.sampler, SequentialSampler):
@@ -297,14 +297,14 @@ def _shown(loader: Iterable[Any], description: str | None, total: int | None) ->
 
 
 def _samples(batch: Any) -> int:
-    """Count the samples of a batch; what is none is refused where it is looked at."""
+    """Count the samples of a batch; anything else is refused where it is checked."""
     return len(batch[1]) if _is_pair(batch) and isinstance(batch[1], Sized) else 1
 
 
 def _checked(
     loader: Iterable[Any], place: Place, first: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Check batches, of which the first sample has a number if these are a part of all."""
+    """Check batches, which come with the number of their first sample if they are a part of all."""
     seen, turns = first or 0, 1 if first is None else processes.size()
     empty = True
     device = place.device if isinstance(place, Tensor) else place

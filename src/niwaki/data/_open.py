@@ -69,7 +69,7 @@ def open_data(
     preprocessing
         How images become inputs. Embedded data sets bring their own; all others need it.
     split
-        Which part, "train" or "test"; "val" and "test" serve for each other where only one is
+        The part, "train" or "test"; "val" and "test" serve for each other where only one is
         there. A folder without such parts is read whole.
     classes
         Names of the network's outputs, in order, such as `niwaki.models.class_names` gives: each

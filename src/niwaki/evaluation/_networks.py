@@ -42,7 +42,7 @@ def accuracy(
     data : DataLoader, Dataset or pair of tensors
         Inputs and labels.
     batch_size : int
-        For a data set or tensors; a loader has its own.
+        Samples in a batch of a data set or tensors; a loader has its own.
     description : str, optional
         Title of a progress bar; none if not given.
 
@@ -152,7 +152,7 @@ def warn_near_chance(model: nn.Module, data: Data | None, found: float | None, w
     model : nn.Module
         In evaluation mode, returning shape (N, classes).
     data : DataLoader, Dataset or pair of tensors, optional
-        That it was measured on.
+        The images that it was measured on.
     found : float, optional
         The accuracy.
     what : str

@@ -136,7 +136,7 @@ def perturbation_curves(
         Seed of the random order, the order of ties, and the noise. Results do not depend on
         `batch_size` or the device.
     batch_size : int
-        For a data set or tensors; a loader has its own.
+        Samples in a batch of a data set or tensors; a loader has its own.
     description : str, optional
         Title of a progress bar; none if not given.
 

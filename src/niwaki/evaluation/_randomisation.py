@@ -178,7 +178,7 @@ def randomisation_test(
     seed : int
         Seed of the random weights; a layer gets the same ones in both modes.
     batch_size : int
-        For a data set or tensors; a loader has its own.
+        Samples in a batch of a data set or tensors; a loader has its own.
     description : str, optional
         Title of a progress bar; none if not given.
 

@@ -138,7 +138,7 @@ def layer_diversity(
     layers : sequence of str, optional
         As for `profile`.
     batch_size : int
-        For a data set or tensors; a loader has its own.
+        Samples in a batch of a data set or tensors; a loader has its own.
     description : str, optional
         Title of a progress bar; none if not given.
 

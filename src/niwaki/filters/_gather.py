@@ -72,7 +72,7 @@ def profile(
     folder : str or Path, optional
         Keeps what has been learned so far; the same call resumes from there.
     batch_size : int
-        For a data set or tensors; a loader has its own.
+        Samples in a batch of a data set or tensors; a loader has its own.
     description : str, optional
         Title of progress bars; none if not given.
 

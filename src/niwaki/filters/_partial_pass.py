@@ -80,7 +80,7 @@ class Places:
     layer : str
         The layer.
     units, positions : Tensor
-        Which unit of it, and where, in each sample of the batch; shape (N,).
+        The unit of it, and its position, in each sample of the batch; shape (N,).
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ class Responses:
     Parameters
     ----------
     layers : collection of str
-        Which to keep.
+        The layers to keep.
 
     Attributes
     ----------

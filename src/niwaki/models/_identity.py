@@ -1,4 +1,4 @@
-"""Which network this is: the fingerprint of its weights, and what it is recognised as."""
+"""Which network this is: the fingerprint of its weights, and what is known to build it."""
 
 from __future__ import annotations
 

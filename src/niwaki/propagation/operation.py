@@ -122,7 +122,7 @@ class Operation:
     rule : Rule or None
         The one it got.
     samples : int
-        In the batch.
+        Number of samples in the batch.
     wants_weights : bool
         Whether the relevance of the weights is to be noted.
     absorbed : pair of Tensor or None

@@ -1,4 +1,4 @@
-"""Saved networks: what a folder says, checked before any of it is used, and the network again."""
+"""Saved networks: a folder is checked before any of it is used, and the network is rebuilt."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def shapes(model: nn.Module) -> dict[str, list[int]]:
 
 
 def probe(model: nn.Module, input_shape: tuple[int, ...]) -> list[float] | None:
-    """Return some outputs for a fixed input, by which a network is known again.
+    """Return some outputs for a fixed input, by which a network is recognised.
 
     Returns
     -------

@@ -114,7 +114,7 @@ def grow(
     Returns
     -------
     Growing
-        Of all samples, the same in each process.
+        What is known of all samples, the same in each process.
     """
     part = kept.read(name)
     known = nothing if part is None else nothing.from_state_dict(part.tensors)

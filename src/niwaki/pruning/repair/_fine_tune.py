@@ -67,7 +67,7 @@ class FineTune:
     optimizer : {"sgd", "adamw"}
         SGD with momentum, or AdamW.
     lr, momentum, weight_decay : float
-        Of the optimizer; AdamW has no momentum to set.
+        Settings of the optimizer; AdamW has no momentum to set.
     schedule : {"cosine", "step", "constant"}
         The learning rate falls to 0 along a cosine, by ten after half and three quarters of the
         epochs, or not at all.
@@ -79,13 +79,14 @@ class FineTune:
         Weight of the teacher's softened outputs against the labels, from 0 to 1 (Hinton et al.
         2015).
     temperature : float
-        By which both networks' outputs are divided there.
+        The outputs of both networks are divided by it there.
     patience : int, optional
         Stop after so many epochs without a better accuracy on the validation data.
     precision : {"auto", "no", "bf16", "fp16"}
-        Of the forward pass; "auto" takes bf16 or fp16 on a GPU that has it, and "no" on a CPU.
+        Precision of the forward pass; "auto" takes bf16 or fp16 on a GPU that has it, and "no" on
+        a CPU.
     seed : int
-        Of shuffling and dropout; the same seed gives the same weights on the same machine.
+        Seed of shuffling and dropout; the same seed gives the same weights on the same machine.
     training : DataLoader, Dataset or pair of tensors, optional
         What `niwaki.prune` lets a network learn from; default: the reference samples.
     each : bool

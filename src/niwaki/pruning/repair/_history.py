@@ -42,12 +42,12 @@ class Kept:
     epoch : int
         After which the weights were kept; 0: those at the start, as no epoch did better.
     epochs : int
-        That were trained.
+        Number of epochs that were trained.
     accuracy, before : float
-        Of the weights that were kept and of those at the start, on the validation data. As these
-        data chose, the first is too high for a held-out figure.
+        Accuracy of the weights that were kept and of those at the start, on the validation data.
+        As these data chose, the first is too high for a held-out figure.
     samples : int or None
-        Of the validation data; None where a loader does not know.
+        Number of samples of the validation data; None where a loader does not know.
     """
 
     epoch: int

@@ -58,7 +58,7 @@ def moments(totals: Totals, inputs: Tensor, targets: Tensor, images: int) -> Tot
     targets : Tensor
         Shape (groups, rows, outputs).
     images : int
-        That they come from.
+        Number of images that they come from.
     """
     x, t = inputs.double(), targets.double()
     read = {
@@ -92,9 +92,9 @@ class Regression:
     raising : bool
         Whether an offset is fitted as well.
     strength : float
-        Of the pull.
+        Strength of the pull.
     free : Tensor, optional
-        Which weights may change.
+        The weights that may change.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class Lockstep:
         What is kept at the moment: by the smaller network's operations, the values in the whole
         network and in the smaller one.
     numbers : list of int
-        Of the blocks that this process walks with. It has at least one; if none is its own, that
+        The blocks that this process walks with. It has at least one; if none is its own, that
         of another process, which does not count.
 
     Raises

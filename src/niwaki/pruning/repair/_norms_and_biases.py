@@ -44,7 +44,7 @@ def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 128) -> None:
     data : DataLoader, Dataset or pair of tensors
         The reference samples.
     batch_size : int
-        For a data set or tensors; a loader has its own.
+        Samples in a batch of a data set or tensors; a loader has its own.
 
     Raises
     ------
@@ -209,7 +209,7 @@ def compensate(
     data : DataLoader, Dataset or pair of tensors
         The reference samples; labels are not used.
     batch_size : int
-        For a data set or tensors; a loader has its own.
+        Samples in a batch of a data set or tensors; a loader has its own.
     followed : Followed, optional
         The channels, where they are known already: `Coupling.followed`.
 

@@ -30,7 +30,7 @@ class Rows:
     target, least, largest : Tensor
         Shape (groups, rows, outputs).
     images : int
-        That they come from.
+        Number of images that they come from.
     """
 
     inputs: Tensor

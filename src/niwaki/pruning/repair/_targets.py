@@ -47,7 +47,7 @@ def ends_of(module: nn.Module | None, node: fx.Node) -> Ends | None:
     Parameters
     ----------
     module : nn.Module or None
-        That the operation calls.
+        The module that the operation calls.
     node : fx.Node
         The operation.
 

@@ -22,7 +22,7 @@ def cut(model: nn.Module, followed: Followed, doomed: Tensor) -> None:
     Parameters
     ----------
     model : nn.Module
-        That was followed.
+        The network whose channels were followed.
     followed : Followed
         From `follow`.
     doomed : Tensor
