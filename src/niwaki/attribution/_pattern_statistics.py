@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,9 @@ from niwaki.propagation import (
 )
 from niwaki.propagation.operation import Signals
 
-__all__ = ["ESTIMATORS", "Estimator", "LayerInputs", "PatternSums", "estimate", "run"]
+__all__ = ["Estimator", "LayerInputs", "PatternSums", "estimate", "run"]
 
 Estimator = Literal["linear", "relu", "negative"]
-ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 
 CHUNK = 2**23  # values of a layer's input or output that are worked on at once
 

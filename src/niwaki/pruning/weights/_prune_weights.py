@@ -24,13 +24,12 @@ from niwaki.pruning.steps import Measure
 from niwaki.pruning.weights._masks import Over, mask_weights, place, select_weights
 from niwaki.pruning.weights._pruned_weights import PrunedWeights, WeightStep, WeightTrajectory
 from niwaki.ranges import INSIDE, UNITS, WEIGHT_STEPS, checked
-from niwaki.runs import described, digest, open_run
+from niwaki.runs import Part, described, digest, open_run
 
 __all__ = ["prune_weights"]
 
 _LAST = "last"
 _GONE, _STATE = "gone:", "state:"  # before the names of what is kept
-MOST_STEPS = 255  # the step in which a weight went is kept in a byte
 
 
 @checked(keep=INSIDE, steps=WEIGHT_STEPS, min_weights=UNITS.but(low=0))
@@ -111,7 +110,6 @@ def prune_weights(
         raise ModelError(why)
     gone = _nothing_gone(model, example, ignore)
     _check_reach({layer: at.numel() for layer, at in gone.items()}, keep, min_weights)
-    rows: list[WeightStep] = []
 
     def identity() -> dict[str, Any]:
         return {
@@ -139,19 +137,12 @@ def prune_weights(
             run.tell(rows[-1])
 
         since = time.perf_counter()
-        part = kept.read(_LAST)
-        if part is not None:
-            gone = _of_kind(part.tensors, _GONE)
-            rows += [WeightStep(**row) for row in part.about["rows"]]
-        working = mask_weights(model, {layer: at == 0 for layer, at in gone.items()})
-        if part is not None:
-            working.load_state_dict(_of_kind(part.tensors, _STATE))
-        if part is None:
+        working, gone, rows = _begun(kept.read(_LAST), model, gone)
+        for row in rows:
+            run.tell(row)
+        if not rows:
             look(0, since)
             warn_near_chance(model, test, rows[0].accuracy, "before pruning")
-        else:
-            for row in rows:
-                run.tell(row)
         for step in range(len(rows), steps + 1):
             since = time.perf_counter()
             scores = score_weights(working, data, made, batch_size=batch_size)
@@ -184,6 +175,18 @@ def prune_weights(
             "repair": repair,
         },
     )
+
+
+def _begun(
+    part: Part | None, model: nn.Module, gone: dict[str, Tensor]
+) -> tuple[nn.Module, dict[str, Tensor], list[WeightStep]]:
+    """Return the network after the last step that a run has kept, or the one to begin with."""
+    if part is None:
+        return mask_weights(model, {layer: at == 0 for layer, at in gone.items()}), gone, []
+    gone = _of_kind(part.tensors, _GONE)
+    working = mask_weights(model, {layer: at == 0 for layer, at in gone.items()})
+    working.load_state_dict(_of_kind(part.tensors, _STATE))
+    return working, gone, [WeightStep(**row) for row in part.about["rows"]]
 
 
 def _decided(masks: dict[str, Tensor]) -> dict[str, Tensor]:
