@@ -16,9 +16,10 @@ from niwaki.attribution._targets import Target, select
 from niwaki.errors import DataError
 from niwaki.models import respond
 from niwaki.propagation import check_inputs, gradient, propagate
+from niwaki.propagation.operation import at_least_single
 from niwaki.ranges import BATCH, FACTOR, ROUNDS, SEED, checked
 
-__all__ = ["Average", "ExpectedGradients", "SmoothGrad", "chosen", "exactly"]
+__all__ = ["Average", "ExpectedGradients", "SmoothGrad", "chosen"]
 
 
 class Average(Method):
@@ -46,7 +47,7 @@ class Average(Method):
         """See `Method.attribute`."""
         inputs = self._checked(inputs)
         weights = select(respond(self.model, inputs), target)
-        total = torch.zeros_like(exactly(inputs))
+        total = torch.zeros_like(at_least_single(inputs))
         for part in self.parts(inputs, weights):
             total += part
         return total.to(inputs)
@@ -64,7 +65,7 @@ class Average(Method):
             _, slopes = self.slopes(torch.cat([point for point, _ in some]), start)
             gradients = slopes.view(len(some), *inputs.shape)
             for (_, factor), slope in zip(some, gradients, strict=True):
-                yield exactly(slope) * exactly(factor)
+                yield at_least_single(slope) * at_least_single(factor)
 
     def slopes(self, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the weighted outputs at points, in double precision, and their gradients."""
@@ -184,8 +185,3 @@ class ExpectedGradients(Average):
 def chosen(output: Tensor, weights: Tensor) -> Tensor:
     """Sum the weighted outputs of each sample, in double precision."""
     return (output.double() * weights).flatten(1).sum(1)
-
-
-def exactly(values: Tensor) -> Tensor:
-    """Return at least single precision, for sums of many small parts."""
-    return values.float() if values.dtype.itemsize < 4 else values

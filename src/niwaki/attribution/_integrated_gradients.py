@@ -9,12 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from niwaki.attribution._averages import Average, chosen, exactly
+from niwaki.attribution._averages import Average, chosen
 from niwaki.attribution._catalogue import register
 from niwaki.attribution._path import Ends, Looks, Point, gauss, integrate
 from niwaki.attribution._targets import Target, select
 from niwaki.errors import CompletenessWarning, DataError
 from niwaki.models import respond
+from niwaki.propagation.operation import at_least_single
 from niwaki.ranges import BATCH, PIXELS, STEPS, checked
 
 __all__ = ["IntegratedGradients"]
@@ -130,7 +131,7 @@ class IntegratedGradients(Average):
         way = inputs[samples] - start
         points = start + where.view(-1, *[1] * (way.dim() - 1)) * way
         outputs, gradients = self.slopes(points, weights[samples])
-        maps = exactly(gradients) * exactly(way)
+        maps = at_least_single(gradients) * at_least_single(way)
         flat = maps.flatten(1)
         slopes, sizes = (v.sum(1, dtype=torch.float64).tolist() for v in (flat, flat.abs()))
         known = zip(places, outputs.tolist(), maps, slopes, sizes, strict=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from niwaki.attribution._averages import chosen
 from niwaki.attribution._catalogue import register
 from niwaki.attribution._method import Method
 from niwaki.attribution._targets import Target, select
@@ -63,7 +64,7 @@ class Occlusion(Method):
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
             output = respond(self.model, inputs)
             weights = select(output, target)
-            whole = _chosen(output, weights)
+            whole = chosen(output, weights)
             drops = torch.zeros_like(inputs, dtype=torch.float64)
             counts = torch.zeros_like(inputs[0])
             step = max(1, self.internal_batch_size // len(inputs))
@@ -73,7 +74,7 @@ class Occlusion(Method):
                 for k, window in enumerate(some):
                     covered[k * len(inputs) : (k + 1) * len(inputs)][_last(window)] = self.value
                 repeated = weights.repeat(len(some), *[1] * (weights.dim() - 1))
-                now = _chosen(respond(self.model, covered), repeated).view(len(some), len(inputs))
+                now = chosen(respond(self.model, covered), repeated).view(len(some), len(inputs))
                 for k, window in enumerate(some):
                     drop = (whole - now[k]).view(-1, *[1] * (inputs.dim() - 1))
                     drops[_last(window)] += drop
@@ -101,10 +102,6 @@ class Occlusion(Method):
 def _last(window: tuple[slice, ...]) -> Any:
     """Index the last dimensions."""
     return (..., *window)
-
-
-def _chosen(output: Tensor, weights: Tensor) -> Tensor:
-    return (output.double() * weights).flatten(1).sum(1)
 
 
 def _per_dimension(value: int | tuple[int, ...] | None, default: list[int]) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["KINDS", "Kind", "Ledger", "Operation", "Rule", "Signals"]
+__all__ = ["KINDS", "Kind", "Ledger", "Operation", "Rule", "Signals", "at_least_single"]
 
 Kind = Literal[
     "convolution",  # conv1d ... conv_transpose3d
@@ -210,8 +210,8 @@ class Operation:
 
         Those of half precision are given in single, as the inputs of a rule are.
         """
-        weight = None if self.weight is None else _at_least_single(self.weight.detach())
-        bias = None if self.bias is None else _at_least_single(self.bias.detach())
+        weight = None if self.weight is None else at_least_single(self.weight.detach())
+        bias = None if self.bias is None else at_least_single(self.bias.detach())
         if self.absorbed is None or weight is None:
             return weight, bias
         scale, shift = self.absorbed
@@ -235,5 +235,6 @@ class Operation:
         return f"{self.name} ({self.layer})"
 
 
-def _at_least_single(values: Tensor) -> Tensor:
+def at_least_single(values: Tensor) -> Tensor:
+    """Return values in at least single precision, for sums of many small parts."""
     return values.float() if values.dtype.itemsize < 4 else values
