@@ -172,9 +172,11 @@ def test_a_bare_parameter_is_masked_too():
     assert int((pruned.model.kernel == 0).sum()) == round(0.5 * model.kernel.numel())
 
 
-def test_ignored_layers_stay_whole(model):
+@pytest.mark.parametrize("ignored", ["{}", "[{}]"])  # by its name, or by a pattern
+def test_ignored_layers_stay_whole(model, ignored):
     first, *rest = layers_of(model)
-    pruned = prune_weights(model, data_for(8), "magnitude", keep=0.2, ignore=[first])
+    ignore = [ignored.format(first)]
+    pruned = prune_weights(model, data_for(8), "magnitude", keep=0.2, ignore=ignore)
     assert set(pruned.masks()) == set(rest)
     assert torch.equal(layers_of(pruned.model)[first], layers_of(model)[first])
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.attribution._catalogue import register
-from niwaki.attribution._method import Method, Propagating, Start
+from niwaki.attribution._method import Method, Propagating, Start, baseline_of
 from niwaki.attribution._targets import Target, select
-from niwaki.errors import DataError
 from niwaki.propagation import (
     beta_smooth,
     check_inputs,
@@ -99,12 +98,7 @@ class DeepLift(Method):
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
         inputs = check_inputs(self.model, inputs).detach()
-        try:
-            reference = torch.as_tensor(self.baseline).to(inputs).expand_as(inputs)
-        except RuntimeError:
-            raise DataError(
-                f"the baseline does not broadcast to inputs of shape {tuple(inputs.shape)}"
-            ) from None
+        reference = baseline_of(self.baseline, inputs)
 
         def start(output: Tensor) -> Tensor:
             weights = select(output[: len(inputs)], target)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from niwaki.attribution._averages import Average, chosen
 from niwaki.attribution._catalogue import register
+from niwaki.attribution._method import baseline_of
 from niwaki.attribution._path import Ends, Looks, Point, gauss, integrate
 from niwaki.attribution._targets import Target, select
-from niwaki.errors import CompletenessWarning, DataError
+from niwaki.errors import CompletenessWarning
 from niwaki.models import respond
 from niwaki.propagation.operation import at_least_single
 from niwaki.ranges import BATCH, PIXELS, STEPS, checked
@@ -86,7 +87,7 @@ class IntegratedGradients(Average):
         inputs = self._checked(inputs)
         end = respond(self.model, inputs)
         weights = select(end, target)
-        start = respond(self.model, _baseline(self.baseline, inputs).contiguous())
+        start = respond(self.model, baseline_of(self.baseline, inputs).contiguous())
         ends = torch.stack([chosen(output, weights) for output in (start, end)], dim=1)
         sizes = end.abs().maximum(start.abs()).flatten(1).amax(1).tolist()
         precision = torch.finfo(end.dtype).eps
@@ -127,7 +128,7 @@ class IntegratedGradients(Average):
         """Compute output and heatmap at places on the ways of samples."""
         samples = torch.tensor([i for i, _ in places], device=inputs.device)
         where = torch.tensor([place for _, place in places], dtype=torch.float64).to(inputs)
-        start = _baseline(self.baseline, inputs)[samples]
+        start = baseline_of(self.baseline, inputs)[samples]
         way = inputs[samples] - start
         points = start + where.view(-1, *[1] * (way.dim() - 1)) * way
         outputs, gradients = self.slopes(points, weights[samples])
@@ -156,19 +157,10 @@ class IntegratedGradients(Average):
 
     def points(self, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield points between the baseline and the inputs."""
-        start = _baseline(self.baseline, inputs)
+        start = baseline_of(self.baseline, inputs)
         way = inputs - start
         for place, weight in zip(*_quadrature(self.quadrature, self.steps), strict=True):
             yield start + place * way, weight * way
-
-
-def _baseline(baseline: float | Tensor, inputs: Tensor) -> Tensor:
-    try:
-        return torch.as_tensor(baseline).to(inputs).expand_as(inputs)
-    except RuntimeError:
-        raise DataError(
-            f"the baseline does not broadcast to inputs of shape {tuple(inputs.shape)}"
-        ) from None
 
 
 def _quadrature(name: Quadrature, steps: int) -> tuple[list[float], list[float]]:

@@ -14,7 +14,7 @@ from niwaki.errors import DataError
 from niwaki.propagation import Composite, Maps, Propagated, propagate
 from niwaki.ranges import TOLERANCE, checked
 
-__all__ = ["Method", "Propagating", "Start"]
+__all__ = ["Method", "Propagating", "Start", "baseline_of"]
 
 Start = Literal["output", "one"]
 
@@ -199,3 +199,19 @@ class Propagating(Method):
 
     def __repr__(self) -> str:
         return f"{type(self.model).__name__} under {self.composite}"
+
+
+def baseline_of(baseline: float | Tensor, inputs: Tensor) -> Tensor:
+    """Broadcast a baseline to inputs.
+
+    Raises
+    ------
+    DataError
+        If it does not fit them.
+    """
+    try:
+        return torch.as_tensor(baseline).to(inputs).expand_as(inputs)
+    except RuntimeError:
+        raise DataError(
+            f"the baseline does not broadcast to inputs of shape {tuple(inputs.shape)}"
+        ) from None

@@ -41,7 +41,7 @@ def prune_weights(
     ignore: Annotated[
         list[str] | None,
         typer.Option(
-            help="Layer or module that keeps its weights. May be given several times.",
+            help="Layer, module or pattern that keeps its weights. May be given several times.",
             show_default=False,
         ),
     ] = None,

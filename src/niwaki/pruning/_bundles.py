@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import ceil, gcd, log
@@ -25,7 +25,7 @@ from niwaki.ranges import (
 )
 from niwaki.runs import Folder
 
-__all__ = ["LayerLimits", "Limits", "PER_COST", "Run", "Schedule"]
+__all__ = ["LayerLimits", "Limits", "PER_COST", "Run", "Schedule", "matching"]
 
 
 @checked(batch_size=BATCH)
@@ -186,11 +186,11 @@ class Limits:
         """
         names = [self.ignore] if isinstance(self.ignore, str) else self.ignore
         widths = _widths(model)
-        ignored = [layer for name in names for layer in _matching(widths, name, "ignore", model)]
+        ignored = [layer for name in names for layer in matching(widths, name, "ignore", model)]
         shares = {} if self.ceilings is None else self.ceilings
         channels: dict[str, int] = {}
         for name, share in (shares if isinstance(shares, Mapping) else {"*": shares}).items():
-            for layer in _matching(widths, name, "ceilings", model):
+            for layer in matching(widths, name, "ceilings", model):
                 # The small subtraction only mends rounding: 0.1 * 30 > 3.
                 channels[layer] = ceil((1 - share) * widths[layer] - 1e-9)
         return LayerLimits(tuple(ignored), self.min_units, self.round_to, channels)
@@ -248,10 +248,10 @@ def _widths(model: nn.Module) -> dict[str, int]:
     return widths
 
 
-def _matching(widths: Mapping[str, int], name: str, option: str, model: nn.Module) -> list[str]:
+def matching(layers: Iterable[str], name: str, option: str, model: nn.Module) -> list[str]:
     """List the layers that are named, lie in a module that is, or fit a pattern."""
     found = [
-        layer for layer in widths if f"{layer}.".startswith(f"{name}.") or fnmatchcase(layer, name)
+        layer for layer in layers if f"{layer}.".startswith(f"{name}.") or fnmatchcase(layer, name)
     ]
     if not found:
         raise ValueError(

@@ -17,7 +17,7 @@ from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
 from niwaki.evaluation import warn_near_chance
 from niwaki.processes import decided
 from niwaki.propagation import trace
-from niwaki.pruning._bundles import Run
+from niwaki.pruning._bundles import Run, matching
 from niwaki.pruning._saved import shapes
 from niwaki.pruning.repair._rebuild import rebuild, unlisted
 from niwaki.pruning.steps import Measure
@@ -73,7 +73,8 @@ def prune_weights(
     test : DataLoader, Dataset or pair of tensors, optional
         Measures the accuracy after each step.
     ignore : sequence of str
-        Layers whose weights stay; the name of a module stands for all layers in it.
+        Layers whose weights stay; the name of a module stands for all layers in it, and a pattern
+        such as ``"features.*"`` for those that it fits.
     min_weights : int
         Weights that each layer keeps at the least, so that no layer is cut through.
     repair : {"rebuild"}, optional
@@ -226,15 +227,8 @@ def _check_reach(weights: Mapping[str, int], keep: float, min_weights: int) -> N
 def _nothing_gone(model: nn.Module, example: Tensor, ignore: Sequence[str]) -> dict[str, Tensor]:
     """For each layer whose weights may be removed, zeros in the shape of its weight."""
     layers = [layer.name for layer in trace(model, example)]
-    kept: set[str] = set()
-    for name in [ignore] if isinstance(ignore, str) else ignore:
-        found = {layer for layer in layers if f"{layer}.".startswith(f"{name}.")}
-        if not found:
-            raise ValueError(
-                f"ignore: there is no convolution or linear layer {name!r} in "
-                f"{type(model).__name__}, nor one inside a module of that name"
-            )
-        kept |= found
+    names = [ignore] if isinstance(ignore, str) else ignore
+    kept = {layer for name in names for layer in matching(layers, name, "ignore", model)}
     zeros = {}
     for layer in layers:
         if layer not in kept:
