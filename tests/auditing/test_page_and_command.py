@@ -115,7 +115,7 @@ def test_examples_are_named_and_the_page_says_how_it_was_made(folder, tmp_path, 
     for image in finding["example_images"]:
         assert (folder / image["name"]).exists()
         assert image["name"].split("/")[1].startswith(image["slide"] + "_x")
-        assert image["class"] == image["said"] == "tumour"
+        assert image["class"] == image["prediction"] == "tumour"
         assert image["name"] in page
         assert f"slide {image['slide']}; image {image['index']} of the data set" in page
     shown = json.loads((tmp_path / "out" / "audit-shown.json").read_text())["audits"][0]

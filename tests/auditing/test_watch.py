@@ -90,7 +90,7 @@ def test_a_class_that_the_reference_lacks_is_not_judged():
     data = images_of(tiles.pixels[only], [0] * int(only.sum()))
     marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=1.0, seed=1).pixels
     found = watch(Coloured(), data, images_of(marked))
-    assert np.isnan(found.p[found.said == 1]).all()
+    assert np.isnan(found.p[found.predicted == 1]).all()
     assert "Nothing can be said of 80" in str(found)
     with pytest.raises(DataError, match="no class of which the network gets 40 images right"):
         watch(Coloured(), Described(data, groups=[0] * len(data)), data)

@@ -143,14 +143,14 @@ def accuracy_of_telling(features: Array, labels: Array, centres: Array, groups: 
         return float("nan")
     values = components(centred(features, labels))
     names = np.unique(centres, return_inverse=True)[1].ravel()
-    said = np.full(len(names), -1)
+    predicted = np.full(len(names), -1)
     folds = StratifiedGroupKFold(min(5, *slides), shuffle=True, random_state=0)
     for learned, held in folds.split(values, names, groups):
         if len(np.unique(names[learned])) < 2:
             return float("nan")
         model = LogisticRegression(max_iter=1000, class_weight="balanced")
-        said[held] = model.fit(values[learned], names[learned]).predict(values[held])
-    return float(balanced_accuracy_score(names, said))
+        predicted[held] = model.fit(values[learned], names[learned]).predict(values[held])
+    return float(balanced_accuracy_score(names, predicted))
 
 
 @checked(neighbours=FEW, seed=SEED)
@@ -252,6 +252,6 @@ def _best_count(near: Array, labels: Array, most: int) -> int:
     scores = {}
     for count in [k for k in _NEIGHBOURS if k <= most] or [1]:
         votes = np.stack([(near[:, :count] == label).sum(1) for label in classes], 1)
-        said = classes[votes.argmax(1)]
-        scores[count] = np.mean([(said == label)[labels == label].mean() for label in classes])
+        voted = classes[votes.argmax(1)]
+        scores[count] = np.mean([(voted == label)[labels == label].mean() for label in classes])
     return max(scores, key=lambda count: scores[count])

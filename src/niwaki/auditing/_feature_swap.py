@@ -72,7 +72,7 @@ def outputs_changed(
     change : callable
         From its output on a batch, and the positions of the batch's images, to another output.
     """
-    said = []
+    outputs = []
     current = np.zeros(0, int)
     handle = material.model.get_submodule(layer).register_forward_hook(
         lambda module, _, output: change(output, current)
@@ -82,10 +82,10 @@ def outputs_changed(
             for block in blocks(np.arange(len(material)), material.batch_size):
                 current = block
                 shown = material.inputs[torch.as_tensor(block)].to(material.device)
-                said.append(material.model(shown).cpu())
+                outputs.append(material.model(shown).cpu())
     finally:
         handle.remove()
-    found: Array = torch.cat(said).double().numpy()
+    found: Array = torch.cat(outputs).double().numpy()
     return found
 
 

@@ -112,14 +112,14 @@ class Material:
     def describe(self, position: int) -> dict[str, Any]:
         """Return the name, the index, the slide, the class and the prediction of an image."""
         index = int(self.indices[position])
-        said = int(self.outputs[position].argmax())
+        predicted = int(self.outputs[position].argmax())
         slide = {"slide": str(self.groups[position])} if self.grouped else {}
         return {
             "name": self.names[index] if self.names else f"image {index}",
             "index": index,
             **slide,
             "class": self.class_names[int(self.labels[position])],
-            "said": self.class_names[said],
+            "prediction": self.class_names[predicted],
         }
 
     def strength(self, positions: Any = slice(None)) -> Array:
@@ -253,8 +253,8 @@ def gather(
         }
 
     def compute(batch: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        said, heat = explain(batch, truth)
-        return {"inputs": batch, "outputs": said, "relevance": heat.sum(1)}
+        output, heat = explain(batch, truth)
+        return {"inputs": batch, "outputs": output, "relevance": heat.sum(1)}
 
     inputs, pixels, relevance = Tensors(), Tensors(), Maps()
     labels: list[Tensor] = []
@@ -274,7 +274,7 @@ def gather(
         relevance.append(part["relevance"].numpy())
         outputs.append(part["outputs"])
         labels.append(part["labels"])
-    said = torch.cat(outputs)
+    logits = torch.cat(outputs)
     groups, regions = groups_of(data), getattr(data, "regions", {})
     centres = groups_of(data, "centres")
     true = torch.cat(labels).numpy()
@@ -283,10 +283,10 @@ def gather(
         inputs,
         pixels,
         true,
-        said.double().numpy(),
+        logits.double().numpy(),
         relevance,
         np.asarray(chosen),
-        class_names_of(data, said.shape[1]),
+        class_names_of(data, logits.shape[1]),
         method,
         known,
         np.asarray(chosen) if groups is None else groups[chosen],

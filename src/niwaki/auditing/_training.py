@@ -118,7 +118,10 @@ def gather_training(
             )
         check_labels(truth, material.outputs.shape[1], data)
         found, outputs = layer_statistics(material.model, batch, layers)
-        return {"features": torch.from_numpy(found), "said": torch.from_numpy(outputs.argmax(1))}
+        return {
+            "features": torch.from_numpy(found),
+            "predicted": torch.from_numpy(outputs.argmax(1)),
+        }
 
     place = models.home(material.model)
     found = kept_batches(
@@ -130,7 +133,7 @@ def gather_training(
     return Training(
         torch.cat([part["features"] for part in parts]).numpy(),
         known.numpy(),
-        (torch.cat([part["said"] for part in parts]) == known).numpy(),
+        (torch.cat([part["predicted"] for part in parts]) == known).numpy(),
         layers,
         together[:count],
         together[count:],

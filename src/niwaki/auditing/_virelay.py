@@ -175,10 +175,10 @@ def collect(
 
     def computed(number: int) -> dict[str, Tensor]:
         batch, truth = read_batch(data, number, batch_size, place)
-        said, heat = explain(batch, truth)
+        output, heat = explain(batch, truth)
         return {
             "attribution": heat,
-            "prediction": said,
+            "prediction": output,
             "label": truth,
             "data": (known.denormalise(batch) * 255).round().to(torch.uint8),
         }

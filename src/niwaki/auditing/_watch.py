@@ -135,7 +135,7 @@ class Watched:
     ----------
     names : tuple of str
         Names of the images: their files, or their numbers.
-    said : ndarray
+    predicted : ndarray
         The predicted class, shape (N,).
     likelihood : ndarray
         Logarithm of the likelihood of the channels' relevance under the mixture of this class,
@@ -152,7 +152,7 @@ class Watched:
     """
 
     names: tuple[str, ...]
-    said: Array
+    predicted: Array
     likelihood: Array
     p: Array
     level: float
@@ -168,7 +168,7 @@ class Watched:
 
     @property
     def judged(self) -> int:
-        """For how many images this can be said."""
+        """Number of images that are judged."""
         return int(np.isfinite(self.p).sum())
 
     @property
@@ -186,7 +186,7 @@ class Watched:
         return [
             {
                 "image": self.names[place],
-                "said": self.class_names[self.said[place]],
+                "prediction": self.class_names[self.predicted[place]],
                 "log_likelihood": finite(self.likelihood[place]),
                 "p": finite(self.p[place]),
                 "odd": bool(self.odd[place]) if np.isfinite(self.p[place]) else None,
@@ -213,7 +213,7 @@ class Watched:
         """Write ``watch.csv`` and ``watch.json`` into a folder."""
         lines = io.StringIO()
         table = csv.DictWriter(
-            lines, ["image", "said", "log_likelihood", "p", "odd"], lineterminator="\n"
+            lines, ["image", "prediction", "log_likelihood", "p", "odd"], lineterminator="\n"
         )
         table.writeheader()
         table.writerows(self.rows())
@@ -221,14 +221,14 @@ class Watched:
         write_json(Path(folder) / "watch.json", self.to_json())
 
     def __str__(self) -> str:
-        said = (
+        text = (
             f"{int(self.odd.sum())} of {self.judged} predictions are made in an unusual way; on "
             f"images like the reference, {self.level:.0%} would be"
         )
-        said += f" (p = {self.p_more:.2g})." if self.judged else "."
+        text += f" (p = {self.p_more:.2g})." if self.judged else "."
         if missing := len(self.names) - self.judged:
-            said += f" Nothing can be said of {missing}: the reference lacks images of their class."
-        return said
+            text += f" Nothing can be said of {missing}: the reference lacks images of their class."
+        return text
 
 
 @checked(level=INSIDE, limit=SOME, batch_size=BATCH, seed=SEED)
@@ -289,18 +289,18 @@ def watch(
     subset = Subset(reference, chosen)
     judged, _ = explaining(model, reference, "gradient", "predicted", {})
     known, labels = _inside(judged, subset, batch_size, "looking at the reference")
-    said = known.outputs.argmax(1)
+    predicted = known.outputs.argmax(1)
     if (labels >= 0).all():
         check_labels(torch.from_numpy(labels), known.outputs.shape[1], reference)
-        right = said == labels
+        right = predicted == labels
     else:
-        right = np.ones(len(said), bool)
+        right = np.ones(len(predicted), bool)
     groups = groups_of(reference)
     slides = np.asarray(chosen) if groups is None else groups[chosen]
     values = relevance_of(known)
     mixtures = {}
-    for label in np.unique(said):
-        mine = right & (said == label)
+    for label in np.unique(predicted):
+        mine = right & (predicted == label)
         usual = usual_of(values[mine], slides[mine], seed) if mine.sum() >= FEWEST else None
         if usual is not None:
             mixtures[int(label)] = usual
@@ -337,16 +337,16 @@ def _compared(
     data: Any,
     class_names: tuple[str, ...],
 ) -> Watched:
-    said, values = new.outputs.argmax(1), relevance_of(new)
-    likelihood, p = np.full(len(said), np.nan), np.full(len(said), np.nan)
+    predicted, values = new.outputs.argmax(1), relevance_of(new)
+    likelihood, p = np.full(len(predicted), np.nan), np.full(len(predicted), np.nan)
     for label, usual in mixtures.items():
-        mine = said == label
+        mine = predicted == label
         if mine.any():
             likelihood[mine], p[mine] = usual.judge(values[mine])
-    names = names_of(data) or tuple(str(number) for number in range(len(said)))
+    names = names_of(data) or tuple(str(number) for number in range(len(predicted)))
     return Watched(
         tuple(names),
-        said,
+        predicted,
         likelihood,
         p,
         level,

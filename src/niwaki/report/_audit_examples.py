@@ -75,7 +75,7 @@ def example(
 def _facts(audit: Audit, position: int, region: NDArray[Any] | None, has_it: bool) -> str:
     image = audit.material.describe(position)
     facts = [f"image {image['index']} of the data set", f"class {image['class']}"]
-    facts.append(f"the network predicts {image['said']}")
+    facts.append(f"the network predicts {image['prediction']}")
     if "slide" in image:
         facts.insert(0, f"slide {image['slide']}")
     if region is not None:

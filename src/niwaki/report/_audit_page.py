@@ -273,7 +273,7 @@ def _dots(audit: Audit, found: Strategies) -> list[list[Any]]:
     dots = []
     for (x, y), cluster, position in zip(places, found.assigned, found.positions, strict=True):
         told = audit.material.describe(int(position))
-        words = f"{told['name']}, the network predicts {told['said']}"
+        words = f"{told['name']}, the network predicts {told['prediction']}"
         dots.append([round(float(x), 3), round(float(y), 3), int(cluster), words])
     return dots
 
