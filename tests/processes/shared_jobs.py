@@ -146,6 +146,25 @@ def car_index(count: int, folder: str | None = None, stop_after: int | None = No
     return tensors, found.baseline, len(calls)
 
 
+def searched(count: int, folder: str | None = None, sampled: bool = False, remove: int = 5) -> Any:
+    """Remove units greedily; return what was removed, and what of the work this process did."""
+    from niwaki.car import Sampling, Stop, _evaluator
+
+    with failing(_evaluator.Evaluator, "without", None) as calls:
+        found = niwaki.car.greedy(
+            network(), images(count), Stop(remove=remove), batch_size=8, folder=folder,
+            sampling=Sampling(tolerance=0.1) if sampled else None, test=images(30, 5),
+        )  # fmt: skip
+    rows = [(row.units, row.accuracy, row.validation) for row in found.trajectory]
+    return (
+        found.plan.to_json(),
+        rows,
+        found.settings["removals"],
+        {**found.model.state_dict()},
+        len(calls),
+    )
+
+
 class _Labelled(TensorDataset):
     preprocessing = niwaki.data.Preprocessing(SIDE, mean=(0.5,) * 3, std=(0.25,) * 3)
 

@@ -50,6 +50,27 @@ def test_no_image_is_counted_twice_by_a_run_that_goes_on(crew, count, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", SOME)
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_greedy_search_removes_what_one_process_removes(crew, count, sampled):
+    *expected, state, _ = jobs.searched(41, None, sampled)
+    assert len(expected[2]) == 5
+    for found in crew(count, jobs.searched, 41, None, sampled):
+        assert [*found[:3]] == expected
+        assert all(torch.equal(found[3][name], value) for name, value in state.items())
+
+
+@pytest.mark.slow
+def test_a_greedy_search_goes_on_with_another_number_of_processes(crew, tmp_path):
+    expected = jobs.searched(41)
+    folder = str(tmp_path / "run")
+    crew(3, jobs.searched, 41, folder, False, 2)
+    for found in crew(2, jobs.searched, 41, folder):
+        assert found[0] == expected[0]
+        assert found[4] < expected[4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", SOME)
 def test_findings_are_those_of_one_process(crew, count, tmp_path):
     rows, accuracy, relevance, labels = jobs.audited(120)
     assert any(p < 1 for _, _, p, _ in rows)

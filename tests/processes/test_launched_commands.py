@@ -78,6 +78,22 @@ def test_slide_writes_once_what_one_process_writes(launcher, out):
     assert not (launcher.place / "out.run").exists()
 
 
+@pytest.mark.slow
+def test_greedy_writes_once_what_one_process_writes(launcher, out):
+    command = ["car", *INPUTS, "--greedy", "3", "--per-class", "9", "--out", "out"]
+    run_well(launcher, command, 1)
+    plan, rows, weights = pruned(out)
+    said = launcher.said()
+    shutil.rmtree(out)
+    run_well(launcher, command, 3)
+    found = pruned(out)
+    assert found[:2] == (plan, rows)
+    assert all(torch.equal(found[2][name], value) for name, value in weights.items())
+    assert launcher.said() == said
+    assert launcher.said(1) == launcher.said(2) == ""
+    assert not (launcher.place / "out.run").exists()
+
+
 def drawn(folder):
     """What was written of filters, up to the order in which sums were added up."""
     names = ("filters.csv", "gallery.json", "pictures.zip")
@@ -113,7 +129,7 @@ def test_filters_writes_once_what_one_process_writes(launcher, out):
 @pytest.mark.slow
 def test_an_error_is_told_once(launcher, out):
     wrong = {
-        "not shared": ["car", *INPUTS, "--greedy", "3", "--out", "out"],
+        "not shared": ["audit", "--demo", "--out", "out"],
         "no such option": ["prune", *INPUTS, "--references", "-3", "--out", "out"],
         "in all of them": ["prune", *INPUTS, "--keep", "0.0001", "--out", "out"],
         "in the first": ["prune", *INPUTS, "--out", "/proc/out"],

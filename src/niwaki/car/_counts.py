@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from niwaki.car._evaluator import Evaluator
 from niwaki.car._images import TIE, ForwardPass, ImagePool, Outcome, judge
 from niwaki.car._splice import Pairs
+from niwaki.processes import agreed, gathered, rank, size
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,16 @@ class Batches:
         return Batch(images, labels, whole, rows, judge(whole.logits, labels))
 
 
+class _Seen(NamedTuple):
+    """What became of pairs of a candidate and an image of a batch: right images lost, and so on."""
+
+    owner: Tensor
+    image: Tensor
+    lost: Tensor
+    near: Tensor
+    change: Tensor
+
+
 class Counts:
     """Counts for each of K candidates, over the images that it has seen.
 
@@ -177,26 +189,42 @@ class Counts:
         return unseen
 
     def see(self, batch: Batch, which: Tensor, wanted: Tensor) -> None:
-        """Let some candidates see some images each; `wanted` is of shape (len(which), n)."""
-        for group, places in self._by_group(which):
-            units, owners = self._units[which[places]], which[places]
-            chosen, images = wanted[places].nonzero(as_tuple=True)
-            if not len(chosen):
-                continue
-            owner_of = owners.new_full((int(units.max()) + 1,), -1)
-            owner_of[units] = owners
-            row_of = torch.full((int(batch.rows.max()) + 1,), -1, device=which.device)
-            row_of[batch.rows] = torch.arange(len(batch.rows), device=which.device)
-            pairs = Pairs(units[chosen], batch.rows[images])
-            for part, logits in self._evaluator.without(batch.whole, group, pairs):
-                self._add(batch, owner_of[part.units], row_of[part.images], logits)
+        """Let some candidates see some images each; `wanted` is of shape (len(which), n).
 
-    def _add(self, batch: Batch, owner: Tensor, images: Tensor, logits: Tensor) -> None:
-        after, before = judge(logits, batch.labels[images]), batch.before[images]
-        lost, change = before.right.long() - after.right.long(), after.margin - before.margin
+        Of processes that work together each evaluates a part, and all count all.
+        """
+        seen: list[_Seen] = []
+        with agreed():
+            for group, places in self._by_group(which):
+                chosen, images = wanted[places].nonzero(as_tuple=True)
+                mine = torch.tensor_split(torch.arange(len(chosen)), size())[rank()]
+                if len(mine):
+                    mine = mine.to(which.device)
+                    seen += self._evaluated(batch, group, which[places], chosen[mine], images[mine])
+        for part in (part for parts in gathered(seen) for part in parts):
+            self._add(batch, part)
+
+    def _evaluated(
+        self, batch: Batch, group: int, owners: Tensor, chosen: Tensor, images: Tensor
+    ) -> Iterator[_Seen]:
+        """Judge pairs of a candidate, by its place among the owners, and an image of a batch."""
+        units = self._units[owners]
+        owner_of = owners.new_full((int(units.max()) + 1,), -1)
+        owner_of[units] = owners
+        row_of = torch.full((int(batch.rows.max()) + 1,), -1, device=owners.device)
+        row_of[batch.rows] = torch.arange(len(batch.rows), device=owners.device)
+        pairs = Pairs(units[chosen], batch.rows[images])
+        for part, logits in self._evaluator.without(batch.whole, group, pairs):
+            owner, image = owner_of[part.units], row_of[part.images]
+            after, before = judge(logits, batch.labels[image]), batch.before[image]
+            lost = before.right.long() - after.right.long()
+            yield _Seen(owner, image, lost, after.near, after.margin - before.margin)
+
+    def _add(self, batch: Batch, seen: _Seen) -> None:
+        owner, images, lost, near, change = (part.to(self.lost.device) for part in seen)
         self.lost.index_add_(0, owner, lost)
         self.changed.index_add_(0, owner, lost.abs())
-        self.near.index_add_(0, owner, after.near.long())
+        self.near.index_add_(0, owner, near.long())
         self.margin.index_add_(0, owner, change)
         self.evaluated += len(owner)
         if self._changes is not None:

@@ -78,6 +78,7 @@ def greedy(
     as the errors that it has made leave it no way to beat the best.
 
     It may run in several threads at once, on one model, too, while others call that model.
+    Processes that work together (see `niwaki.processes`) share the (unit, image) pairs.
 
     Parameters
     ----------

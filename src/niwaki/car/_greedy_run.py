@@ -24,6 +24,7 @@ from niwaki.car._units import (
 )
 from niwaki.data import Data, count
 from niwaki.errors import NothingToPruneError
+from niwaki.processes import check_same
 from niwaki.pruning import Plan, Pruned, Removal, Step, Trajectory
 from niwaki.pruning.steps import Measure, Structure, run_loop, shapes
 from niwaki.runs import Run
@@ -224,6 +225,8 @@ class GreedyRun:
         self._paths |= dict(zip(map(kind_of, evaluator.groups), evaluator.paths, strict=True))
         names = [self._name(evaluator, candidate) for candidate in candidates]
         found = self._search(evaluator, candidates, names)
+        ways = zip(map(name_of, evaluator.groups), evaluator.paths, strict=True)
+        check_same("search for a unit", [*ways, ("what was found", str(found))])
         chosen, (layer, first) = candidates[found.candidate], names[found.candidate]
         taken = self._taken(evaluator, chosen)
         self._take_out(evaluator, chosen)

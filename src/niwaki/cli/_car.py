@@ -15,7 +15,6 @@ from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance, short_name
 from niwaki.cli._spread import Bytes
 from niwaki.errors import DataError, NiwakiError
-from niwaki.machine import check_alone
 from niwaki.processes import goes_on_alone
 from niwaki.stages import allowed
 
@@ -81,22 +80,21 @@ def car(
 
     from niwaki import car as room
     from niwaki import pruning
-    from niwaki.data import in_memory, references
+    from niwaki.data import decoded, references
     from niwaki.files import write_json
     from niwaki.report import write_report
 
     common.check_output(out, model, data)
-    _check_greedy(greedy, floor)
+    if floor is not None and greedy is None:
+        raise NiwakiError("--floor says when --greedy stops; give both")
     work = common.workplace(out)
     loaded = common.load(model)
     images = common.images(data, loaded)
     loaded = loaded.named_by(images)
     o.check_labelled(images, data, "accuracy")
-    search: Any = images
-    held: Any = None
-    words = ""
-    if greedy is not None:
-        search, held, words = _parts(data, images, loaded, common)
+    search, held, words = (
+        (images, images, "") if greedy is None else _parts(data, images, loaded, common)
+    )
     chosen: Any = search if per_class is None else references(search, per_class, common.seed)
     some = allowed("images", len(chosen), common.batch_size)
     if some < len(chosen):
@@ -120,13 +118,15 @@ def car(
         loaded.model,
         chosen,
         room.Stop(remove=allowed("removals", greedy), floor=floor),
-        test=in_memory(held, description="reading held-out images"),
+        test=decoded(held, description="reading held-out images"),
         callback=lambda step: shown.print(
             f"{step.units:>8,} units left, accuracy {step.accuracy or 0:.2%} on held-out images, "
             f"{step.validation or 0:.2%} on those of the search"
         ),
         **shared,
     )
+    if not goes_on_alone():
+        return
     whole = replace(
         pruned,
         plan=pruning.Plan((*loaded.plan.steps, *pruned.plan.steps)),
@@ -155,13 +155,6 @@ def car(
     shown.print(f"{pruned.settings['evaluated']:.1%} of all (filter, image) pairs were evaluated")
     shown.print(f"wrote {out}; it is a model again: niwaki explain {out} IMAGES")
     shown.print(f"open {out / 'index.html'}")
-
-
-def _check_greedy(greedy: int | None, floor: float | None) -> None:
-    if floor is not None and greedy is None:
-        raise NiwakiError("--floor says when --greedy stops; give both")
-    if greedy is not None:
-        check_alone("niwaki car --greedy")
 
 
 def _write_index(work: Workplace, index: CarIndex, loaded: o.Loaded, made: dict[str, Any]) -> None:
