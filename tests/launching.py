@@ -39,7 +39,8 @@ niwaki.evaluation.seconds_per_mac = lambda model, example: {
 for line in sys.stdin:
     asked = json.loads(line)
     if "wait" in asked:
-        print(os.waitpid(asked["wait"], 0)[1], flush=True)
+        _, status, used = os.wait4(asked["wait"], 0)
+        print(status, used.ru_maxrss, flush=True)
         continue
     child = os.fork()
     if child == 0:
@@ -73,6 +74,7 @@ class Launcher:
         self._logs = place.parent / f"{place.name}-said"
         self._logs.mkdir()
         self._commands = 0
+        self.peaks: list[int] = []
         self._server = subprocess.Popen(
             [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True, cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -91,12 +93,17 @@ class Launcher:
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             }  # fmt: skip
             said = str(self._logs / f"{self._commands}-{rank}.txt")
-            found.append(self._ask({"command": list(command), "env": env, "said": said}))
+            found += self._ask({"command": list(command), "env": env, "said": said})
         return found
 
     def ended(self, children: list[int]) -> list[int]:
-        """Wait for them, return how each has ended: an exit code, or minus the signal."""
-        return [os.waitstatus_to_exitcode(self._ask({"wait": child})) for child in children]
+        """Wait for them, return how each has ended: an exit code, or minus the signal.
+
+        `peaks` then says how much memory each has had at the most, in KiB.
+        """
+        told = [self._ask({"wait": child}) for child in children]
+        self.peaks = [peak for _, peak in told]
+        return [os.waitstatus_to_exitcode(status) for status, _ in told]
 
     def run(self, command: Iterable[str], count: int) -> list[int]:
         """Start a command, and wait for it."""
@@ -114,12 +121,12 @@ class Launcher:
         self._server.wait(60)
         self._server.stdout.close()
 
-    def _ask(self, asked: dict[str, object]) -> int:
+    def _ask(self, asked: dict[str, object]) -> list[int]:
         assert self._server.stdin
         assert self._server.stdout
         self._server.stdin.write(json.dumps(asked) + "\n")
         self._server.stdin.flush()
-        return int(self._server.stdout.readline())
+        return [int(number) for number in self._server.stdout.readline().split()]
 
 
 def kill(child: int) -> None:

@@ -3,85 +3,78 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import shutil
 
+import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-pytestmark = pytest.mark.long
-
-SCRIPT = """
-import os, resource, sys
-import torch
-from torch import distributed, nn
-import niwaki
-from niwaki.data import Preprocessing, open_data
-
-torch.set_num_threads(1)
-folder, job, rank, size, store = *sys.argv[1:3], *map(int, sys.argv[3:5]), sys.argv[5]
-if size > 1:
-    distributed.init_process_group(
-        "gloo", store=distributed.FileStore(store, size), rank=rank, world_size=size)
-model = nn.Sequential(
-    nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-    nn.Linear(8, 2)).eval()
-data = open_data(folder, Preprocessing(16, mean=(0.5,) * 3, std=(0.25,) * 3), split="test")
-if job == "score":
-    niwaki.score(model, data, "taylor")
-elif job == "accuracy":
-    niwaki.evaluation.accuracy(model, data)
-else:
-    niwaki.car.index(model, data, folder=store + "-run")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-if size > 1:
-    distributed.destroy_process_group()
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
+]
+SIDE = 16
+NETWORK = """
+from torch import nn
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
 """
-
-
-def peak(folder, job, size, store):
-    started = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-W",
-                "ignore",
-                "-c",
-                SCRIPT,
-                *map(str, (folder, job, r, size, store)),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        )
-        for r in range(size)
-    ]
-    told = [process.communicate(timeout=580)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * size
-    return max(float(text.split()[-1]) for text in told)
+INPUTS = f"--weights random --size {SIDE} --mean 0.5,0.5,0.5 --std 0.25,0.25,0.25"
+ALL = "--limit 1000000"
+COMMANDS = {
+    "prune": "--keep 0.7 --steps 2",
+    "prune --tune": "--keep 0.7 --steps 1 --tune each --epochs 1",
+    "prune-weights": "--keep 0.5 --steps 2",
+    "car": "",
+    "audit": f"{ALL} --heatmaps",
+    "filters": f"{ALL} --steps 2",
+    "evaluate": f"{ALL} --method gradient --steps 2 --layers 1",
+    "explain": f"{ALL} --method gradient",
+    "compare": f"{ALL} --method gradient",
+}
+ALONE = ("explain", "compare")
+FEW, MANY = 1_000, 20_000
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(launcher):
     """Folders of two classes, of links to few files."""
-    found = {}
-    generator = torch.Generator().manual_seed(0)
-    for count in (1_000, 20_000):
-        found[count] = top = tmp_path_factory.mktemp(f"images-{count}")
+    (launcher.place / "coloured.py").write_text(NETWORK)
+    chance, made = np.random.default_rng(0), {}
+    for count in (FEW, MANY):
+        made[count] = launcher.place / f"images-{count}"
         for label in ("one", "two"):
-            (top / label).mkdir()
-            first = top / label / "0.png"
-            pixels = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8, generator=generator)
-            Image.fromarray(pixels.numpy()).save(first)
-            for number in range(1, count // 2):
-                os.link(first, top / label / f"{number}.png")
-    return found
+            home = made[count] / label
+            home.mkdir(parents=True)
+            for number in range(count // 2):
+                file = home / f"{number:05}.png"
+                if number < 20:
+                    pixels = chance.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(file)
+                else:
+                    os.link(home / f"{number % 20:05}.png", file)
+    yield made
+    for folder in made.values():
+        shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("size", [1, 2])
-@pytest.mark.parametrize("job", ["score", "accuracy", "index"])
-def test_memory_is_flat(folders, job, size, tmp_path):
-    few, many = (peak(folder, job, size, tmp_path / f"{n}") for n, folder in folders.items())
-    print(f"{job}, {size} process(es): {few:.0f} MB for 1,000 images, {many:.0f} MB for 20,000")
+def peak(launcher, name, folder, processes):
+    """Run a command, and return the megabytes of the process that takes most."""
+    words = ["coloured.py:build", str(folder), *INPUTS.split(), *COMMANDS[name].split()]
+    codes = launcher.run([name.split()[0], *words, "--out", "out"], processes)
+    assert codes == [0] * processes, launcher.said()
+    shutil.rmtree(launcher.place / "out")
+    return max(launcher.peaks) / 1024
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_memory_is_flat(launcher, folders, name, processes):
+    if processes > 1 and name in ALONE:
+        pytest.skip("several processes do not share this command")
+    few, many = (peak(launcher, name, folder, processes) for folder in folders.values())
+    print(f"{name}, {processes} process(es): {few:.0f} MB for {FEW:,} images, {many:.0f} MB for "
+          f"{MANY:,}: {many / few - 1:+.1%}")  # fmt: skip
     assert many < 1.05 * few

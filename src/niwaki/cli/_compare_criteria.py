@@ -106,7 +106,7 @@ def compare_criteria(
     numbers (comparison.json), and pictures: accuracy against cost, what each layer lost, rank
     correlations. Every finished run is kept, and the same command resumes where it was interrupted.
     """
-    from niwaki.data import in_memory
+    from niwaki.data import decoded
     from niwaki.files import together, write_json
     from niwaki.pruning import Run, Schedule, compare
     from niwaki.report import write_report
@@ -128,7 +128,7 @@ def compare_criteria(
             loaded.model,
             training,
             chosen,
-            test=in_memory(judged, description="reading test images"),
+            test=decoded(judged, description="reading test images"),
             references=sizes,
             seeds=range(common.seed, common.seed + seeds),
             keep=keep,

@@ -96,7 +96,7 @@ def prune(
     """
     from niwaki import models, pruning
     from niwaki.cli._prune_pictures import Photographs
-    from niwaki.data import batches, in_memory, references
+    from niwaki.data import batches, decoded, in_memory, references
 
     common.check_output(out, model, data, files=named_files(criterion or ""))
     logged = Log(log if is_first() else None)
@@ -121,7 +121,7 @@ def prune(
     shown.print(f"{len(few)} reference images, {len(test)} test images, criterion {told}")
     example, _ = next(iter(batches(test, common.batch_size, models.home(loaded.model))))
     prices = _prices(loaded, example, work) if scheduling.of == "seconds" else None
-    judged = in_memory(test, description="reading test images")
+    judged = decoded(test, description="reading test images")
     looking = Photographs(loaded, pick(test, photographs, seed, data), example, common.batch_size)
 
     def tell(step: Step) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,11 +168,13 @@ def _spaced(numbers: list[int]) -> list[int]:
 @stage("measuring accuracy")
 def answers(model: nn.Module, data: Data, batch_size: int) -> Tensor:
     """Return the probabilities of all classes for all images, shape (N, classes)."""
-    found = [
-        torch.softmax(models.class_outputs(model, inputs, "a comparison of predictions"), 1).cpu()
-        for inputs, _ in batches(data, batch_size, models.home(model))
-    ]
-    return torch.cat(found)
+    found = array("f")  # many small tensors between large ones would leave holes in the memory
+    classes = 0
+    for inputs, _ in batches(data, batch_size, models.home(model)):
+        output = models.class_outputs(model, inputs, "a comparison of predictions")
+        classes = output.shape[1]
+        found.extend(torch.softmax(output.float(), 1).flatten().tolist())
+    return torch.tensor(found).view(-1, classes)
 
 
 def write_changed(

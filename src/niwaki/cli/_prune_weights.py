@@ -71,7 +71,7 @@ def prune_weights(
     weights, the masks of every step and the trajectory; the folder is a MODEL again.
     """
     from niwaki import criteria, pruning
-    from niwaki.data import in_memory, references
+    from niwaki.data import decoded, in_memory, references
 
     common.check_output(out, model, data)
     work = common.workplace(out)
@@ -94,7 +94,7 @@ def prune_weights(
         keep=keep,
         over=over,
         steps=allowed("steps", steps),
-        test=in_memory(test, description="reading test images"),
+        test=decoded(test, description="reading test images"),
         ignore=ignore or [],
         min_weights=min_weights,
         repair=None if repair == "none" else repair,

@@ -26,6 +26,7 @@ from niwaki.data._classes import (
     match_classes,
     number_classes,
 )
+from niwaki.data._decoded import OnDisk, Rows, decoded
 from niwaki.data._groups import groups_from_table, groups_named
 from niwaki.data._images import Images
 from niwaki.data._open import names, open_data, read_places, register
@@ -39,9 +40,11 @@ __all__ = [
     "Described",
     "Images",
     "Masks",
+    "OnDisk",
     "Patches",
     "Place",
     "Preprocessing",
+    "Rows",
     "as_dataset",
     "as_tensor",
     "batches",
@@ -49,6 +52,7 @@ __all__ = [
     "check_same_classes",
     "count",
     "cut_patches",
+    "decoded",
     "distinct",
     "groups_by_name",
     "groups_from_table",

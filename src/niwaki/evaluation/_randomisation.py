@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.attribution import ClassChoice, Method
-from niwaki.data import Data
+from niwaki.data import Data, OnDisk
 from niwaki.errors import ModelError
 from niwaki.evaluation._curves import Estimate, estimate
 from niwaki.evaluation._explainers import (
@@ -161,7 +161,7 @@ def randomisation_test(
     model : nn.Module
         In evaluation mode, returning shape (N, classes). Not changed.
     data : DataLoader, Dataset or pair of tensors
-        Images and labels, which are held in memory: a few are enough.
+        Images and labels: a few are enough. Images and heatmaps are held on disk.
     methods : str, sequence of str, or mapping of str to callable
         Names of the catalogue, or titles with functions that make the method for a model.
     mode : {"cascading", "independent"}
@@ -198,22 +198,25 @@ def randomisation_test(
         raise ValueError(f"mode {mode!r} is none of {', '.join(get_args(Mode))}")
     model, images = with_classes(model, data, target, batch_size)
     made = factories(methods)
-    held = list(images)
+    with agreed():
+        held = _Held(images)
     twin = copy.deepcopy(model)
-    groups = _layers(twin, held[0][0][:1])
+    groups = _layers(twin, held.example)
     wanted = _selected(list(groups), layers)
     found: dict[str, list[tuple[Tensor, Tensor | None]]] = {name: [] for name in made}
     stages = _randomised(model, twin, groups, wanted, mode == "cascading", seed)
     show = None if description else False
     with bar(description or "", len(made) * (len(wanted) + 1), show) as advance:
-        before = {}
+        before: dict[str, OnDisk] = {}
         for name, make in made.items():
-            before[name] = _heatmaps(make(model), held, absolute)
+            before[name] = OnDisk()
+            with agreed():
+                for _, maps in held.heatmaps(make(model), absolute):
+                    before[name].append(maps)
             advance(1)
         for _ in stages:
             for name, make in made.items():
-                pair = before[name], _heatmaps(make(twin), held, absolute)
-                found[name].append((rank_correlation(*pair), structural_similarity(*pair)))
+                found[name].append(_alike(before[name], held.heatmaps(make(twin), absolute)))
                 advance(1)
     settings = {"mode": mode, "absolute": absolute, "target": target, "seed": seed}
     return {
@@ -301,21 +304,40 @@ def _draw(parameter: nn.Parameter, generator: torch.Generator) -> None:
     parameter.copy_(parameter.mean() + parameter.std() * drawn)
 
 
-def _heatmaps(method: Method, held: list[tuple[Tensor, Tensor]], absolute: bool) -> Tensor:
-    """Heatmaps of all images, channels summed, shape (N, H, W), on the CPU.
+class _Held:
+    """The batches that fall to this process, with the class of each image, on disk."""
 
-    Several processes take turns with the batches.
-    """
-    tolerant(method)
-    mine: dict[int, Tensor] = {}
-    with agreed():
-        for number, (inputs, classes) in enumerate(held):
+    def __init__(self, images: Iterator[tuple[Tensor, Tensor]]) -> None:
+        self._inputs, self._classes = OnDisk(), list[tuple[int, Tensor]]()
+        for number, (inputs, classes) in enumerate(images):
+            if number == 0:
+                self.example = inputs[:1]
             if is_mine(number):
-                mine[number] = method.attribute(inputs, classes).cpu()
-    numbered = {number: maps for part in gathered(mine) for number, maps in part.items()}
-    maps = torch.cat([numbered[number] for number in range(len(held))])
-    maps = maps.abs() if absolute else maps
-    return maps.sum(1) if maps.dim() == 4 else maps
+                self._inputs.append(inputs)
+                self._classes.append((number, classes))
+
+    def heatmaps(self, method: Method, absolute: bool) -> Iterator[tuple[int, Tensor]]:
+        """Yield number and heatmaps, channels summed, shape (B, H, W), on the CPU, by batch."""
+        tolerant(method)
+        for place, (number, classes) in enumerate(self._classes):
+            inputs = self._inputs[place].to(self.example.device)
+            maps = method.attribute(inputs, classes).cpu()
+            maps = maps.abs() if absolute else maps
+            yield number, maps.sum(1) if maps.dim() == 4 else maps
+
+
+def _alike(before: OnDisk, after: Iterator[tuple[int, Tensor]]) -> tuple[Tensor, Tensor | None]:
+    """Compare the heatmaps of all images, of which each process has its own batches."""
+    mine: dict[int, tuple[Tensor, Tensor | None]] = {}
+    with agreed():
+        for place, (number, maps) in enumerate(after):
+            pair = before[place], maps
+            mine[number] = rank_correlation(*pair), structural_similarity(*pair)
+    numbered = {number: alike for part in gathered(mine) for number, alike in part.items()}
+    pairs = [numbered[number] for number in sorted(numbered)]
+    ssims = [ssim for _, ssim in pairs if ssim is not None]
+    known = len(ssims) == len(pairs)
+    return torch.cat([spearman for spearman, _ in pairs]), torch.cat(ssims) if known else None
 
 
 def _stacked(parts: list[Tensor | None]) -> Tensor | None:

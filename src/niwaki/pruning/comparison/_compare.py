@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from niwaki import models
 from niwaki import runs as run_folders
 from niwaki.criteria import Criterion, Scores, hidden_layers, score
-from niwaki.data import Data, batches, check_same_classes, in_memory
+from niwaki.data import Data, batches, check_same_classes, decoded, in_memory
 from niwaki.data import references as draw
 from niwaki.errors import NiwakiError, UnknownOptionError
 from niwaki.pruning._bundles import Limits, Run, Schedule
@@ -99,7 +99,7 @@ def compare(
     sizes, draws = _sizes(references), _seeds(seeds)
     models.check(model)
     check_same_classes(data, test, "the reference and the test images")
-    test = test if isinstance(test, (DataLoader, tuple)) else in_memory(test)
+    test = test if isinstance(test, (DataLoader, tuple)) else decoded(test)
     options = {"keep": keep, "of": of, **prune_options}
     settings = {"batch_size": run.batch_size, **_written(options)}
     match = _Match(model, Measure(test, None, run.batch_size), options)
