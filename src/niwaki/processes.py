@@ -304,6 +304,8 @@ def joined() -> Iterator[None]:
             f"{launched()} processes were started, but not how they find each other: "
             f"{', '.join(missing)} is not set. Start them by torchrun or accelerate launch"
         )
+    # When a process has ended, torch would warn of it with its own stack beside our one line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
     from torch import distributed
     from torch.distributed.distributed_c10d import PrefixStore

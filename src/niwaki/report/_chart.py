@@ -183,11 +183,14 @@ def _ends(values: Sequence[float], ticks: Sequence[float]) -> tuple[float, float
 def _ticks(values: Sequence[float], wanted: int = 5) -> list[float]:
     """Return round numbers that reach around values."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    if high - low < 1e-9 * max(abs(high), 1e-9):
-        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+    size = max(abs(low), abs(high))
+    if high - low < 1e-9 * max(size, 1e-3):  # equal, but for rounding
+        room = 0.5 * size if size > 1e-9 else 0.5
+        low, high = low - room, high + room
     rough = (high - low) / wanted
     unit = 10.0 ** floor(log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
     first = floor(low / step + 1e-9)
     last = -floor(-high / step + 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
+    digits = 3 - floor(log10(step))
+    return [round(number * step, digits) for number in range(first, last + 1)]

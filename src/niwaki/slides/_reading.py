@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from types import TracebackType
 from typing import TypeAlias
 
 import numpy as np
@@ -75,11 +77,23 @@ class TileReader(Dataset[_Read]):
             batch_sampler=list(map(list, chosen)),
             num_workers=min(workers, len(chosen)),
             collate_fn=_together,
+            worker_init_fn=_ends_quietly,
         )
         for batch in loader:
             if isinstance(batch, str):
                 raise DataError(batch)
             yield batch
+
+
+def _ends_quietly(_: int) -> None:
+    """Let a worker not tell that the process for which it reads ended while it took a batch."""
+    tell = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            tell(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def _together(tiles: list[_Read]) -> Tensor | str:
