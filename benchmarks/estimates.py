@@ -116,6 +116,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def curves(rows: list[dict[str, Any]]) -> str:
     """Return the time on one, two and more processes, and where more of them stop helping."""
     several = [row for row in rows if "several" in row]
+    if not several:
+        return ""
     counts = (1, 2, 8, 32, 128, 512)
     head = " | ".join(str(count) for count in counts[2:])
     lines = [

@@ -67,7 +67,14 @@ def test_without_a_ledger_nothing_is_limited_or_noted():
 
 @pytest.mark.parametrize(
     ("term", "value"),
-    [("1", 1), ("images", 90), ("images<64", 64), ("steps+1 * images", 360), ("missing", 0)],
+    [
+        ("1", 1),
+        ("images", 90),
+        ("images<64", 64),
+        ("steps+1 * images", 360),
+        ("steps+3 * images", 540),
+        ("missing", 0),
+    ],
 )
 def test_terms(term, value):
     assert value_of(term, {"images": 90, "steps": 3}) == value

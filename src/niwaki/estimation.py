@@ -203,13 +203,14 @@ def estimated(work: Work, trials: Sequence[Trial]) -> Estimate:
 
 
 def value_of(term: Term, counts: Mapping[str, int]) -> float:
-    """Return a term's value: a product of counts, each with ``+1`` or ``<64`` behind it or not."""
+    """Return a term's value: a product of counts, each with such as ``+1`` or ``<64``, or not."""
     return prod(_factor(part.strip(), counts) for part in term.split("*"))
 
 
 def _factor(text: str, counts: Mapping[str, int]) -> float:
-    if text.endswith("+1"):
-        return 1 + _factor(text.removesuffix("+1"), counts)
+    if "+" in text:
+        name, _, more = text.partition("+")
+        return _factor(name, counts) + int(more)
     if "<" in text:
         name, _, most = text.partition("<")
         return min(_factor(name, counts), int(most))

@@ -58,11 +58,7 @@ def test_a_command_knows_what_it_is_limited_by(command, tmp_path):
     assert set(limits) <= set(kept.counts)
     assert all(kept.done[name] < kept.counts[name] for name in limits if kept.counts[name] > 2)
     terms = [term for terms in WORKS[command].stages.values() for term in terms]
-    names = {
-        part.strip().removesuffix("+1").partition("<")[0]
-        for term in terms
-        for part in term.split("*")
-    }
+    names = {re.split("[+<]", part.strip())[0] for term in terms for part in term.split("*")}
     assert names <= {*kept.counts, "1"}
 
 

@@ -48,6 +48,14 @@ def trained(name: str, shared: Path, each: int) -> tuple[nn.Module, _Images]:
     return model, found
 
 
+def some_of(data: _Images, count: int) -> _Images:
+    """Return evenly chosen images: as many as leave a last batch of one."""
+    chosen = torch.linspace(0, len(data) - 1, count).round().long()
+    found = _Images(*(tensor[chosen] for tensor in data.tensors))
+    found.preprocessing = data.preprocessing
+    return found
+
+
 def scored_and_pruned(name: str, shared: Path) -> dict[str, Any]:
     model, data = trained(name, shared, 6)
     found = niwaki.prune(
@@ -68,15 +76,43 @@ def scored_and_pruned(name: str, shared: Path) -> dict[str, Any]:
 
 def counted(name: str, shared: Path) -> dict[str, Tensor]:
     model, data = trained(name, shared, 1)
-    found = niwaki.car.index(model, data, batch_size=3)
+    layers = ["conv_stem", "blocks.0", "blocks.1.0"] if name.startswith("eff") else None
+    found = niwaki.car.index(model, data, layers=layers, batch_size=3)
     kinds = ("broken", "mended", "near_ties")
     return {f"{kind}/{n}": getattr(layer, kind) for n, layer in found.items() for kind in kinds}
 
 
 def audited(name: str, shared: Path) -> list[tuple[str, float, float]]:
     model, data = trained(name, shared, 12)
-    found = niwaki.audit(model, data, batch_size=32)
+    data = some_of(data, 115)  # seven batches of 19
+    questions = ["position", "colour"] if name.startswith("eff") else None
+    found = niwaki.audit(model, data, batch_size=19, questions=questions)
     return [(each.key, each.effect, each.p_seen) for each in found.findings]
+
+
+def mapped(name: str, shared: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Map a slide of 5 x 2 photographs, which is made for it."""
+    import tempfile
+
+    from PIL import Image
+
+    model, data = trained(name, shared, 1)
+    look = data.preprocessing
+    photographs = look.denormalise(data.tensors[0]).clamp(0, 1)
+    rows = [torch.cat(list(photographs[start : start + 5]), 2) for start in (0, 5)]
+    pixels = (255 * torch.cat(rows, 1)).round().byte().permute(1, 2, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        Image.fromarray(pixels.numpy()).save(f"{folder}/slide.png")
+        slide = niwaki.slides.open_slide(f"{folder}/slide.png", 0.5)
+        with niwaki.slides.explain_slide(
+            model, slide, look, classes={1: "one"}, methods=["lrp.epsilon_plus"], whole=True,
+            batch_size=3, workers=0,
+        ) as found:  # fmt: skip
+            maps = {
+                layer.title: torch.from_numpy(store.read(0, 0, store.shape[1], store.shape[0]))
+                for layer, store in found.maps.items()
+            }
+            return found.rows, maps
 
 
 def same_everywhere(job: str, name: str, shared: str) -> Any:

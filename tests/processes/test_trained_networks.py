@@ -22,17 +22,34 @@ def test_scores_plans_and_rebuilt_weights(crew, shared, name):
             assert_close(found["weights"], expected["weights"])
 
 
-def test_counts(crew, shared):
-    [expected] = crew(1, jobs.same_everywhere, "counted", "resnet20", str(shared))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_counts(crew, shared, name):
+    [expected] = crew(1, jobs.same_everywhere, "counted", name, str(shared))
     for count in (2, 3, 4):
-        for found in crew(count, jobs.same_everywhere, "counted", "resnet20", str(shared)):
+        for found in crew(count, jobs.same_everywhere, "counted", name, str(shared)):
             assert found.keys() == expected.keys()
             assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "vgglike"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_findings_and_p_values(crew, shared, name):
     [expected] = crew(1, jobs.same_everywhere, "audited", name, str(shared))
+    assert any(p < 1 for _, _, p in expected)
     for count in (2, 3, 4):
         for found in crew(count, jobs.same_everywhere, "audited", name, str(shared)):
             assert found == expected
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_maps_of_slides(crew, shared, name):
+    pytest.importorskip("openslide", reason="the extra slides is not installed")
+    [(rows, maps)] = crew(1, jobs.same_everywhere, "mapped", name, str(shared))
+    assert len(rows) % 3 == 1  # the last batch is of one tile
+    assert all(values.isfinite().any() for values in maps.values())
+    for count in (2, 3, 4):
+        first, *others = crew(count, jobs.same_everywhere, "mapped", name, str(shared))
+        assert first[0] == rows
+        assert first[1].keys() == maps.keys()
+        for title, values in maps.items():
+            assert torch.equal(first[1][title].nan_to_num(9.0), values.nan_to_num(9.0)), title
+        assert others == [(rows, {})] * len(others)  # the first puts the maps together

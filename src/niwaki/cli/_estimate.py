@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,9 +119,14 @@ def _trials(
 
 
 def _next(work: Work, trials: Sequence[Trial]) -> float:
-    """Return the seconds that the next trial may take: as many times as there is more to do."""
+    """Return the seconds that the next trial may take, as those before it say."""
     now, then = work.limited(len(trials) - 1), work.limited(len(trials))
-    return trials[-1].seconds * max(then[name] / now[name] for name in now)
+    last = trials[-1]
+    more = {
+        name: min(count, round(last.done[name] * then.get(name, 1) / now.get(name, 1)))
+        for name, count in last.counts.items()
+    }
+    return estimated(work, [replace(trial, counts=more) for trial in trials]).seconds()
 
 
 def _tried(command: Sequence[str], limits: dict[str, float], processes: int) -> Trial:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +16,6 @@ from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance, short_name
 from niwaki.errors import NiwakiError
 from niwaki.processes import goes_on_alone
-from niwaki.progress import track
 from niwaki.stages import allowed, stage
 
 if TYPE_CHECKING:
@@ -84,7 +81,7 @@ def filters(
     """
     from niwaki import attribution, car, models
     from niwaki import filters as rooms
-    from niwaki.data import in_memory
+    from niwaki.data import decoded
     from niwaki.files import write_json
     from niwaki.report import save_filters, write_report
     from niwaki.runs import digest, open_run
@@ -100,7 +97,7 @@ def filters(
     some = allowed("images", min(limit, len(every)), common.batch_size)
     picked = pick(every, some, common.seed, data)
     preprocessing = picked.data.preprocessing
-    images = in_memory(picked.subset, description="reading")
+    images = decoded(picked.subset, description="reading")
     index = None
     if with_car and picked.data.labelled:
         index = car.index(
@@ -150,10 +147,14 @@ def filters(
     }
     about = provenance(context, f"The filters of {short_name(model)}", loaded.model)
     with open_run(work, identity) as kept:
-        show = partial(rooms.kept_pictures, kept, make=make)
+        parts = _parts(profile)
         with stage("drawing filters"):
-            for each in track(list(profile.values()), "drawing filters"):
-                deque(show(each), maxlen=0)  # kept in the run, from which the page is made
+            rooms.draw_pictures(kept, parts, make, "drawing filters")
+
+        def show(layer: LayerProfile) -> Iterable[FilterPictures]:
+            own = [units for one, units in parts if one is layer]
+            return rooms.kept_pictures(kept, layer, make, own)
+
         if not goes_on_alone():
             return
         with work.result() as folder:
@@ -161,6 +162,15 @@ def filters(
             write_json(folder / "run.json", about)
             write_report(folder)
     _report(profile, compared, out, common.as_json)
+
+
+def _parts(profile: Profile) -> list[tuple[LayerProfile, range]]:
+    """List the filters of all layers, a few at a time; evenly fewer in a trial of an estimate."""
+    from niwaki.filters import parts_of
+
+    every = [(layer, units) for layer in profile.values() for units in parts_of(layer)]
+    some = allowed("parts", len(every))
+    return [every[(2 * number + 1) * len(every) // (2 * some)] for number in range(some)]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ _IMAGES = (1, 3, 8, 20)
 _PER_IMAGE = ("1", "images")
 _STEPS = {"steps": (2, 3, 3, 3), "references": (1, 2, 4, 8), "test images": _IMAGES}
 _PER_STEP = ("steps", "steps * references")
-_TESTED = ("steps+1 * test images",)
 # The sheet and the page show so many images at the most, and only these stay in memory.
 _SHEET = Work(
     {"images": _IMAGES},
@@ -47,7 +46,8 @@ WORKS: dict[str, Work] = {
             "scoring": _PER_STEP,
             "choosing": _PER_STEP,
             "rebuilding": _PER_STEP,
-            "measuring accuracy": _TESTED,
+            # Each step and the network before them; the page compares the first and the last.
+            "measuring accuracy": ("steps+3", "steps+3 * test images"),
             "fine-tuning": ("steps * epochs * training images",),
         },
         other=("1", "steps"),
@@ -61,7 +61,7 @@ WORKS: dict[str, Work] = {
             "hashing images": ("references", "test images"),
             "scoring": _PER_STEP,
             "rebuilding": _PER_STEP,
-            "measuring accuracy": _TESTED,
+            "measuring accuracy": ("steps+1", "steps+1 * test images"),
         },
         other=("1", "steps"),
         memory=("1", "references", "test images"),
@@ -73,16 +73,22 @@ WORKS: dict[str, Work] = {
         memory=_PER_IMAGE,
     ),
     "filters": Work(
-        {"images": _IMAGES, "steps": (1, 4, 1, 4), "patches": (1, 1, 2, 2)},
+        {
+            "images": _IMAGES,
+            "parts": (6, 6, 12, 12),
+            "steps": (1, 8, 1, 16),
+            "patches": (2, 8, 8, 8),
+        },
         {
             "reading images": _PER_IMAGE,
             "hashing images": _PER_IMAGE,
             "removing filters": _PER_IMAGE,
             "profiling": _PER_IMAGE,
-            "drawing filters": ("1", "steps", "patches"),
+            "drawing filters": ("parts", "parts * steps", "parts * patches"),
+            "showing filters": ("1", "parts", "parts * patches"),
         },
         memory=_PER_IMAGE,
-        disk=("1", "images", "patches"),
+        disk=("1", "images", "parts * patches"),
     ),
     "audit": Work(
         {"images": (8, 30, 60)},

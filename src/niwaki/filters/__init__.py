@@ -11,7 +11,14 @@ from niwaki.filters._enrichment import Enrichment, combined, enrichment, removal
 from niwaki.filters._feature_visualisation import feature_visualisation
 from niwaki.filters._fields import Field, receptive_fields
 from niwaki.filters._gather import profile
-from niwaki.filters._pictures import FilterPictures, Patches, kept_pictures, pictures
+from niwaki.filters._pictures import (
+    FilterPictures,
+    Patches,
+    draw_pictures,
+    kept_pictures,
+    parts_of,
+    pictures,
+)
 from niwaki.filters._profile import LayerProfile, Profile
 from niwaki.filters._selectivity import class_selectivity, orientation
 from niwaki.filters._strongest import Strongest
@@ -29,11 +36,13 @@ __all__ = [
     "class_selectivity",
     "combined",
     "diversity",
+    "draw_pictures",
     "enrichment",
     "kept_pictures",
     "layer_diversity",
     "feature_visualisation",
     "orientation",
+    "parts_of",
     "pictures",
     "profile",
     "receptive_fields",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -271,7 +272,41 @@ _PATCHES = ("pixels", "heatmaps", "values", "images")
 Make = Callable[[LayerProfile, Sequence[int]], Iterable[FilterPictures]]
 
 
-def kept_pictures(kept: Run, layer: LayerProfile, make: Make) -> Iterator[FilterPictures]:
+def parts_of(layer: LayerProfile) -> list[range]:
+    """Divide the filters of a layer into parts that are drawn, and kept, together."""
+    return [range(len(layer))[i : i + _TOGETHER] for i in range(0, len(layer), _TOGETHER)]
+
+
+def draw_pictures(
+    kept: Run,
+    parts: Sequence[tuple[LayerProfile, range]],
+    make: Make,
+    description: str | None = None,
+) -> None:
+    """Make and keep the pictures of parts of layers that are not finished; see `kept_pictures`.
+
+    Processes that work together take turns with the parts, and all get all pictures.
+
+    Parameters
+    ----------
+    kept, make
+        As for `kept_pictures`.
+    parts : sequence of pair of LayerProfile and range
+        Layers with some of their filters, of `parts_of`.
+    description : str, optional
+        Title of a progress bar; none if not given.
+    """
+
+    def compute(place: int) -> dict[str, Tensor]:
+        return _tensors(list(make(*parts[place])))
+
+    names = [_name(layer, units) for layer, units in parts]
+    deque(each_once(kept, names, compute, description), maxlen=0)
+
+
+def kept_pictures(
+    kept: Run, layer: LayerProfile, make: Make, parts: Sequence[range] | None = None
+) -> Iterator[FilterPictures]:
     """Yield the pictures of a layer's filters: read those that are finished, make and keep others.
 
     Processes that work together take turns with a few filters each, and all get all pictures.
@@ -284,15 +319,21 @@ def kept_pictures(kept: Run, layer: LayerProfile, make: Make) -> Iterator[Filter
         One of the profile's.
     make : callable
         From the layer and the numbers of some of its filters to their pictures, in order.
+    parts : sequence of range, optional
+        Some of its `parts_of`; default: all.
     """
-    units = [range(len(layer))[i : i + _TOGETHER] for i in range(0, len(layer), _TOGETHER)]
-    names = [f"{layer.name}/{some.start}" for some in units]
+    units = parts_of(layer) if parts is None else parts
 
     def compute(place: int) -> dict[str, Tensor]:
         return _tensors(list(make(layer, units[place])))
 
+    names = [_name(layer, some) for some in units]
     for some, tensors in zip(units, each_once(kept, names, compute), strict=True):
         yield from _read(tensors, len(some))
+
+
+def _name(layer: LayerProfile, units: range) -> str:
+    return f"{layer.name}/{units.start}"
 
 
 def _tensors(filters: list[FilterPictures]) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ _LISTED = 3  # classes in a list
 Shown = Callable[[LayerProfile], Iterable[FilterPictures]]
 
 
-@stage("drawing filters")
+@stage("showing filters")
 def save_filters(
     folder: str | Path,
     profile: Profile,
