@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
 
-from contenders import OURS, SPLIT
+from contenders import JOINTLY, OURS, SPLIT
 from recipes import SHARES, means
 
 from niwaki.files import write_text
@@ -38,11 +38,11 @@ KINDS = {
 #: What tables.md answers: title, and which contenders belong to it.
 QUESTIONS: dict[str, Callable[[str], bool]] = {
     "Choice by `lrp`, and each repair": lambda label: (
-        label == OURS or label.startswith(f"lrp{SPLIT}")
+        label in (OURS, JOINTLY) or label.startswith(f"lrp{SPLIT}")
     ),
     "Each choice, rebuilt": lambda label: label.endswith(f"{SPLIT}rebuild"),
     "Each method with its own choice and repair": lambda label: (
-        label == OURS or label.endswith(f"{SPLIT}its own")
+        label in (OURS, JOINTLY) or label.endswith(f"{SPLIT}its own")
     ),
 }
 Means = dict[tuple[str, int], Summary]

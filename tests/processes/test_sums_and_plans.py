@@ -99,6 +99,7 @@ def test_accuracies_are_those_of_one_process(crew, samples):
 
 WAYS = {
     "rebuilt": {},
+    "rebuilt jointly": {"repair": "rebuild_jointly", "criterion": "weight"},
     "recalibrated": {"repair": "recalibrate", "criterion": "taylor"},
     "compensated": {"repair": "compensate", "criterion": "weight"},
     "patterns": {"repair": None, "criterion": "pattern_attribution"},

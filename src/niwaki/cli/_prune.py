@@ -135,7 +135,7 @@ def prune(
         made,
         keep=scheduling.keep,
         of="macs" if scheduling.of == "seconds" else scheduling.of,
-        schedule=_schedule(scheduling, prices, repair == "rebuild" and not tuning.epochs),
+        schedule=_schedule(scheduling, prices, "rebuild" in (repair or "") and not tuning.epochs),
         limits=limits,
         repair=repair,
         tune=replace(tuning, epochs=allowed("epochs", tuning.epochs)).bundle(seed, rest)

@@ -28,18 +28,19 @@ __all__ = [
 ]
 
 Repair: TypeAlias = Annotated[
-    Literal["rebuild", "recalibrate", "compensate", "none"],
+    Literal["rebuild", "rebuild_jointly", "recalibrate", "compensate", "none"],
     typer.Option(
         help="The repair after each step, which needs no training: fit the remaining layers to "
-        "the outputs of the unpruned network, measure batch norms again, add the mean of "
+        "the outputs of the unpruned network, one by one or (several times slower) together with "
+        "the layers that feed them alone, measure batch norms again, add the mean of "
         "what is removed to biases, or do nothing."
     ),
 ]
 
 
 def repair_of(
-    name: Literal["rebuild", "recalibrate", "compensate", "none"],
-) -> Literal["rebuild", "recalibrate", "compensate"] | None:
+    name: Literal["rebuild", "rebuild_jointly", "recalibrate", "compensate", "none"],
+) -> Literal["rebuild", "rebuild_jointly", "recalibrate", "compensate"] | None:
     """Return a repair as `pruning.prune` takes it."""
     return None if name == "none" else name
 

@@ -29,10 +29,10 @@ from niwaki.pruning.units._selection import Within, select
 from niwaki.pruning.units._surgery import operate
 from niwaki.pruning.units._within_layers import rechosen
 
-__all__ = ["REPAIR", "Job", "Repair", "State", "begin", "run"]
+__all__ = ["REPAIR", "Job", "Repair", "State", "begin", "rebuilds", "run"]
 
 #: What is done for a network after each removal, without training.
-Repair = Literal["rebuild", "recalibrate", "compensate"]
+Repair = Literal["rebuild", "rebuild_jointly", "recalibrate", "compensate"]
 REPAIR: Repair = "rebuild"
 
 
@@ -161,7 +161,7 @@ def _advance(job: Job, state: State, share: float) -> State:
         plan = plan.with_step(removals)
         if job.repair == "recalibrate":
             recalibrate(working, job.data, batch_size=size)
-        elif job.repair == "rebuild":
+        elif rebuilds(job.repair):
             _rebuild(job, state, working, plan)
         check_same_network(working)
     structure = Structure(working, job.example)
@@ -184,10 +184,17 @@ def _within(job: Job, working: nn.Module, groups: Sequence[Group]) -> Within | N
 
 def _rebuild(job: Job, before: State, working: nn.Module, plan: Plan) -> None:
     """Let a network compute what the unpruned one does, or, once fine-tuned, the one before it."""
+    jointly = job.repair == "rebuild_jointly"
     if job.tune is not None and job.tune.each:
-        rebuild(working, before.model, job.data, Plan(plan.steps[-1:]))
+        plan = Plan(plan.steps[-1:])
+        rebuild(working, before.model, job.data, plan, jointly=jointly)
     else:
-        rebuild(working, job.original, job.data, plan)
+        rebuild(working, job.original, job.data, plan, jointly=jointly)
+
+
+def rebuilds(repair: Repair | None) -> bool:
+    """Whether a repair fits layers to the unpruned network."""
+    return repair in ("rebuild", "rebuild_jointly")
 
 
 def _finish(job: Job, state: State) -> State:

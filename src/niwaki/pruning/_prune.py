@@ -19,7 +19,7 @@ from niwaki.evaluation import warn_near_chance
 from niwaki.processes import check_joined
 from niwaki.pruning import _loop
 from niwaki.pruning._bundles import LayerLimits, Limits, Run, Schedule
-from niwaki.pruning._loop import REPAIR, Job, Repair, State
+from niwaki.pruning._loop import REPAIR, Job, Repair, State, rebuilds
 from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._resume import Observed, keep_state, latest_state
 from niwaki.pruning._saved import shapes
@@ -72,7 +72,7 @@ def prune(
         One of `niwaki.criteria.names`, with options as in ``"random:seed=1"``, or what
         `niwaki.criteria.create` has made. Default: ``"lrp.rebuilt"``, which lets `lrp` decide how
         many units each layer loses and takes those that the others can stand in for (see
-        `niwaki.criteria.RebuiltError`); ``"lrp"`` where `repair` is not ``"rebuild"``.
+        `niwaki.criteria.RebuiltError`); ``"lrp"`` where `repair` does not rebuild layers.
     keep : float
         Share to keep, between 0 and 1. The result is the first network at or below it.
     of : {"units", "params", "macs"}
@@ -81,10 +81,12 @@ def prune(
         In which steps and in which order units are removed, and when to stop.
     limits : Limits
         Which layers keep their units, and how many.
-    repair : {"rebuild", "recalibrate", "compensate"}, optional
+    repair : {"rebuild", "rebuild_jointly", "recalibrate", "compensate"}, optional
         What is done for the network after each removal, without training and from the reference
         samples alone: `rebuild` fits the layers that are left to what the unpruned network
-        computes (after fine-tuning: the network before the step); `recalibrate` measures batch
+        computes (after fine-tuning: the network before the step), and `rebuild_jointly` each
+        layer together with those that feed it alone, which takes several times as long;
+        `recalibrate` measures batch
         norms again; `compensate` adds the mean of the removed units to the biases behind them. A
         network that cannot be rebuilt is recalibrated, with a warning.
     tune : FineTune or callable, optional
@@ -150,7 +152,7 @@ def prune(
     kept_layers = _check_reach(job, whole)
     stays = tuple(name for name, why in kept_layers.items() if why.startswith("all"))
     job = replace(job, stays=stays, repair=_possible(repair, model, example))
-    straight = job.repair == "rebuild" and training is None
+    straight = rebuilds(job.repair) and training is None
     job = replace(job, schedule=schedule.paced(rebuilt=straight))
     if criterion is None:  # and the repair may have turned out to be another
         job = replace(job, criterion=create(usual_criterion(job.repair)))
@@ -201,7 +203,7 @@ def usual_criterion(repair: Repair | None) -> str:
 
     Which units others can stand in for is a question for networks whose layers are then fitted.
     """
-    return "lrp.rebuilt" if repair == "rebuild" else "lrp"
+    return "lrp.rebuilt" if rebuilds(repair) else "lrp"
 
 
 def _training(tune: Any) -> FineTune | None:
@@ -229,7 +231,7 @@ def _check_tuning(
 def _possible(repair: Repair | None, model: nn.Module, example: Tensor) -> Repair | None:
     """Check that a network can be repaired so; else warn, and take what else there is."""
     name = type(model).__name__
-    why = unlisted(model, example) if repair == "rebuild" else None
+    why = unlisted(model, example) if rebuilds(repair) else None
     if why is not None:
         instead: Repair | None = "recalibrate" if has_batch_norms(model) else None
         warnings.warn(f"{why}. repair = {instead!r} is used", FallbackWarning, stacklevel=4)

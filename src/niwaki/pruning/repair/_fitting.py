@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any, TypeAlias
 
@@ -13,11 +14,13 @@ from niwaki.errors import DataError
 from niwaki.processes import agreed, decided
 from niwaki.pruning._plan import Plan
 from niwaki.pruning.repair._behind_activations import within
+from niwaki.pruning.repair._jointly import Joint
 from niwaki.pruning.repair._least_squares import Regression, fit, moments
 from niwaki.pruning.repair._lockstep import Lockstep, Values
 from niwaki.pruning.repair._readings import Reading, Rows
 from niwaki.pruning.repair._rows import FEWEST_ROWS, ROWS, Places, is_linear, matrix_of, set_matrix
 from niwaki.pruning.repair._targets import Target, kept_outputs, norm_behind
+from niwaki.pruning.repair._windows import Window, windows
 
 __all__ = ["ALIKE", "Fitting", "width_of"]
 
@@ -32,7 +35,13 @@ class Fitting:
     """Fits the layers of the smaller network as the walk comes by."""
 
     def __init__(
-        self, walk: Lockstep, plan: Plan, masks: Mapping[str, Tensor], pull: float
+        self,
+        walk: Lockstep,
+        plan: Plan,
+        masks: Mapping[str, Tensor],
+        pull: float,
+        *,
+        jointly: bool = False,
     ) -> None:
         self._walk, self._plan, self._masks, self._pull = walk, plan, masks, pull
         self.errors: dict[str, tuple[float, float]] = {}
@@ -42,6 +51,11 @@ class Fitting:
         self._later: dict[str, Halves] = {}
         self._tied = _tied(walk.small.modules)
         self._images = 0
+        self._windows: dict[fx.Node, Window] = {}
+        if jointly:
+            self._windows = windows(walk.small.nodes, self._fits_alone)
+            for reader, window in self._windows.items():
+                walk.hold(window.sources, reader)
 
     def run(self, inputs: Tensor) -> None:
         """Fit them all."""
@@ -52,6 +66,13 @@ class Fitting:
 
     def _fits(self, name: str) -> bool:
         return is_linear(self._walk.small.modules[name]) and name not in self._tied
+
+    def _fits_alone(self, node: fx.Node) -> bool:
+        """Whether a layer is called once, so that it can be fitted together with its neighbours."""
+        name = str(node.target)
+        if node.op != "call_module" or name in self._masks or not self._fits(name):
+            return False
+        return len(self._walk.calls[name]) == 1
 
     def _look_ahead(self, node: fx.Node, before: Values) -> None:
         """Take in what a layer reads and should give at its later calls."""
@@ -69,7 +90,10 @@ class Fitting:
         if not wanted or node is not self._walk.calls[name][0]:
             return
         if self._fits(name) and isinstance(source, fx.Node):
-            self._fit(node, self._reading(node, before))
+            reading = self._reading(node, before)
+            self._fit(node, reading)
+            if node in self._windows:
+                self._fit_jointly(self._windows[node], reading)
         elif isinstance(self._walk.small.modules[name], ALIKE):
             self.left_out.append(name)
 
@@ -115,6 +139,21 @@ class Fitting:
             norm.running_mean.sub_(found.offset.flatten().to(norm.running_mean))
             self.changed.append(behind)
         self.errors[name] = (found.before, found.after)
+
+    def _fit_jointly(self, window: Window, reading: Reading) -> None:
+        """Fit a layer again, together with those that feed it alone."""
+        every = replace(reading, places=Places(reading.places.count, reading.places.count))
+        joint = Joint(self._walk, window, every, self._pull, self._images)
+        changed, left = joint.run()
+        if not changed:
+            return
+        self.changed += changed
+        source, name = window.nodes[-1].args[0], str(window.nodes[-1].target)
+        assert isinstance(source, fx.Node)
+        blocks = range(len(self._walk.numbers))
+        self._walk.replace(source, (joint.between(block)[source] for block in blocks))
+        before, after = self.errors[name]
+        self.errors[name] = before, after * left
 
     def _halves(self, name: str, reading: Iterable[Rows]) -> Halves:
         """Sum up what a layer reads now, and what it should give, for two halves of the samples.

@@ -66,6 +66,7 @@ class Lockstep:
         self._release = last_uses(small.nodes, ())
         self._memory = max_memory
         self.numbers: list[int] = []
+        self._keep: Callable[[Iterator[Any]], Values] = list
 
     def run(self, inputs: Tensor, visit: Visit, always: Collection[str] = ()) -> None:
         """Walk through both networks.
@@ -79,7 +80,10 @@ class Lockstep:
         always : collection of str
             Modules that are visited wherever they are called.
         """
-        keep = _OnDisk if self._peak(inputs) > self._memory else list
+        keep: Callable[[Iterator[Any]], Values] = list
+        if self._peak(inputs) > self._memory:
+            keep = _OnDisk
+        self._keep = keep
         every = range(-(-len(inputs) // BLOCK))
         self.numbers = [number for number in every if is_mine(number)] or [0]
         blocks = [inputs[BLOCK * n : BLOCK * (n + 1)] for n in self.numbers]
@@ -96,6 +100,19 @@ class Lockstep:
                 self.values[new] = before, after
             for done in self._release[new]:
                 del self.values[done]
+
+    def hold(self, nodes: Collection[fx.Node], until: fx.Node) -> None:
+        """Keep values until an operation has run, also where nothing reads them any more."""
+        order = {node: place for place, node in enumerate(self.small.nodes)}
+        for node, released in list(self._release.items()):
+            if order[node] < order[until]:
+                held = [one for one in released if one in nodes]
+                self._release[node] = [one for one in released if one not in nodes]
+                self._release[until] += held
+
+    def replace(self, node: fx.Node, values: Iterator[Any]) -> None:
+        """Put others in place of what an operation of the smaller network has computed."""
+        self.values[node] = self.values[node][0], self._keep(values)
 
     def differs(self, node: fx.Node) -> bool:
         """Whether the two networks compute different values there."""

@@ -14,7 +14,7 @@ from niwaki.pruning.repair._lockstep import BLOCK, Values
 from niwaki.pruning.repair._rows import Places, by_group, inputs_at, matrix_of, outputs_at
 from niwaki.pruning.repair._targets import Target
 
-__all__ = ["Reading", "Rows"]
+__all__ = ["Goal", "Reading", "Rows"]
 
 _KEPT = 2**28  # bytes of a layer's rows that are kept, instead of gathered anew in each round
 
@@ -46,6 +46,27 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """Between which values some outputs of a layer should be in a block of samples.
+
+    Attributes
+    ----------
+    block : int
+        Its place among this process's blocks.
+    places : Tensor
+        Of each sample's outputs.
+    target, least, largest : Tensor
+        Shape (rows, outputs).
+    """
+
+    block: int
+    places: Tensor
+    target: Tensor
+    least: Tensor
+    largest: Tensor
+
+
+@dataclass(frozen=True)
 class Reading:
     """What a layer reads in the smaller network, beside what it gave in the whole one.
 
@@ -60,21 +81,26 @@ class Reading:
     numbers: Sequence[int]
 
     def __iter__(self) -> Iterator[Rows]:
+        for goal in self.goals():
+            before = self.before[goal.block]
+            yield Rows(
+                inputs_at(self.layer, self.inputs[goal.block], before.shape, goal.places),
+                by_group(self.layer, goal.target),
+                by_group(self.layer, goal.least),
+                by_group(self.layer, goal.largest),
+                len(before),
+            )
+
+    def goals(self) -> Iterator[Goal]:
+        """Say what the layer should give in each block, whatever it reads."""
         for block, number in enumerate(self.numbers):
             if not is_mine(number):
                 continue
             before = self.before[block]
             at = self.places.of(BLOCK * number, len(before))
             beside = [outputs_at(self.layer, v[block], at) for v in self.target.beside]
-            goal = self.target.of(outputs_at(self.layer, before, at), beside)
-            least, largest = self.target.range_of(goal, beside)
-            yield Rows(
-                inputs_at(self.layer, self.inputs[block], before.shape, at),
-                by_group(self.layer, goal),
-                by_group(self.layer, least),
-                by_group(self.layer, largest),
-                len(before),
-            )
+            target = self.target.of(outputs_at(self.layer, before, at), beside)
+            yield Goal(block, at, target, *self.target.range_of(target, beside))
 
     def kept(self) -> Iterable[Rows]:
         """Return the rows in memory if they are few enough."""

@@ -63,6 +63,7 @@ def rebuild(
     masks: Mapping[str, Tensor] | None = None,
     pull: float = PULL,
     mirror: bool = True,
+    jointly: bool = False,
     max_memory: int | str | None = None,
 ) -> Rebuilt:
     """Fit the layers of a pruned network to what the unpruned one computes, without training.
@@ -100,6 +101,12 @@ def rebuild(
         Whether the mirror image of each image is used as well. It needs no label and does not have
         to look natural: it is one more input for which both networks should agree. With more than
         500 images it is left out.
+    jointly : bool
+        Whether each layer is then fitted once more, together with the layers whose outputs it alone
+        reads, such as the first convolution of a residual block with the second. Their weights may
+        then differ from what brings their own outputs nearest. By Gauss and Newton's method: the
+        least squares over all these weights, linearised, are solved by conjugate gradients, twice.
+        This takes about ten times as long.
     max_memory : int or str, optional
         Bytes, or such as ``"2GB"``, beyond which values inside the networks are kept on disk.
         Default: half of the machine's memory.
@@ -150,7 +157,7 @@ def rebuild(
         plan = plan or Plan()
         if not _lists_all(plan, original, model):
             plan = completed(original, inputs[:2], plan)
-        fitting = Fitting(walk, plan, masks or {}, pull)
+        fitting = Fitting(walk, plan, masks or {}, pull, jointly=jointly)
         fitting.run(inputs)
         for name in fitting.changed:
             there = model.get_submodule(name).state_dict(keep_vars=True)

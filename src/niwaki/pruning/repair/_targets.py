@@ -108,6 +108,11 @@ class Target:
         """What the other summand of a residual sum is in the whole network, and in the smaller."""
         return () if self._behind.other is None else self._walk.values[self._behind.other]
 
+    @property
+    def scale(self) -> Tensor | None:
+        """What the norm behind multiplies each output by; None where none follows."""
+        return None if self._behind.norm is None else _scale(self._behind.norm)
+
     def of(self, whole: Tensor, beside: Sequence[Tensor]) -> Tensor:
         """Turn what the unpruned layer gives into what the layer should give.
 

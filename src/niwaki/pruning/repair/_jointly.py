@@ -1,0 +1,293 @@
+"""Layers fitted together with the one layer that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+from niwaki.processes import add_up, agreed
+from niwaki.pruning.repair._lockstep import Lockstep
+from niwaki.pruning.repair._readings import Goal, Reading
+from niwaki.pruning.repair._rows import outputs_at
+from niwaki.pruning.repair._targets import norm_behind
+from niwaki.pruning.repair._windows import Window
+
+__all__ = ["Joint"]
+
+#: By layer, its weight and what its outputs are raised by.
+Theta: TypeAlias = dict[str, Tensor]
+_WEIGHT, _OFFSET = ".weight", ".offset"
+
+_ROUNDS, _STEPS = 2, 10
+_SMALLEST = 0.1  # share of a step that is still tried
+_TINY = 1e-9  # share of the targets' variance that is left as it is
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A window of layers, all of which are to bring the last one's outputs to their targets.
+
+    With the gates of the activations in between held where they are, and to first order, what the
+    last layer gives is linear in all weights of the window. The least squares over them, pulled
+    toward the weights there are, are solved by conjugate gradients, which never make the Gram
+    matrix. A second round starts from the gates that the first one leaves (Gauss and Newton). A
+    round that does not lower the error changes nothing.
+
+    Parameters
+    ----------
+    walk : Lockstep
+        At the last layer: what the window reads is known.
+    window : Window
+        The layers.
+    reading : Reading
+        Of the last layer.
+    pull : float
+        How many samples the weights there are count for.
+    samples : int
+        Of all processes.
+    """
+
+    walk: Lockstep
+    window: Window
+    reading: Reading
+    pull: float
+    samples: int
+
+    def run(self) -> tuple[list[str], float]:
+        """Fit the layers in place.
+
+        Returns
+        -------
+        list of str
+            The modules that have changed.
+        float
+            The squared error that is left, as a share of that before.
+        """
+        start = theta = self._theta()
+        before, power = self._error(theta)
+        error = before
+        for _ in range(_ROUNDS if error > _TINY * power else 0):
+            step = self._solved(theta, start)
+            taken, found = self._shortened(theta, step, error)
+            if taken is None:
+                break
+            theta, error = taken, found
+        if error >= before:
+            return [], 1.0
+        return self._write(theta), error / before
+
+    def _theta(self) -> Theta:
+        theta: Theta = {}
+        for node in self.window.layers:
+            layer: Any = self.walk.small.module(node)
+            theta[node.name + _WEIGHT] = layer.weight.detach().clone()
+            if layer.bias is not None or norm_behind(self.walk, node) is not None:
+                width = len(layer.bias) if layer.bias is not None else _width(layer)
+                theta[node.name + _OFFSET] = layer.weight.new_zeros(width)
+        return theta
+
+    def _write(self, theta: Theta) -> list[str]:
+        changed = []
+        for node in self.window.layers:
+            layer: Any = self.walk.small.module(node)
+            layer.weight.copy_(theta[node.name + _WEIGHT])
+            changed.append(str(node.target))
+            offset = theta.get(node.name + _OFFSET)
+            if offset is None:
+                continue
+            if layer.bias is not None:
+                layer.bias.add_(offset)
+            else:
+                name = norm_behind(self.walk, node)
+                assert name is not None
+                norm: Any = self.walk.small.modules[name]
+                norm.running_mean.sub_(offset)
+                changed.append(name)
+        return changed
+
+    def between(self, block: int) -> dict[fx.Node, Any]:
+        """Compute what the window's operations give in a block, with the weights they have."""
+        env = self._sources(block)
+        for node in self.window.nodes[:-1]:
+            env[node] = self.walk.small.call(node, env)
+        return env
+
+    def _sources(self, block: int) -> dict[fx.Node, Any]:
+        return {node: self.walk.values[node][1][block] for node in self.window.sources}
+
+    def _outputs(self, goal: Goal) -> Callable[[Theta], Tensor]:
+        """Return what the last layer gives at the places of a goal, as a function of the weights.
+
+        In units of what the norm behind it hands on.
+        """
+        env = self._sources(goal.block)
+        scale = self.reading.target.scale
+
+        def outputs(theta: Theta) -> Tensor:
+            values = dict(env)
+            for node in self.window.nodes:
+                if node.name + _WEIGHT in theta:
+                    values[node] = self._call(node, values, theta)
+                else:
+                    values[node] = self.walk.small.call(node, values)
+            given = outputs_at(self.reading.layer, values[self.window.nodes[-1]], goal.places)
+            return given if scale is None else given * scale
+
+        return outputs
+
+    def _call(self, node: fx.Node, values: Mapping[fx.Node, Any], theta: Theta) -> Tensor:
+        layer: Any = self.walk.small.module(node)
+        args = fx.node.map_arg(node.args, values.__getitem__)
+        kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+        weight, offset = theta[node.name + _WEIGHT], theta.get(node.name + _OFFSET)
+        given: Tensor = functional_call(layer, {"weight": weight}, args, kwargs)
+        if offset is None:
+            return given
+        if isinstance(layer, nn.Linear):
+            return given + offset
+        return given + offset.view(-1, *[1] * (given.dim() - 2))
+
+    def _missed(self, given: Tensor, goal: Goal) -> Tensor:
+        """Return how far outputs are from where they come to the same, in the same units."""
+        scale = self.reading.target.scale
+        if scale is None:
+            return torch.clamp(given, goal.least, goal.largest) - given
+        ends = goal.least * scale, goal.largest * scale
+        return torch.clamp(given, torch.minimum(*ends), torch.maximum(*ends)) - given
+
+    def _error(self, theta: Theta) -> tuple[float, float]:
+        """Sum up the squared distances, and the squares of what was to be given."""
+        sums = torch.zeros(2, dtype=torch.float64)
+        scale = self.reading.target.scale
+        with agreed():
+            for goal in self.reading.goals():
+                missed = self._missed(self._outputs(goal)(theta), goal)
+                target = goal.target if scale is None else goal.target * scale
+                sums += torch.stack(
+                    [missed.double().square().sum(), target.double().square().sum()]
+                ).cpu()
+        add_up(sums)
+        error, power = sums.tolist()
+        return error, power
+
+    def _shortened(self, theta: Theta, step: Theta, error: float) -> tuple[Theta | None, float]:
+        """Take the largest part of a step that lowers the error; None where none does."""
+        share = 1.0
+        while share > _SMALLEST:
+            tried = {name: theta[name] + share * step[name] for name in theta}
+            found, _ = self._error(tried)
+            if found < error:
+                return tried, found
+            share /= 2
+        return None, error
+
+    def _solved(self, theta: Theta, start: Theta) -> Theta:
+        """Solve the least squares around the weights, by conjugate gradients."""
+        down, pulls = self._downhill(theta)
+        right = {n: down[n] - pulls[n] * (theta[n] - start[n]).double() for n in theta}
+        found = {name: torch.zeros_like(value) for name, value in right.items()}
+        way, rest, length = right, right, _dot(right, right)
+        for _ in range(_STEPS):
+            if not length > 0:
+                break
+            curved = self._curvature(theta, way)
+            curved = {name: curved[name] + pulls[name] * way[name] for name in way}
+            along = length / _dot(way, curved)
+            found = {name: found[name] + along * way[name] for name in way}
+            rest = {name: rest[name] - along * curved[name] for name in way}
+            before, length = length, _dot(rest, rest)
+            way = {name: rest[name] + length / before * way[name] for name in way}
+        return {name: value.to(theta[name]) for name, value in found.items()}
+
+    def _downhill(self, theta: Theta) -> tuple[Theta, dict[str, float]]:
+        """Return where the error falls, and the strength of the pull of each tensor.
+
+        The pull is measured by the mean diagonal of the Gram matrix, which random signs estimate.
+        """
+
+        def sums() -> Iterator[Theta]:
+            for goal in self.reading.goals():
+                given, back = _differentiable(self._outputs(goal), theta)
+                missed = self._missed(given.detach(), goal)
+                down = back(missed)
+                # The same signs, whichever process has the block.
+                number = self.walk.numbers[goal.block]
+                generator = torch.Generator().manual_seed(number)
+                signs = torch.randint(0, 2, given.shape, generator=generator) * 2.0 - 1
+                probe = back(signs.to(given) * (missed != 0))
+                yield {**down, **{"²" + name: p.square().mean() for name, p in probe.items()}}
+
+        total = _added(
+            sums(), {**theta, **{"²" + name: theta[name].new_zeros(()) for name in theta}}
+        )
+        pulls = {
+            name: self.pull / self.samples * float(total["²" + name]) if _WEIGHT in name else 0.0
+            for name in theta
+        }
+        return {name: total[name] for name in theta}, pulls
+
+    def _curvature(self, theta: Theta, way: Theta) -> Theta:
+        """Multiply by the Gram matrix of all weights."""
+
+        def sums() -> Iterator[Theta]:
+            for goal in self.reading.goals():
+                given, back = _differentiable(self._outputs(goal), theta)
+                # What is propagated back is linear in the signal; its own derivative by the
+                # signal is how the outputs move with the weights.
+                signal = torch.zeros_like(given, requires_grad=True)
+                swept = back(signal, create_graph=True)
+                (moved,) = torch.autograd.grad(
+                    [*swept.values()],
+                    signal,
+                    [way[name].to(value) for name, value in swept.items()],
+                    retain_graph=True,
+                )
+                yield back(moved * (self._missed(given.detach(), goal) != 0))
+
+        return _added(sums(), theta)
+
+
+def _differentiable(
+    function: Callable[[Theta], Tensor], theta: Theta
+) -> tuple[Tensor, Callable[..., Theta]]:
+    """Compute outputs, and return a function that propagates a signal back to the weights."""
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in theta.items()}
+    with torch.enable_grad():
+        given = function(leaves)
+
+    def back(signal: Tensor, *, create_graph: bool = False) -> Theta:
+        with torch.enable_grad():
+            found = torch.autograd.grad(
+                given, [*leaves.values()], signal, retain_graph=True, create_graph=create_graph
+            )
+        return dict(zip(leaves, found, strict=True))
+
+    return given, back
+
+
+def _width(layer: Any) -> int:
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+
+
+def _dot(one: Theta, other: Theta) -> float:
+    return sum(float((one[name] * other[name]).sum()) for name in one)
+
+
+def _added(parts: Iterator[Theta], like: Theta) -> Theta:
+    """Add up what blocks give, over those of all processes, in double precision."""
+    names = list(like)
+    flat = torch.zeros(sum(like[name].numel() for name in names), dtype=torch.float64)
+    with agreed():
+        for part in parts:
+            flat += torch.cat([part[name].detach().flatten().double().cpu() for name in names])
+    add_up(flat)
+    split = torch.split(flat, [like[name].numel() for name in names])
+    return {
+        name: value.view_as(like[name]).to(like[name].device)
+        for name, value in zip(names, split, strict=True)
+    }
