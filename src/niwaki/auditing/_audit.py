@@ -23,7 +23,7 @@ from niwaki.auditing._result import Audit
 from niwaki.auditing._spray import find_strategies
 from niwaki.auditing._statistics import auc
 from niwaki.auditing._training import Training, gather_training
-from niwaki.data import check_same_classes
+from niwaki.data import check_same_classes, known_of
 from niwaki.errors import (
     DataError,
     LeftOutWarning,
@@ -219,7 +219,7 @@ def _check_classes(labels: Sequence[int] | NDArray[Any]) -> None:
 def _check_alike(training: Dataset[Any], data: Dataset[Any]) -> None:
     """Refuse training images that would be unlike all others because of how they were read."""
     check_same_classes(training, data, "the training images and the audited ones")
-    ways = [getattr(images, "preprocessing", None) for images in (training, data)]
+    ways = [known_of(images, "preprocessing") for images in (training, data)]
     if None not in ways and ways[0] != ways[1]:
         raise DataError(
             f"training images are prepared by {ways[0]}, the audited ones by {ways[1]}: prepare "

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Subset
 from niwaki import models
 from niwaki.arrays import Array
 from niwaki.attribution import ClassChoice, Propagating, chosen_classes, create
-from niwaki.data import Place, Preprocessing, batches, check_labels, labels_of
+from niwaki.data import Place, Preprocessing, batches, check_labels, known_of, labels_of
 from niwaki.errors import DataError
 from niwaki.propagation import per_class
 from niwaki.runs import Folder, each_once, open_run
@@ -40,7 +40,7 @@ def sample(data: Any, limit: int | None, seed: int) -> list[int]:
 
 def preprocessing_of(data: Any) -> Preprocessing:
     """Return the preprocessing that turns a data set's pixels into inputs."""
-    known: Preprocessing | None = getattr(data, "preprocessing", None)
+    known: Preprocessing | None = known_of(data, "preprocessing")
     if known is None:
         raise DataError(
             "how pixels become inputs is not known of these data, and an audit needs both; say it "
@@ -51,24 +51,23 @@ def preprocessing_of(data: Any) -> Preprocessing:
 
 def class_names_of(data: Any, outputs: int) -> tuple[str, ...]:
     """Return a name for each output: a data set's names as far as it has any, and numbers."""
-    names = list(getattr(data, "classes", ()))
+    names = list(known_of(data, "classes") or ())
     return (*names, *(str(output) for output in range(len(names), outputs)))
 
 
 def names_of(data: Any) -> tuple[str, ...]:
     """Return the file of each image of a data set below the folder of all, if there are files."""
-    while data is not None and getattr(data, "paths", None) is None:
-        data = getattr(data, "dataset", None)
-    if data is None or not len(data.paths):
+    paths = known_of(data, "paths")
+    if paths is None or not len(paths):
         return ()
-    files = [Path(file) for file in data.paths]
+    files = [Path(file) for file in paths]
     top = Path(os.path.commonpath([file.parent for file in files]))
     return tuple(file.relative_to(top).as_posix() for file in files)
 
 
 def groups_of(data: Any, what: str = "groups") -> Array | None:
     """Return the group, or the centre, of each image of a data set, if that is known."""
-    known = getattr(data, what, None)
+    known = known_of(data, what)
     return None if known is None else np.asarray(known)
 
 

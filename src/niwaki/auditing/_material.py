@@ -24,7 +24,7 @@ from niwaki.auditing._explaining import (
 )
 from niwaki.auditing._on_disk import Maps, Tensors, blocks
 from niwaki.auditing._statistics import DRAWS, enough_draws
-from niwaki.data import Preprocessing
+from niwaki.data import Preprocessing, known_of
 from niwaki.ranges import BATCH, INDEX, SEED, SOME, checked
 from niwaki.runs import Folder, described, digest
 from niwaki.stages import stage
@@ -156,12 +156,14 @@ class Material:
     def ask(self, pixels: Tensor) -> Array:
         """Return the outputs of the network for other pixels, shape (N, classes)."""
         mean, std = (
-            torch.tensor(values)[:, None, None]
+            torch.tensor(values, dtype=torch.float32)[:, None, None]
             for values in (self.preprocessing.mean, self.preprocessing.std)
         )
+        home = models.home(self.model)
+        place = torch.empty(0, device=self.device) if home is None else home
         with torch.no_grad():
             parts = [
-                self.model(((part - mean) / std).to(self.device)).cpu()
+                self.model(((part - mean) / std).to(place)).cpu()
                 for part in torch.split(pixels.float(), self.batch_size)
             ]
         found: Array = torch.cat(parts).double().numpy()
@@ -275,7 +277,7 @@ def gather(
         outputs.append(part["outputs"])
         labels.append(part["labels"])
     logits = torch.cat(outputs)
-    groups, regions = groups_of(data), getattr(data, "regions", {})
+    groups, regions = groups_of(data), known_of(data, "regions") or {}
     centres = groups_of(data, "centres")
     true = torch.cat(labels).numpy()
     return Material(

@@ -29,6 +29,7 @@ from niwaki.data._classes import (
 from niwaki.data._decoded import OnDisk, Rows, decoded
 from niwaki.data._groups import groups_from_table, groups_named
 from niwaki.data._images import Images
+from niwaki.data._known import known_of
 from niwaki.data._open import names, open_data, read_places, register
 from niwaki.data._patches import Patches, cut_patches, read_points
 from niwaki.data._preprocessing import Preprocessing
@@ -61,6 +62,7 @@ __all__ = [
     "imagenet_names",
     "in_memory",
     "in_mode",
+    "known_of",
     "is_slide",
     "labels_of",
     "match_classes",

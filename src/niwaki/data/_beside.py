@@ -15,8 +15,10 @@ from torch.utils.data import Dataset, Subset
 
 from niwaki.arrays import Array
 from niwaki.data._images import Images
+from niwaki.data._known import known_of
 from niwaki.data._preprocessing import Preprocessing
 from niwaki.data._read import orientation, read_image, upright
+from niwaki.data._references import labels_of
 from niwaki.errors import DataError
 
 Mask = NDArray[np.bool_]
@@ -181,7 +183,8 @@ def _files(folder: Path) -> list[Path]:
 class Described(Subset[Any]):
     """A data set with what is known about its images besides their labels.
 
-    What is not given is taken from the data set itself, if that has an attribute of the name.
+    What is not given is taken from the data set itself, or from the one that it is a subset of,
+    if that has an attribute of the name.
 
     Parameters
     ----------
@@ -229,12 +232,12 @@ class Described(Subset[Any]):
                 raise DataError(
                     f"{name} has {len(given)} entries for {count} images: give one for each"
                 )
-        self.preprocessing = preprocessing or getattr(data, "preprocessing", None)
-        self.classes: list[str] = list(class_names or getattr(data, "classes", None) or ())
-        known = getattr(data, "groups", None) if groups is None else groups
+        self.preprocessing = preprocessing or known_of(data, "preprocessing")
+        self.classes: list[str] = list(class_names or known_of(data, "classes") or ())
+        known = known_of(data, "groups") if groups is None else groups
         self.groups: Array | None = None if known is None else np.asarray(known)
-        known = getattr(data, "centres", None) if centres is None else centres
+        known = known_of(data, "centres") if centres is None else centres
         self.centres: Array | None = None if known is None else np.asarray(known)
-        self.regions = regions or getattr(data, "regions", {})
+        self.regions = regions or known_of(data, "regions") or {}
         if hasattr(data, "targets"):
-            self.targets = data.targets
+            self.targets = labels_of(data)

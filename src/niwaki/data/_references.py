@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
@@ -59,15 +60,34 @@ def references(
 
 
 def labels_of(dataset: Any) -> list[int]:
-    """Return the label of each sample, by its `targets` where it has them."""
+    """Return the label of each sample, by its `targets` where it has them.
+
+    What is done to a target when a sample is read (torchvision's ``target_transform``) is done
+    here, too. Where that is done to inputs and targets together, or `targets` are no numbers of
+    classes, every sample is read.
+    """
     if isinstance(dataset, Subset):
         targets = labels_of(dataset.dataset)
         return [targets[index] for index in dataset.indices]
     if isinstance(dataset, TensorDataset):
         return [int(label) for label in dataset.tensors[1]]
-    if hasattr(dataset, "targets"):
-        return [int(label) for label in dataset.targets]
+    targets = getattr(dataset, "targets", None)
+    if targets is not None and _told_by_targets(dataset, targets):
+        change = getattr(dataset, "target_transform", None)
+        return [int(target if change is None else change(target)) for target in targets]
     return [int(dataset[index][1]) for index in range(len(dataset))]
+
+
+def _told_by_targets(dataset: Any, targets: Any) -> bool:
+    together = getattr(dataset, "transforms", None)  # of torchvision: of both, or of each alone
+    if together is not None and not hasattr(together, "target_transform"):
+        return False
+    if len(targets) != len(dataset):
+        return False
+    first = targets[0] if len(targets) else 0
+    return isinstance(first, (int, np.integer)) or (
+        isinstance(first, Tensor) and first.numel() == 1
+    )
 
 
 def _name(dataset: Dataset[Any], label: int) -> str:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, WeightedRandomSampler
 
 from niwaki.arrays import Array
 from niwaki.auditing._interventions import filled
+from niwaki.data import known_of, labels_of
 from niwaki.errors import DataError
 from niwaki.ranges import FRACTION, SEED, SIDE, SOME, checked
 
@@ -24,9 +25,11 @@ class _Around(Dataset[Pair]):
 
     def __init__(self, data: Dataset[Any]) -> None:
         self.data = data
-        for name in ("targets", "classes", "preprocessing"):
-            if hasattr(data, name):
-                setattr(self, name, getattr(data, name))
+        for name in ("classes", "preprocessing", "groups", "centres", "regions"):
+            if (known := known_of(data, name)) is not None:
+                setattr(self, name, known)
+        if hasattr(data, "targets"):
+            self.targets = labels_of(data)
 
     def __len__(self) -> int:
         return len(self.data)  # type: ignore[arg-type]
@@ -119,7 +122,7 @@ class Spread(_Around):
     def __getitem__(self, index: int) -> Pair:
         """Return the input, with the artefact of a random donor or as it is, and its label."""
         image, label = self.data[index]
-        if torch.rand(1, generator=self.generator).item() < self.share:
+        if torch.rand(1, generator=self.generator, dtype=torch.float32).item() < self.share:
             donor = int(torch.randint(len(self.donors), (1,), generator=self.generator))
             image = torch.where(self.masks[donor], self.donors[donor], image)
         return image, label
