@@ -177,11 +177,11 @@ class ExpectedGradients(Average):
             )
         for _ in range(self.samples):
             chosen = int(torch.randint(len(given), (), generator=generator))
-            place = float(torch.rand((), generator=generator))
+            place = float(torch.rand((), generator=generator, dtype=torch.float32))
             way = inputs - given[chosen].to(inputs)
             yield inputs - (1 - place) * way, way / self.samples
 
 
 def chosen(output: Tensor, weights: Tensor) -> Tensor:
     """Sum the weighted outputs of each sample, in double precision."""
-    return (output.double() * weights).flatten(1).sum(1)
+    return (output.double() * weights).reshape(len(output), -1).sum(1)

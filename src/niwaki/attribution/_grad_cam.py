@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from niwaki.attribution._catalogue import create, register
 from niwaki.attribution._method import Method, Propagating
 from niwaki.attribution._targets import Target, select
-from niwaki.errors import BypassedWarning, DataError, ModelError
+from niwaki.errors import BypassedWarning, DataError, ModelError, PropagationError
 from niwaki.models import respond
 from niwaki.propagation import Operation, check_inputs, gradient, propagate
 
@@ -203,6 +203,13 @@ class GradCam(Method):
                 "passed as image[None]"
             )
         cam = self.map(inputs, target)
+        if cam.dim() != 4 or len(cam) != len(inputs):
+            raise PropagationError(
+                f"Grad-CAM found a map of shape {tuple(cam.shape)} for {len(inputs)} samples: the "
+                "network loops over its samples or folds others into their dimension, so that it "
+                "cannot be said which part belongs to which. Take a method without maps, such as "
+                "integrated_gradients, or one sample at a time"
+            )
         corners = False if self.interpolation == "bilinear" else None
         cam = F.interpolate(cam, inputs.shape[2:], mode=self.interpolation, align_corners=corners)
         return (cam / inputs.shape[1]).expand_as(inputs).clone()

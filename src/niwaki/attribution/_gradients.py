@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from niwaki.attribution._averages import chosen
 from niwaki.attribution._catalogue import register
+from niwaki.attribution._completeness import check_sums
 from niwaki.attribution._method import Method, Propagating, Start, baseline_of
 from niwaki.attribution._targets import Target, select
 from niwaki.propagation import (
@@ -75,13 +77,20 @@ def beta_smooth_method(
     return Propagating(model, beta_smooth(beta), start=start, max_loss=None)
 
 
+_LEFT_OUT = (
+    "The rescale rule has nothing for products of signals, norms over the values at hand or "
+    "choices by value, which get the derivative: integrated_gradients has no such limit"
+)
+
+
 @checked(baseline=PIXELS)
 @register("deep_lift.wrapper")
 @register("deep_lift")
 class DeepLift(Method):
     """DeepLIFT with the rescale rule (Shrikumar et al. 2017).
 
-    The heatmap sums to the difference of the output at the input and at the baseline.
+    The heatmap sums to the difference of the output at the input and at the baseline, where all
+    that is not linear acts on each value alone or is a max pooling.
 
     Parameters
     ----------
@@ -89,6 +98,13 @@ class DeepLift(Method):
         See `Method`.
     baseline : float or Tensor
         The reference: a number, or a tensor that broadcasts to the inputs.
+
+    Warns
+    -----
+    CompletenessWarning
+        If a sum misses the difference by more than a thousandth of it: the rescale rule has nothing
+        for products of signals, norms over the values at hand or choices by value, which get the
+        derivative.
     """
 
     def __init__(self, model: nn.Module, *, baseline: float | Tensor = 0.0) -> None:
@@ -107,7 +123,11 @@ class DeepLift(Method):
         both = torch.cat([inputs, reference])
         result = propagate(self.model, both, rescale(), start, max_loss=None)
         assert result.relevance is not None
-        return result.relevance[: len(inputs)] * (inputs - reference)
+        heatmaps = result.relevance[: len(inputs)] * (inputs - reference)
+        weights = select(result.output[: len(inputs)], target)
+        ends = [chosen(part, weights) for part in result.output.chunk(2)[::-1]]
+        check_sums(heatmaps, torch.stack(ends, 1), "DeepLIFT", _LEFT_OUT)
+        return heatmaps
 
 
 @register("input")

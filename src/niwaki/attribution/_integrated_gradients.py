@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -11,10 +10,10 @@ from torch import Tensor, nn
 
 from niwaki.attribution._averages import Average, chosen
 from niwaki.attribution._catalogue import register
+from niwaki.attribution._completeness import check_sums
 from niwaki.attribution._method import baseline_of
 from niwaki.attribution._path import Ends, Looks, Point, gauss, integrate
 from niwaki.attribution._targets import Target, select
-from niwaki.errors import CompletenessWarning
 from niwaki.models import respond
 from niwaki.propagation.operation import at_least_single
 from niwaki.ranges import BATCH, PIXELS, STEPS, checked
@@ -23,8 +22,6 @@ __all__ = ["IntegratedGradients"]
 
 Quadrature = Literal["adaptive", "gauss", "left", "right", "midpoint"]
 
-#: A sum that misses more than this share of the change is warned of.
-TOLERANCE = 1e-3
 #: How many values of heatmaps are kept at a time, until it is known how much each counts.
 KEPT = 2**26
 
@@ -89,7 +86,7 @@ class IntegratedGradients(Average):
         weights = select(end, target)
         start = respond(self.model, baseline_of(self.baseline, inputs).contiguous())
         ends = torch.stack([chosen(output, weights) for output in (start, end)], dim=1)
-        sizes = end.abs().maximum(start.abs()).flatten(1).amax(1).tolist()
+        sizes = end.abs().maximum(start.abs()).reshape(len(end), -1).amax(1).tolist()
         precision = torch.finfo(end.dtype).eps
         heatmaps = torch.empty_like(inputs)
         at_once = max(1, KEPT // (inputs[0].numel() * (self.steps + self.refinements)))
@@ -100,7 +97,7 @@ class IntegratedGradients(Average):
             }
             for i, heatmap in self._walk(ways, inputs, weights):
                 heatmaps[i] = heatmap
-        self._check_sums(heatmaps, ends)
+        check_sums(heatmaps, ends, "integrated gradients", "Allow more refinements")
         return heatmaps
 
     def _walk(
@@ -137,23 +134,6 @@ class IntegratedGradients(Average):
         slopes, sizes = (v.sum(1, dtype=torch.float64).tolist() for v in (flat, flat.abs()))
         known = zip(places, outputs.tolist(), maps, slopes, sizes, strict=True)
         return [Point(place, *about) for (_, place), *about in known]
-
-    def _check_sums(self, heatmaps: Tensor, ends: Tensor) -> None:
-        change = ends[:, 1] - ends[:, 0]
-        flat = heatmaps.double().flatten(1)
-        missing = (flat.sum(1) - change).abs()
-        size = ends.abs().amax(1).maximum(flat.norm(dim=1))
-        bad = missing > TOLERANCE * change.abs() + 100 * torch.finfo(heatmaps.dtype).eps * size
-        if not bad.any():
-            return
-        worst = int((missing / change.abs()).where(bad, -1.0).argmax())
-        warnings.warn(
-            f"{int(bad.sum())} of {len(bad)} heatmaps of integrated gradients do not sum to the "
-            f"change of the output from the baseline: sample {worst} misses "
-            f"{float(missing[worst]):.2g} of {float(change[worst]):.2g}. Allow more refinements",
-            CompletenessWarning,
-            stacklevel=4,
-        )
 
     def points(self, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield points between the baseline and the inputs."""

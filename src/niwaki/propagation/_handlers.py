@@ -99,8 +99,12 @@ def matrix_product(watch: Watch, call: Call) -> Any:
 @handles("batch_norm")
 def batch_norm(watch: Watch, call: Call) -> Any:
     """Absorb it into the layer it follows, or treat it as a diagonal linear layer."""
-    names = ("input", "running_mean", "running_var", "weight", "bias", "training")
-    x, mean, var, weight, bias, training = (call.argument(i, n) for i, n in enumerate(names))
+    names = ("running_mean", "running_var", "weight", "bias")
+    if call.function is torch.batch_norm:  # that of `functional` has another order
+        names = ("weight", "bias", "running_mean", "running_var")
+    given = {name: call.argument(position, name) for position, name in enumerate(names, 1)}
+    mean, var, weight, bias = (given[n] for n in ("running_mean", "running_var", "weight", "bias"))
+    x, training = call.argument(0, "input"), call.argument(5, "training")
     tag = watch.tags[x]
     if training or mean is None:
         return watch.by_derivative(call, [x], "it normalises by the batch at hand")
@@ -273,7 +277,7 @@ def max_pool(watch: Watch, call: Call) -> Any:
     if "pool" not in call.name or operation.rule is None or isinstance(operation.rule, Gradient):
         return _plain(watch, call, "max_pool", signals)
     again = call.again("input")
-    operation.function = lambda xs, w, b: again(xs[0])
+    operation.function = lambda xs, w, b: next(tensors_in(again(xs[0])))  # places may follow
     return watch.apply(operation, call, signals, nonnegative=operation.nonnegative)
 
 

@@ -50,7 +50,7 @@ class Ruled(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator,unused-ignore]
-    def backward(ctx: Any, relevance: Tensor) -> Any:
+    def backward(ctx: Any, relevance: Tensor, *_: Any) -> Any:  # of places there is no derivative
         operation: Operation = ctx.operation
         assert operation.rule is not None
         inputs = ctx.late.get(operation) or ctx.saved_tensors

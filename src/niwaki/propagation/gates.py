@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from niwaki.errors import PropagationError
 from niwaki.propagation.operation import Operation, Rule, Signals
 from niwaki.ranges import FACTOR, checked
 
@@ -49,6 +50,13 @@ class Rescale(Rule):
     def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         (x,) = inputs
+        if len(x) != operation.samples:
+            raise PropagationError(
+                f"{operation} reads a tensor of shape {tuple(x.shape)} for {operation.samples} "
+                f"samples (inputs and references): {self} cannot tell which belong together where "
+                "the network loops over its samples or folds others into their dimension. "
+                "integrated_gradients can"
+            )
         with torch.no_grad():
             y = operation.function((x,), None, None)
         before, after = _difference(x), _difference(y)

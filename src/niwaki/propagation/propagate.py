@@ -263,7 +263,8 @@ def _check_evidence(output: Tensor, start: Tensor, operations: list[Operation]) 
     """Refuse to explain outputs that are exactly zero; a derivative can be taken of them."""
     if all(isinstance(op.rule, Gradient) for op in operations):
         return
-    silent = ((start != 0).flatten(1).any(1)) & ((start * output).flatten(1) == 0).all(1)
+    chosen, evidence = (_by_sample(values) for values in (start != 0, start * output))
+    silent = chosen.any(1) & (evidence == 0).all(1)
     if silent.any():
         which = ", ".join(map(str, silent.nonzero()[:5, 0].tolist()))
         raise PropagationError(
@@ -280,7 +281,7 @@ def _lost_shares(operations: list[Operation], start: Tensor) -> Tensor:
     Losses of both signs may cancel in the sum. Relevances of both signs may also add up to many
     times the start, so that the absolute losses are measured by the absolute relevance.
     """
-    started = start.abs().flatten(1).sum(1)
+    started = _by_sample(start.abs()).sum(1)
     lost, size, most = torch.zeros_like(started), torch.zeros_like(started), started
     for operation in operations:
         ledger = operation.ledger
@@ -288,6 +289,11 @@ def _lost_shares(operations: list[Operation], start: Tensor) -> Tensor:
         most = torch.maximum(most, torch.as_tensor(ledger.arrived).to(most))
     shares = torch.maximum(lost.abs() / started, size / most)
     return torch.where(started > 0, shares, torch.zeros_like(started))
+
+
+def _by_sample(values: Tensor) -> Tensor:
+    """Return one row per sample, also where each has a single value, without a dimension."""
+    return values.reshape(len(values), -1)
 
 
 def _check_loss(operations: list[Operation], start: Tensor, max_loss: float) -> None:
