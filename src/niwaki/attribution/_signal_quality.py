@@ -109,7 +109,10 @@ def signal_quality(
     elif estimator == "weight":
         parts = _pair(weights)
     elif estimator == "random":
-        drawn = {name: torch.randn(w.shape, generator=generator) for name, w in weights.items()}
+        drawn = {
+            name: torch.randn(w.shape, generator=generator, dtype=torch.float32)
+            for name, w in weights.items()
+        }
         parts = _pair(drawn)
     return {
         name: _rho(totals, name, weight, parts[0][name], parts[1][name], ridge)
@@ -173,7 +176,9 @@ class _Moments(LayerInputs):
         """Keep some positions of each image; shape (groups, size, all that were kept)."""
         images, groups, size, positions = found.shape
         if positions > self.patches:
-            order = torch.rand(images, positions, generator=self.generator).argsort(1)
+            order = torch.rand(
+                images, positions, generator=self.generator, dtype=torch.float32
+            ).argsort(1)
             index = order[:, None, None, : self.patches].to(found.device)
             found = found.gather(3, index.expand(-1, groups, size, -1))
         return found.permute(1, 2, 0, 3).flatten(2)

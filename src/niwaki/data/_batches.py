@@ -318,6 +318,7 @@ def _checked(
         _check_pair(inputs, labels)
         _check_inputs(inputs, seen)
         seen, empty = seen + turns * len(inputs), False
+        inputs = inputs.detach()
         moved = inputs if place is None else inputs.to(place)
         yield moved, labels.to(device=device, dtype=torch.int64)
     if empty and not first:  # a part may be empty, but not that of the first process

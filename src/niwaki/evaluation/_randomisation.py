@@ -300,7 +300,7 @@ def _randomised(
 def _draw(parameter: nn.Parameter, generator: torch.Generator) -> None:
     if parameter.numel() < 2 or not parameter.is_floating_point():
         return  # one number has no spread
-    drawn = torch.randn(parameter.shape, generator=generator).to(parameter)
+    drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter)
     parameter.copy_(parameter.mean() + parameter.std() * drawn)
 
 

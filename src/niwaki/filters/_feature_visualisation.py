@@ -148,7 +148,7 @@ class _Stage:
     def _start(self, unit: int, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + unit)
         shape = (self.preprocessing.channels, self.side, self.side // 2 + 1, 2)
-        return torch.randn(shape, generator=generator) * _START
+        return torch.randn(shape, generator=generator, dtype=torch.float32) * _START
 
 
 def _smooth(side: int) -> Tensor:

@@ -101,7 +101,7 @@ def fitted(model: nn.Module, inputs: Any) -> Tensor:
     DataError
         For inputs that are no numbers, integers, empty, or not finite.
     """
-    tensor = as_tensor(inputs)
+    tensor = as_tensor(inputs).detach()  # how they were made is no part of the network
     if not tensor.is_floating_point():
         raise DataError(
             f"inputs must be floating point, not {tensor.dtype}: scale and normalise them as the "

@@ -164,7 +164,7 @@ class ZBox(Rule):
         if operation.kind == "sum":
             raise PropagationError(f"{operation}: {self} needs one input, whose box it describes")
         (x,) = inputs
-        low, high = self._bounds(operation, x)
+        low, high = (bound.to(x) for bound in self._bounds(operation, x))
         weight, _ = operation.parameters()  # the three shares of the bias cancel
         terms = [
             Term(inputs, weight, None),
@@ -210,7 +210,8 @@ class Flat(Rule):
     def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         ones = tuple(operation.varying(x) for x in inputs)
-        weight = None if operation.weight is None else torch.ones_like(operation.weight)
+        weight, _ = operation.parameters()
+        weight = None if weight is None else torch.ones_like(weight)
         term = Term(ones, weight, None)
         return transport(operation, [term], relevance, self.stabilizer, positive=True, weigh=False)
 

@@ -209,7 +209,8 @@ def drawn(data: Data, place: Tensor | None) -> Tensor:
     number = 0
     for some, _ in batches(data, 64, place):
         for sample in some:
-            entry = (float(torch.rand((), generator=generator)), number, sample.clone())
+            place_in_line = float(torch.rand((), generator=generator, dtype=torch.float32))
+            entry = (place_in_line, number, sample.clone())
             if len(drawn) < _MOST:
                 heappush(drawn, entry)
             else:
