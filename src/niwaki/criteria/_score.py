@@ -270,7 +270,16 @@ def score_weights(
 
 def _weighted_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
     models.check(model)
-    return trace(model, inputs)
+    layers = trace(model, inputs)
+    whole = [layer for layer in layers if layer.operation.form == 1]
+    names = {layer.name for layer in whole}
+    for layer in layers:
+        if layer.operation.form > 1 and layer.name.rpartition(" (form ")[0] not in names:
+            raise ModelError(
+                f"the weight of {layer.name!r} is used in parts or transposed alone, so that its "
+                "single weights cannot be scored: use the parameter as it is"
+            )
+    return whole
 
 
 def _check_shapes(values: Mapping[str, Tensor], layers: list[Layer]) -> None:

@@ -16,8 +16,9 @@ from niwaki.criteria._catalogue import register
 from niwaki.criteria._composites import told
 from niwaki.criteria._criterion import ByLayer, Criterion, Granularity, weights_of
 from niwaki.criteria._starts import Evidence, check_evidence
-from niwaki.models import class_logits
-from niwaki.propagation import Composite, Layer, epsilon, per_class, propagate
+from niwaki.errors import ModelError
+from niwaki.models import class_logits, computes_weights, plain_copy
+from niwaki.propagation import WEIGHT_NAMES, Composite, Layer, epsilon, per_class, propagate
 
 __all__ = ["WeightGradient", "WeightRelevance", "WeightTaylor"]
 
@@ -115,6 +116,12 @@ class WeightRelevance(_Reduced):
         found: dict[str, Tensor] = dict(start.sums)
         for operation in done.operations:
             relevance = operation.ledger.weights
+            if operation.form > 1:
+                raise ModelError(
+                    f"a weight is used in several forms, such as transposed or in parts, of which "
+                    f"{operation.layer!r} is one, and their relevances cannot be added up. Take a "
+                    "criterion that looks at the parameter itself, such as 'taylor' or 'magnitude'"
+                )
             if relevance is not None and operation.kind in ("convolution", "linear"):
                 if judged is not model and operation.last:  # both units have the same weights
                     relevance = relevance.sum(0, keepdim=True)
@@ -148,13 +155,18 @@ class WeightGradient(_Reduced):
     def __init__(self, *, reduce: Reduce = "absolute", normalise: str | None = None) -> None:
         super().__init__(reduce=reduce, normalise=normalise)
 
+    def network(self, model: nn.Module, inputs: Tensor) -> nn.Module:
+        """Return the network with the weights that it computes as parameters."""
+        return plain_copy(model) if computes_weights(model) else model
+
     def signed(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """Compute the derivatives of the summed loss."""
         # Leaves in the place of the parameters: the model's own may be frozen.
         leaves = {n: p.detach().requires_grad_() for n, p in model.named_parameters()}
         with torch.inference_mode(False), torch.enable_grad():
-            output = functional_call(model, leaves, (inputs,))
-            loss = F.cross_entropy(class_logits(output), labels, reduction="sum")
+            # Copies, as what was made in inference mode has no part in derivatives.
+            output = functional_call(model, leaves, (inputs.clone(),))
+            loss = F.cross_entropy(class_logits(output), labels.clone(), reduction="sum")
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         return {
             owner(name): self.value(leaf.detach(), gradient)
@@ -192,4 +204,4 @@ class WeightTaylor(WeightGradient):
 def owner(parameter: str) -> str:
     """Name of the layer that a parameter belongs to, as the engine names layers."""
     layer, _, name = parameter.rpartition(".")
-    return layer if layer and name.startswith("weight") else parameter
+    return layer if layer and name in WEIGHT_NAMES else parameter

@@ -4,8 +4,8 @@
 `preprocessing` and `class_names` tell what is known of a name's inputs and outputs, `check`
 refuses a model that cannot be judged as it is, `respond` runs one on a batch and says plainly where
 the two do not fit, and `fingerprint` tells two apart. `Part` is one of a network's several outputs.
-`export` writes a network as ONNX or as a program of torch. `zoo` holds small networks of the
-literature.
+`plain_copy` makes permanent what weight norm and the like compute. `export` writes a network as
+ONNX or as a program of torch. `zoo` holds small networks of the literature.
 """
 
 from niwaki.models import zoo
@@ -25,6 +25,7 @@ from niwaki.models._outputs import (
     one_tensor,
     respond,
 )
+from niwaki.models._plain_copy import computes_weights, deep_copy, plain_copy
 from niwaki.models._weights import load_weights
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "class_logits",
     "class_names",
     "class_outputs",
+    "computes_weights",
+    "deep_copy",
     "device_of",
     "export",
     "check_same_network",
@@ -46,6 +49,7 @@ __all__ = [
     "is_saved",
     "load_weights",
     "one_tensor",
+    "plain_copy",
     "preprocessing",
     "recognise",
     "respond",

@@ -1,6 +1,7 @@
 """How a signal flows back through each operation, and which rule each operation gets."""
 
 from niwaki.propagation import _handlers  # noqa: F401 (fills the table of operations)
+from niwaki.propagation._names import WEIGHT_NAMES
 from niwaki.propagation.binary import check_logit, per_class
 from niwaki.propagation.composites import Assign, Composite, base_rows, first_rows
 from niwaki.propagation.gates import BetaSmooth, Rescale
@@ -53,6 +54,7 @@ from niwaki.propagation.weight_rules import Gamma, Norm, WSquare
 
 __all__ = [
     "PRESETS",
+    "WEIGHT_NAMES",
     "BetaSmooth",
     "Gamma",
     "Norm",

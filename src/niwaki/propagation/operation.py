@@ -130,6 +130,9 @@ class Operation:
     bounds : callable or None
         For a first layer, where it can be said: turns the smallest and the largest value of the
         network's input, shape (1,) or (channels,), into those of what the layer reads.
+    form : int
+        Of a weight that is used in several forms, such as transposed or in parts: which of them
+        this is; from 2 on the layer's name says so.
     ledger : Ledger
         What the backward pass notes.
     """
@@ -153,6 +156,7 @@ class Operation:
     bounds: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = field(
         default=None, repr=False
     )
+    form: int = 1
     ledger: Ledger = field(default_factory=Ledger, repr=False)
 
     @property

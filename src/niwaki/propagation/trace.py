@@ -26,7 +26,8 @@ class Layer:
     Attributes
     ----------
     name : str
-        As in `nn.Module.named_modules`.
+        As in `nn.Module.named_modules`. A weight that is used in several forms, such as transposed
+        or in parts, makes a layer of each, as ``"fc (form 2)"``.
     kind : str
         ``"convolution"`` or ``"linear"``.
     units : int

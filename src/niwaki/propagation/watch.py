@@ -15,6 +15,7 @@ from niwaki.errors import NoRuleError, PropagationError
 from niwaki.propagation._bounds import Carry, as_it_is, bounds_of, carried, one_of
 from niwaki.propagation._calls import MOVES, Call, Tag, Tags, carries_gradient, tensors_in
 from niwaki.propagation._cuts import Cuts
+from niwaki.propagation._names import Names
 from niwaki.propagation._ruled import Ruled
 from niwaki.propagation.composites import Composite
 from niwaki.propagation.observers import Observer, Onlooker
@@ -77,12 +78,9 @@ class Watch(TorchFunctionMode):
         self.wants_weights = wants_weights
         self._samples = 1
         self._shape = torch.Size()
-        self._unnamed: dict[int, Tensor] = {}
-        self._model = model
-        self._held: dict[int, tuple[Tensor, str]] = {}  # the tensors too: ids are used again
-        self._look_up_held()
-        self.tags = Tags(self._held, trusting=composite.is_derivative)
-        self.cuts = Cuts(self.tags, self._held)
+        self._names = Names(model)
+        self.tags = Tags(self._names.held, trusting=composite.is_derivative)
+        self.cuts = Cuts(self.tags, self._names.held)
 
     def begin(self, signal: Tensor) -> Tensor:
         """Declare `signal`, which must require a gradient, to be the input."""
@@ -302,17 +300,11 @@ class Watch(TorchFunctionMode):
             f"{WITHOUT_RULES}"
         )
 
-    def layer_name(self, weight: Tensor) -> str:
-        """Name of the layer that owns a weight; a made-up one for a weight made on the fly."""
-        if id(weight) not in self._held:  # assigned since, as torch.nn.utils.prune does
-            self._look_up_held()
-        self._unnamed.setdefault(id(weight), weight)  # kept, so that its id is not used again
-        number = list(self._unnamed).index(id(weight))
-        return self.tags.owner(weight) or f"unnamed layer {number}"
-
-    def _look_up_held(self) -> None:
-        for name, tensor in _named_tensors(self._model):
-            self._held.setdefault(id(tensor), (tensor, name))
+    def named(self, weight: Tensor, channel_dim: int) -> dict[str, Any]:
+        """Say which layer a weight makes; one made on the fly gets a name that is made up."""
+        self._names.keep(weight)
+        name, form = self._names.of(weight, self.tags.owner(weight), channel_dim)
+        return {"layer": name, "form": form}
 
     def announce(self, unit: Operation, output: Tensor, *, activation: bool = False) -> None:
         """Tell observers about the output of a unit; the latest one is where relevance is read."""
@@ -384,15 +376,3 @@ def _check_derivative(tensor: Tensor) -> None:
             "derivative (a quantised layer, or a kernel of the model's own), so that nothing can "
             "be sent back through it. Explain the network in floating point"
         )
-
-
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that a model holds, also as plain attributes, with their layer's name."""
-    for prefix, module in model.named_modules():
-        held = {**module._parameters, **module._buffers, **vars(module)}
-        layer = prefix.split(".parametrizations.")[0].removeprefix("parametrizations.")
-        for name, value in held.items():
-            whole = name.startswith("weight") or layer != prefix  # `weight_orig`, `weight_v`
-            for tensor in tensors_in(value):
-                own = layer if whole else f"{layer}.{name}".strip(".")
-                yield own or name, tensor

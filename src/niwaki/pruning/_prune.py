@@ -30,7 +30,6 @@ from niwaki.pruning.repair._rebuild import unlisted
 from niwaki.pruning.steps import Measure, Structure
 from niwaki.pruning.units._budget import ROUNDING, Of, relative_prices
 from niwaki.pruning.units._coupling import Group
-from niwaki.pruning.units._plain_copy import plain_copy
 from niwaki.ranges import INSIDE, checked
 from niwaki.runs import described, digest, open_run
 
@@ -133,7 +132,7 @@ def prune(
     for other, what in ((test, "test"), (validation, "validation"), (learned, "training")):
         check_same_classes(data, other, f"the reference and the {what} images")
     example = next(iter(batches(data, 2, models.home(model))))[0][:2]
-    whole = Structure(plain_copy(model), example)
+    whole = Structure(models.plain_copy(model), example)
     job = Job(
         original=model,
         data=data,

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from niwaki import models
 from niwaki.data import Preprocessing
 from niwaki.errors import DataError, ModelError, WeightsError
-from niwaki.models import Origin
+from niwaki.models import Origin, plain_copy
 from niwaki.pruning._plan import Plan
-from niwaki.pruning.units._plain_copy import plain_copy
 from niwaki.pruning.units._surgery import replay
 from niwaki.schema import (
     Anything,

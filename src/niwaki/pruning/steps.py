@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from niwaki.criteria import hidden_layers
 from niwaki.data import Data
 from niwaki.evaluation import Cost, accuracy
+from niwaki.models import deep_copy
 from niwaki.propagation import Layer, trace
 from niwaki.pruning._saved import shapes
 from niwaki.pruning._trajectory import Step
 from niwaki.pruning.repair._fine_tune import run_loop
 from niwaki.pruning.units._budget import ROUNDING, Budget, Of
 from niwaki.pruning.units._coupling import Coupling, Group, couple
-from niwaki.pruning.units._plain_copy import deep_copy
 
 __all__ = ["ROUNDING", "Measure", "Structure", "deep_copy", "run_loop", "shapes"]
 

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from niwaki.data import Data
 from niwaki.errors import FewSamplesWarning, ModelError
 from niwaki.machine import parse_bytes, physical
-from niwaki.models import home
+from niwaki.models import home, plain_copy
 from niwaki.models.network import Network, UntraceableError
 from niwaki.pruning._plan import Plan
 from niwaki.pruning.repair._fitting import ALIKE, Fitting, width_of
 from niwaki.pruning.repair._lockstep import Lockstep
 from niwaki.pruning.repair._rows import drawn, mirrored
-from niwaki.pruning.units._plain_copy import plain_copy
 from niwaki.pruning.units._surgery import completed
 from niwaki.ranges import FACTOR, checked
 from niwaki.stages import stage

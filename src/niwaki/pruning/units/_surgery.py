@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.errors import ModelError
+from niwaki.models import plain_copy
 from niwaki.pruning._plan import Plan, Removal
 from niwaki.pruning.units._cut import cut, cut_for_a_moment
-from niwaki.pruning.units._plain_copy import plain_copy
 from niwaki.pruning.units._tracing import Followed, Reading, follow, readings, run_silenced
 from niwaki.pruning.units._variables import FIXED
 

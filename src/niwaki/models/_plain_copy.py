@@ -14,7 +14,19 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from niwaki.errors import ModelError
 
-__all__ = ["deep_copy", "plain_copy"]
+__all__ = ["computes_weights", "deep_copy", "plain_copy"]
+
+
+def computes_weights(model: nn.Module) -> bool:
+    """Whether weights are no parameters but made of some, by weight norm, spectral norm etc."""
+    return any(
+        is_parametrized(module)
+        or any(
+            isinstance(hook, (WeightNorm, SpectralNorm))
+            for hook in module._forward_pre_hooks.values()
+        )
+        for module in model.modules()
+    )
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
