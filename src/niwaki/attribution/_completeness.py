@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from niwaki.errors import CompletenessWarning
+from niwaki.errors import CompletenessWarning, PropagationError
 
 __all__ = ["check_sums"]
 
@@ -15,7 +15,9 @@ __all__ = ["check_sums"]
 TOLERANCE = 1e-3
 
 
-def check_sums(heatmaps: Tensor, ends: Tensor, method: str, advice: str) -> None:
+def check_sums(
+    heatmaps: Tensor, ends: Tensor, method: str, advice: str, *, refuse: bool = False
+) -> None:
     """Warn of heatmaps that do not sum to the change of the output.
 
     Parameters
@@ -26,6 +28,13 @@ def check_sums(heatmaps: Tensor, ends: Tensor, method: str, advice: str) -> None
         The output explained, at the baseline and at the input, in double precision, shape (N, 2).
     method, advice : str
         What made them, and what to do, for the message.
+    refuse : bool
+        Whether that is an error.
+
+    Raises
+    ------
+    PropagationError
+        If so.
     """
     change = ends[:, 1] - ends[:, 0]
     flat = heatmaps.double().flatten(1)
@@ -35,10 +44,11 @@ def check_sums(heatmaps: Tensor, ends: Tensor, method: str, advice: str) -> None
     if not bad.any():
         return
     worst = int((missing / change.abs()).where(bad, -1.0).argmax())
-    warnings.warn(
+    said = (
         f"{int(bad.sum())} of {len(bad)} heatmaps of {method} do not sum to the change of the "
         f"output from the baseline: sample {worst} misses {float(missing[worst]):.2g} of "
-        f"{float(change[worst]):.2g}. {advice}",
-        CompletenessWarning,
-        stacklevel=4,
+        f"{float(change[worst]):.2g}. {advice}"
     )
+    if refuse:
+        raise PropagationError(said)
+    warnings.warn(said, CompletenessWarning, stacklevel=4)

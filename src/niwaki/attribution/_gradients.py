@@ -11,6 +11,7 @@ from niwaki.attribution._completeness import check_sums
 from niwaki.attribution._method import Method, Propagating, Start, baseline_of
 from niwaki.attribution._targets import Target, select
 from niwaki.propagation import (
+    Rescale,
     beta_smooth,
     check_inputs,
     deconvnet,
@@ -77,6 +78,10 @@ def beta_smooth_method(
     return Propagating(model, beta_smooth(beta), start=start, max_loss=None)
 
 
+_FOLDED = (
+    "The network loops over its samples or folds others into their dimension, so that inputs may "
+    "have been compared with other references than their own: take integrated_gradients"
+)
 _LEFT_OUT = (
     "The rescale rule has nothing for products of signals, norms over the values at hand or "
     "choices by value, which get the derivative: integrated_gradients has no such limit"
@@ -98,6 +103,11 @@ class DeepLift(Method):
         See `Method`.
     baseline : float or Tensor
         The reference: a number, or a tensor that broadcasts to the inputs.
+
+    Raises
+    ------
+    PropagationError
+        If the network hides which samples belong together, so that sums are not right.
 
     Warns
     -----
@@ -126,7 +136,10 @@ class DeepLift(Method):
         heatmaps = result.relevance[: len(inputs)] * (inputs - reference)
         weights = select(result.output[: len(inputs)], target)
         ends = [chosen(part, weights) for part in result.output.chunk(2)[::-1]]
-        check_sums(heatmaps, torch.stack(ends, 1), "DeepLIFT", _LEFT_OUT)
+        compared = [op for op in result.operations if isinstance(op.rule, Rescale)]
+        folded = any(op.input_shape[0] != len(both) for op in compared)
+        advice = _FOLDED if folded else _LEFT_OUT
+        check_sums(heatmaps, torch.stack(ends, 1), "DeepLIFT", advice, refuse=folded)
         return heatmaps
 
 

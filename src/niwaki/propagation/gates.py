@@ -50,7 +50,7 @@ class Rescale(Rule):
     def relevance(self, operation: Operation, inputs: Signals, relevance: Tensor) -> Signals:
         """See `Rule.relevance`."""
         (x,) = inputs
-        if len(x) != operation.samples:
+        if len(x) % operation.samples:  # frames may be folded into the samples, one after the other
             raise PropagationError(
                 f"{operation} reads a tensor of shape {tuple(x.shape)} for {operation.samples} "
                 f"samples (inputs and references): {self} cannot tell which belong together where "
