@@ -1,5 +1,6 @@
 """What torch's default type of number is, and whether inputs require gradients, changes nothing."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -7,9 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import niwaki
-from niwaki.auditing import Spread
+from niwaki.auditing import Spread, gather
+from niwaki.data import Described, Preprocessing
+from niwaki.errors import ModelError
 from niwaki.pruning import Schedule
 
 
@@ -103,3 +107,32 @@ def test_inputs_that_require_gradients_are_taken_as_they_are(name: str) -> None:
     for inputs in (leaf, leaf * 1):  # a result of something that is trained
         torch.testing.assert_close(JOBS[name]((inputs, LABELS)), expected)
     assert leaf.grad is None
+
+
+@pytest.mark.parametrize("own", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("default", [torch.float64, torch.float32])
+def test_an_audit_asks_a_network_in_its_own_type(own: torch.dtype, default: torch.dtype) -> None:
+    prepared = Preprocessing(8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    pixels = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float32)
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32)[:, None, None]
+        for values in (prepared.mean, prepared.std)
+    )
+    data = Described(TensorDataset((pixels - mean) / std, LABELS[:6]), preprocessing=prepared)
+    model = copy.deepcopy(NET).to(own)
+    torch.set_default_dtype(default)
+    try:
+        material = gather(model, data, method="gradient")
+        asked = material.ask(pixels)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert abs(asked - material.outputs).max() < 0.02 * abs(material.outputs).max()
+
+
+def test_an_audit_refuses_a_type_that_numpy_lacks() -> None:
+    data = Described(
+        TensorDataset(IMAGES, LABELS),
+        preprocessing=Preprocessing(8, mean=(0.5,) * 3, std=(0.5,) * 3),
+    )
+    with pytest.raises(ModelError, match="bfloat16"):
+        niwaki.audit(copy.deepcopy(NET).bfloat16(), data)

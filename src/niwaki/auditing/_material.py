@@ -25,6 +25,7 @@ from niwaki.auditing._explaining import (
 from niwaki.auditing._on_disk import Maps, Tensors, blocks
 from niwaki.auditing._statistics import DRAWS, enough_draws
 from niwaki.data import Preprocessing, known_of
+from niwaki.errors import ModelError
 from niwaki.ranges import BATCH, INDEX, SEED, SOME, checked
 from niwaki.runs import Folder, described, digest
 from niwaki.stages import stage
@@ -239,6 +240,12 @@ def gather(
         A network that is not ready.
     """
     models.check(model)
+    home = models.home(model)
+    if home is not None and home.dtype == torch.bfloat16:
+        raise ModelError(
+            "the network has weights of bfloat16, in which an audit's images cannot be kept: pass "
+            "it in single precision, copy.deepcopy(model).float()"
+        )
     known = preprocessing_of(data)
     chosen = sample(data, limit, seed)
     subset = Subset(data, chosen)

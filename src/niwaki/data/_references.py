@@ -71,10 +71,10 @@ def labels_of(dataset: Any) -> list[int]:
         return [targets[index] for index in dataset.indices]
     if isinstance(dataset, TensorDataset):
         return [int(label) for label in dataset.tensors[1]]
-    targets = getattr(dataset, "targets", None)
-    if targets is not None and _told_by_targets(dataset, targets):
+    told = getattr(dataset, "targets", None)
+    if told is not None and _told_by_targets(dataset, told):
         change = getattr(dataset, "target_transform", None)
-        return [int(target if change is None else change(target)) for target in targets]
+        return [int(target if change is None else change(target)) for target in told]
     return [int(dataset[index][1]) for index in range(len(dataset))]
 
 

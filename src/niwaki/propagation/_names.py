@@ -95,7 +95,7 @@ def _form(weight: Tensor, channel_dim: int) -> _Form:
     if weight.dim() <= channel_dim:
         return weight.numel(), 0, 0
     step = weight.stride(channel_dim)
-    return weight.shape[channel_dim], step, weight.storage_offset() // max(step, 1)
+    return weight.shape[channel_dim], step, int(weight.storage_offset()) // max(step, 1)
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
