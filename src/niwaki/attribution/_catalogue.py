@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from niwaki.attribution._method import Method
 from niwaki.attribution._targets import Target
+from niwaki.contexts import undisturbed
 from niwaki.errors import suggested
 from niwaki.options import make_with, split_options
 from niwaki.ranges import checked
@@ -68,6 +69,7 @@ def _lookup(name: str) -> Factory:
     return _CATALOGUE[name]
 
 
+@undisturbed
 @checked()
 def explain(
     model: nn.Module,

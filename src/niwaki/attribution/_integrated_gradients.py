@@ -14,6 +14,7 @@ from niwaki.attribution._completeness import check_sums
 from niwaki.attribution._method import baseline_of
 from niwaki.attribution._path import Ends, Looks, Point, gauss, integrate
 from niwaki.attribution._targets import Target, select
+from niwaki.contexts import undisturbed
 from niwaki.models import respond
 from niwaki.propagation.operation import at_least_single
 from niwaki.ranges import BATCH, PIXELS, STEPS, checked
@@ -77,6 +78,7 @@ class IntegratedGradients(Average):
         self.quadrature = quadrature
         self.refinements = refinements
 
+    @undisturbed
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """See `Method.attribute`."""
         if self.quadrature != "adaptive":

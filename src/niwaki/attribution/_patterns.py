@@ -17,6 +17,7 @@ from niwaki.attribution._pattern_statistics import (
     estimate,
     run,
 )
+from niwaki.contexts import undisturbed
 from niwaki.data import Data, batches
 from niwaki.errors import ModelError, PatternWarning
 from niwaki.files import read_layers, write_layers
@@ -129,6 +130,7 @@ class Patterns(Mapping[str, Tensor]):
         )
 
 
+@undisturbed
 @checked(batch_size=BATCH)
 def fit_patterns(
     model: nn.Module,

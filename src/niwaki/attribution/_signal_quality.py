@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
 from niwaki.attribution._pattern_statistics import CHUNK, LayerInputs, run
+from niwaki.contexts import undisturbed
 from niwaki.data import Data, batches
 from niwaki.errors import ModelError
 from niwaki.models import home
@@ -27,6 +28,7 @@ Estimates = (
 SPLITS = ("fit", "held out")
 
 
+@undisturbed
 @checked(patches=ROUNDS, seed=SEED, ridge=FACTOR, batch_size=BATCH)
 def signal_quality(
     model: nn.Module,

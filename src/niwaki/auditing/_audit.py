@@ -23,6 +23,7 @@ from niwaki.auditing._result import Audit
 from niwaki.auditing._spray import find_strategies
 from niwaki.auditing._statistics import auc
 from niwaki.auditing._training import Training, gather_training
+from niwaki.contexts import undisturbed
 from niwaki.data import check_same_classes, known_of
 from niwaki.errors import (
     DataError,
@@ -38,6 +39,7 @@ from niwaki.runs import Folder, within
 from niwaki.stages import stage
 
 
+@undisturbed
 @checked(limit=SOME, batch_size=BATCH, seed=SEED)
 def audit(
     model: nn.Module,

@@ -26,6 +26,7 @@ from niwaki.auditing._explaining import (
 )
 from niwaki.auditing._material import Material
 from niwaki.auditing._spray import Strategies
+from niwaki.contexts import undisturbed
 from niwaki.errors import DataError
 from niwaki.files import write_atomically, write_json, write_text
 from niwaki.processes import decided
@@ -94,6 +95,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise DataError(f"{path} is missing or damaged: {error}") from error
 
 
+@undisturbed
 @stage("collecting heatmaps")
 @checked(batch_size=BATCH)
 def collect(

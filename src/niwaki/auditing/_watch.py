@@ -20,6 +20,7 @@ from niwaki.arrays import Array
 from niwaki.auditing._explaining import class_names_of, explaining, groups_of, names_of, sample
 from niwaki.auditing._latent import Latent, channels_of, joined, look_inside
 from niwaki.auditing._statistics import finite
+from niwaki.contexts import undisturbed
 from niwaki.data import batches, check_labels
 from niwaki.errors import DataError
 from niwaki.files import write_json, write_text
@@ -231,6 +232,7 @@ class Watched:
         return text
 
 
+@undisturbed
 @checked(level=INSIDE, limit=SOME, batch_size=BATCH, seed=SEED)
 def watch(
     model: nn.Module,

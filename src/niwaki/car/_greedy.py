@@ -14,6 +14,7 @@ from niwaki.car._greedy_run import GreedyRun
 from niwaki.car._images import ImagePool
 from niwaki.car._search import Sampling
 from niwaki.car._units import checked_copy
+from niwaki.contexts import undisturbed
 from niwaki.data import Data, check_labels, check_same_classes
 from niwaki.machine import parse_bytes
 from niwaki.pruning import Pruned, Step
@@ -54,6 +55,7 @@ class Stop:
             raise ValueError("say when to stop: remove=number of units, keep=share, or floor=...")
 
 
+@undisturbed
 @checked(min_units=UNITS, batch_size=BATCH)
 def greedy(
     model: nn.Module,

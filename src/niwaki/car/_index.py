@@ -15,6 +15,7 @@ from niwaki.car._evaluator import Evaluator
 from niwaki.car._images import Outcome, judge
 from niwaki.car._splice import Pairs, Splice
 from niwaki.car._units import checked_copy, list_units, name_of, outputs
+from niwaki.contexts import undisturbed
 from niwaki.data import Data, batches, check_labels
 from niwaki.machine import parse_bytes
 from niwaki.models.network import Network
@@ -28,6 +29,7 @@ _SUMS = "sums"  # the part of a run folder that keeps them
 _FEW = 8  # images that say what the layers are
 
 
+@undisturbed
 @stage("removing filters")
 @checked(batch_size=BATCH)
 def index(

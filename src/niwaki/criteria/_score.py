@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.accumulation import Totals
+from niwaki.contexts import undisturbed
 from niwaki.criteria._catalogue import make, names
 from niwaki.criteria._combination import Combination
 from niwaki.criteria._criterion import Criterion, Granularity
@@ -78,6 +79,7 @@ def create(
     return make(criterion, granularity, **options)
 
 
+@undisturbed
 @stage("scoring")
 @checked(batch_size=BATCH)
 def score(
@@ -216,6 +218,7 @@ def _check_finite(values: dict[str, Tensor], criterion: Criterion) -> None:
             raise ModelError(f"{criterion} gives NaN or infinite scores in layer {layer!r}")
 
 
+@undisturbed
 @stage("scoring")
 @checked(batch_size=BATCH)
 def score_weights(

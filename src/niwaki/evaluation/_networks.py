@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from niwaki import models
 from niwaki.accumulation import Totals
 from niwaki.arrays import LABELS, shaped
+from niwaki.contexts import undisturbed
 from niwaki.data import Data, batches, check_labels
 from niwaki.errors import NearChanceWarning
 from niwaki.evaluation._explainers import Methods, factories, tolerant
@@ -27,6 +28,7 @@ from niwaki.ranges import BATCH, ROUNDS, checked
 from niwaki.stages import stage
 
 
+@undisturbed
 @stage("measuring accuracy")
 @checked(batch_size=BATCH)
 def accuracy(
@@ -71,6 +73,7 @@ def accuracy(
     return int(totals.sums["right"]) / totals.samples
 
 
+@undisturbed
 @checked(batch_size=BATCH)
 def confusion(
     model: nn.Module, data: Data, *, batch_size: int = 128, description: str | None = None
@@ -196,6 +199,7 @@ class Cost:
         return f"{self.units} units, {self.params:,} parameters, {self.macs:,} MACs"
 
 
+@undisturbed
 def cost(model: nn.Module, inputs: Tensor) -> Cost:
     """Count what a network costs for inputs of this size.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.attribution import ClassChoice, Method
+from niwaki.contexts import undisturbed
 from niwaki.data import Data, count
 from niwaki.errors import DataError
 from niwaki.evaluation._curves import PerturbationCurves
@@ -98,6 +99,7 @@ class Perturbation:
         return min(possible, MOST_STEPS) if self.steps is None else self.steps
 
 
+@undisturbed
 @stage("perturbing")
 @checked(seed=SEED, batch_size=BATCH)
 def perturbation_curves(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.attribution import ClassChoice, Method
+from niwaki.contexts import undisturbed
 from niwaki.data import Data, OnDisk
 from niwaki.errors import ModelError
 from niwaki.evaluation._curves import Estimate, estimate
@@ -134,6 +135,7 @@ class Randomisation:
         return f"Randomisation({self.method}, {count}: rank correlation {self.similarity()})"
 
 
+@undisturbed
 @stage("randomising")
 @checked(layers=SOME, seed=SEED, batch_size=BATCH)
 def randomisation_test(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.arrays import Shaped, shaped
+from niwaki.contexts import undisturbed
 from niwaki.data import Data, batches
 from niwaki.filters._partial_pass import Responses, chosen_layers, products, reach
 from niwaki.ranges import BATCH, CORRELATION, checked
@@ -118,6 +119,7 @@ def _clusters(correlated: Tensor) -> int:
     return int(joined.n_clusters_)
 
 
+@undisturbed
 @checked(batch_size=BATCH)
 def layer_diversity(
     model: nn.Module,

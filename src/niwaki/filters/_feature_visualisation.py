@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki import models
+from niwaki.contexts import undisturbed
 from niwaki.data import Preprocessing
 from niwaki.errors import DataError, PropagationError
 from niwaki.filters._fields import Field, receptive_fields
@@ -21,6 +22,7 @@ _FALL = 1.5  # power of the frequency by which coefficients are weighted down
 _START = 0.01  # standard deviation of the spectrum at the start
 
 
+@undisturbed
 @checked(filters=INDEX, steps=STEPS, jitter=SIDE.but(low=0), batch_size=BATCH, seed=SEED)
 def feature_visualisation(
     model: nn.Module,

@@ -13,6 +13,7 @@ from niwaki import models
 from niwaki.accumulation import Totals
 from niwaki.attribution import Propagating, create
 from niwaki.car import CarIndex
+from niwaki.contexts import undisturbed
 from niwaki.data import Data, Preprocessing, batches, check_labels
 from niwaki.errors import ModelError
 from niwaki.filters._classes_served import Served, served
@@ -30,6 +31,7 @@ from niwaki.runs import Folder, described, digest, grow, open_run
 from niwaki.stages import stage
 
 
+@undisturbed
 @stage("profiling")
 @checked(patches=PATCHES, batch_size=BATCH)
 def profile(

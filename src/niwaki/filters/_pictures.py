@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from niwaki.attribution import Propagating
+from niwaki.contexts import undisturbed
 from niwaki.data import Data, Preprocessing
 from niwaki.filters._feature_visualisation import feature_visualisation
 from niwaki.filters._gather import relevance_method
@@ -68,6 +69,7 @@ class FilterPictures:
     weights: Tensor | None
 
 
+@undisturbed
 @checked(filters=INDEX, count=PATCHES, largest=SIDE, steps=STEPS.but(low=0), seed=SEED)
 def pictures(
     model: nn.Module,

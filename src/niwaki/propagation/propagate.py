@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from niwaki.contexts import undisturbed
 from niwaki.errors import (
     DataError,
     DisconnectedWarning,
@@ -60,6 +61,7 @@ class Propagated:
         return _lost_shares(self.operations, self.start)
 
 
+@undisturbed
 @checked(max_loss=TOLERANCE)
 def propagate(
     model: nn.Module,

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from niwaki import models
+from niwaki.contexts import undisturbed
 from niwaki.criteria import Criterion, create
 from niwaki.data import Data, batches, check_same_classes
 from niwaki.errors import FallbackWarning, KeptWarning, NiwakiError, NothingToPruneError
@@ -36,6 +37,7 @@ from niwaki.runs import described, digest, open_run
 __all__ = ["prune", "usual_criterion"]
 
 
+@undisturbed
 @checked(keep=INSIDE)
 def prune(
     model: nn.Module,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki import models
+from niwaki.contexts import undisturbed
 from niwaki.data import Preprocessing
 from niwaki.errors import DataError, ModelError, WeightsError
 from niwaki.models import Origin, plain_copy
@@ -203,6 +204,7 @@ class Saved:
         )
 
 
+@undisturbed
 def load(folder: str | Path, model: nn.Module | None = None, *, trust: bool = False) -> nn.Module:
     """Rebuild a saved network.
 

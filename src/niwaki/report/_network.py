@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from niwaki import models
+from niwaki.contexts import undisturbed
 from niwaki.errors import NiwakiError
 from niwaki.evaluation import Cost, cost, latency, seconds_per_mac
 from niwaki.propagation import Composite, Layer, epsilon_plus, resolve_operations, trace
@@ -90,6 +91,7 @@ class NetworkInfo:
         return asdict(self)
 
 
+@undisturbed
 def network_info(
     model: nn.Module, inputs: Tensor, composite: Composite | None = None
 ) -> NetworkInfo:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.arrays import Array
+from niwaki.contexts import undisturbed
 from niwaki.data import Preprocessing
 from niwaki.errors import DataError
 from niwaki.processes import is_first, rank, size
@@ -81,6 +82,7 @@ class SlideMaps:
         return found
 
 
+@undisturbed
 @contextmanager
 @checked(batch_size=BATCH, workers=THREADS.but(low=0))
 def explain_slide(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from niwaki import models
+from niwaki.contexts import undisturbed
 from niwaki.errors import DataError, ModelError
 
 _FALSE_ALARMS = 0.05  # share of clean images that are taken to have the artefact
@@ -111,6 +112,7 @@ def _peaks(outputs: Tensor, direction: Tensor, mean: Tensor) -> Tensor:
     return along.flatten(1).amax(1) if along.dim() > 1 else along
 
 
+@undisturbed
 def artefact_direction(
     model: nn.Module, layer: str, artefact: tuple[Tensor, NDArray[Any]], clean: Tensor
 ) -> tuple[Tensor, Tensor]:

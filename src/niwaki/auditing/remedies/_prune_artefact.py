@@ -14,6 +14,7 @@ from niwaki import models, pruning
 from niwaki.arrays import Array
 from niwaki.auditing._material import margins
 from niwaki.auditing._statistics import auc
+from niwaki.contexts import undisturbed
 from niwaki.criteria import Scores, hidden_layers
 from niwaki.errors import DataError, FallbackWarning, ModelError, NothingToPruneError
 from niwaki.propagation import Maps, epsilon_plus, per_class, propagate, unit_dimension
@@ -67,6 +68,7 @@ class PrunedArtefact:
     trials: tuple[Trial, ...]
 
 
+@undisturbed
 def specificity(
     model: nn.Module, artefact: tuple[Tensor, Tensor, Array], clean: tuple[Tensor, Tensor]
 ) -> Scores:
@@ -97,6 +99,7 @@ def specificity(
     )
 
 
+@undisturbed
 @checked(tolerance=FRACTION)
 def prune_artefact(
     model: nn.Module,

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from niwaki.contexts import undisturbed
 from niwaki.errors import DataError
 from niwaki.pruning import FineTune, Tuned, fine_tune
 from niwaki.ranges import FACTOR, checked
 
 
+@undisturbed
 @checked(strength=FACTOR)
 def right_reasons(
     model: nn.Module,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import nn
 
 from niwaki import models, runs
+from niwaki.contexts import undisturbed
 from niwaki.criteria import Criterion
 from niwaki.data import Data, batches
 from niwaki.errors import AbsorbedWarning, NiwakiError, UnknownOptionError
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["EPSILON", "GAMMA", "REDUCTIONS", "RuleSearch", "Span", "check_optuna", "choose_rules"]
 
 
+@undisturbed
 @checked(trials=STEPS, keep=INSIDE, per_cost=EXPONENT, seed=SEED)
 def choose_rules(
     model: nn.Module,

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from niwaki import models
 from niwaki import runs as run_folders
+from niwaki.contexts import undisturbed
 from niwaki.criteria import Criterion, Scores, hidden_layers, score
 from niwaki.data import Data, batches, check_same_classes, decoded, in_memory
 from niwaki.data import references as draw
@@ -32,6 +33,7 @@ from niwaki.runs import described, digest, open_run
 __all__ = ["compare"]
 
 
+@undisturbed
 @checked(references=SOME, seeds=SEED, keep=INSIDE)
 def compare(
     model: nn.Module,

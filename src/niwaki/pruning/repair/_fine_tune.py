@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from niwaki import models
+from niwaki.contexts import undisturbed
 from niwaki.data import Data, batches, check_labels, count
 from niwaki.errors import DataError, ModelError
 from niwaki.evaluation import accuracy
@@ -122,6 +123,7 @@ class FineTune:
         return {n: v for n, v in vars(self).items() if n not in ("training", "each", "loop")}
 
 
+@undisturbed
 @stage("fine-tuning")
 def fine_tune(
     model: nn.Module,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.accumulation import Totals
+from niwaki.contexts import undisturbed
 from niwaki.data import Data, batches, count
 from niwaki.errors import DataError
 from niwaki.models import home
@@ -29,6 +30,7 @@ def has_batch_norms(model: nn.Module) -> bool:
     return bool(_norms(model))
 
 
+@undisturbed
 @checked(batch_size=BATCH)
 def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 128) -> None:
     """Measure the running statistics of all batch norms again, without labels.
@@ -179,6 +181,7 @@ def _norms(model: nn.Module) -> list[Any]:
     return [m for m in model.modules() if isinstance(m, _Norm) and m.running_mean is not None]
 
 
+@undisturbed
 @checked(batch_size=BATCH)
 def compensate(
     model: nn.Module,

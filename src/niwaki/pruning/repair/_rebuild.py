@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from niwaki.contexts import undisturbed
 from niwaki.data import Data
 from niwaki.errors import FewSamplesWarning, ModelError
 from niwaki.machine import parse_bytes, physical
@@ -51,6 +52,7 @@ class Rebuilt:
         return "\n".join([*rows, *(f"{name:40} left as it is" for name in self.left_out)])
 
 
+@undisturbed
 @stage("rebuilding")
 @checked(pull=FACTOR)
 def rebuild(

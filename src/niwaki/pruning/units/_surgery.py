@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from niwaki.contexts import undisturbed
 from niwaki.errors import ModelError
 from niwaki.models import plain_copy
 from niwaki.pruning._plan import Plan, Removal
@@ -21,6 +22,7 @@ TOLERANCE = 1e-3
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
+@undisturbed
 def operate(
     model: nn.Module,
     example: Tensor,
@@ -56,6 +58,7 @@ def operate(
     cut(model, followed, units)
 
 
+@undisturbed
 def replay(model: nn.Module, example: Tensor, plan: Plan) -> None:
     """Apply a plan to a fresh network in place; its weights are not used."""
     for step in plan.steps:

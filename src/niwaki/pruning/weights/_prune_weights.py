@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki import models
+from niwaki.contexts import undisturbed
 from niwaki.criteria import Criterion, Scores, create, score_weights
 from niwaki.data import Data, batches, check_same_classes
 from niwaki.errors import ModelError, NiwakiError, NothingToPruneError
@@ -32,6 +33,7 @@ _LAST = "last"
 _GONE, _STATE = "gone:", "state:"  # before the names of what is kept
 
 
+@undisturbed
 @checked(keep=INSIDE, steps=WEIGHT_STEPS, min_weights=UNITS.but(low=0))
 def prune_weights(
     model: nn.Module,

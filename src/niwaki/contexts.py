@@ -1,0 +1,61 @@
+"""What a caller's context does to numbers, and how niwaki stays out of it.
+
+Within ``torch.autocast`` a network computes in half precision, and torch keeps halved copies of
+weights that no longer follow when these change. Within ``torch.inference_mode`` no derivative can
+be taken of what is made. Neither is meant for what niwaki computes: relevance and the effects of
+single filters are small differences of large numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import wraps
+from inspect import isgeneratorfunction
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ["undisturbed"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function compute the same within `torch.autocast` or `torch.inference_mode` as outside.
+
+    The caller's contexts are left while it runs, and are as before when it returns. A generator
+    leaves them anew for each value.
+    """
+
+    @wraps(function)
+    def plainly(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _left():
+            return function(*args, **kwargs)
+
+    @wraps(function)
+    def stepwise(*args: P.args, **kwargs: P.kwargs) -> Any:
+        with closing(function(*args, **kwargs)) as steps:  # type: ignore[type-var]
+            while True:
+                with _left():
+                    try:
+                        value = next(steps)  # type: ignore[call-overload]
+                    except StopIteration:
+                        return
+                yield value
+
+    return stepwise if isgeneratorfunction(function) else plainly
+
+
+@contextmanager
+def _left() -> Iterator[None]:
+    import torch  # which the command line's help does without
+
+    with ExitStack() as left:
+        if torch.is_inference_mode_enabled():
+            left.enter_context(torch.inference_mode(False))
+            left.enter_context(torch.no_grad())  # as it was, without the mode
+        for device in _DEVICES:
+            if torch.is_autocast_enabled(device):
+                left.enter_context(torch.autocast(device, enabled=False))
+        yield
