@@ -109,7 +109,8 @@ class Places:
                 output = output.movedim(-1, 1)
             flat = output.reshape(*output.shape[:2], -1)
             samples = torch.arange(len(flat), device=flat.device)
-            units, positions = self._units.to(flat.device), self._positions.to(flat.device)
+            # Copies, as what was made in inference mode cannot be kept for the way back.
+            units, positions = (v.to(flat.device).clone() for v in (self._units, self._positions))
             self.values = flat[samples, units, positions]
 
     def activation(self, operation: Operation, output: Tensor) -> None:
