@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import wraps
-from inspect import isgeneratorfunction
+from inspect import isgeneratorfunction, unwrap
 from typing import Any, ParamSpec, TypeVar
 
 __all__ = ["undisturbed"]
@@ -44,7 +44,7 @@ def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
                         return
                 yield value
 
-    return stepwise if isgeneratorfunction(function) else plainly
+    return stepwise if isgeneratorfunction(unwrap(function)) else plainly
 
 
 @contextmanager
