@@ -64,7 +64,7 @@ UNCHECKED = {
 }  # fmt: skip
 # Parameters whose numbers are many, names beside numbers, or another thing altogether.
 OTHER = {"labels", "groups", "target", "order", "marked", "conditions", "parts", "references",
-         "max_memory", "started", "outputs", "names", "units", "classes"}  # fmt: skip
+         "max_memory", "started", "outputs", "names", "units", "classes", "copied"}  # fmt: skip
 
 
 def functions():

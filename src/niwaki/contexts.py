@@ -8,10 +8,10 @@ single filters are small differences of large numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import wraps
-from inspect import isgeneratorfunction, unwrap
+from inspect import isgenerator
 from typing import Any, ParamSpec, TypeVar
 
 __all__ = ["undisturbed"]
@@ -31,20 +31,21 @@ def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def plainly(*args: P.args, **kwargs: P.kwargs) -> R:
         with _left():
-            return function(*args, **kwargs)
+            found = function(*args, **kwargs)
+        return _each(found) if isgenerator(found) else found  # type: ignore[return-value]
 
-    @wraps(function)
-    def stepwise(*args: P.args, **kwargs: P.kwargs) -> Any:
-        with closing(function(*args, **kwargs)) as steps:  # type: ignore[type-var]
-            while True:
-                with _left():
-                    try:
-                        value = next(steps)  # type: ignore[call-overload]
-                    except StopIteration:
-                        return
-                yield value
+    return plainly
 
-    return stepwise if isgeneratorfunction(unwrap(function)) else plainly
+
+def _each(steps: Generator[Any, Any, Any]) -> Iterator[Any]:
+    with closing(steps):
+        while True:
+            with _left():
+                try:
+                    value = next(steps)
+                except StopIteration:
+                    return
+            yield value
 
 
 @contextmanager

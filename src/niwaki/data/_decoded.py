@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from niwaki.arrays import Array
 from niwaki.data._batches import batches, in_memory
+from niwaki.ranges import NATURAL, checked
 from niwaki.stages import stage
 
 __all__ = ["OnDisk", "Rows", "decoded"]
@@ -130,6 +131,7 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
 
 
 @stage("reading images")
+@checked(limit=NATURAL)
 def decoded(
     data: Dataset[Any], *, limit: int = 2**30, description: str | None = None
 ) -> Dataset[Any] | tuple[Tensor, Tensor]:

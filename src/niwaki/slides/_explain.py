@@ -82,7 +82,6 @@ class SlideMaps:
         return found
 
 
-@undisturbed
 @contextmanager
 @checked(batch_size=BATCH, workers=THREADS.but(low=0))
 def explain_slide(
@@ -224,6 +223,7 @@ class _Work:
     names: tuple[str, ...]
     channels: int
 
+    @undisturbed
     @stage("looking at tiles")
     def run(
         self, stitched: Stitched | None, kept: Run, batch_size: int, workers: int
