@@ -1,4 +1,9 @@
-"""Sums over a data set: a pure update, an associative merge, a reduction across processes."""
+"""Sums over a data set: a pure update, an associative merge, a reduction across processes.
+
+Sums are kept twice as precisely as in doubles, and rounded to these only when they are read. So
+they are the same, bit by bit, in whatever order and by however many processes they were added up:
+a network that is fitted to them would turn a difference in the last bit into one that can be seen.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ import torch
 from torch import Tensor
 
 from niwaki import processes, stages
+from niwaki.exact import added
 
 __all__ = ["Totals"]
 
@@ -23,22 +29,30 @@ class Totals:
         The sum of each named quantity.
     samples : int
         Over how many samples.
+    rests : dict of str to Tensor
+        What doubles cannot hold of some of the sums.
     """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     samples: int = 0
+    rests: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, batch: Mapping[str, Tensor], samples: int) -> Totals:
         """Return the totals with a batch's own sums added."""
         return self.merge(Totals(dict(batch), samples))
 
     def merge(self, other: Totals) -> Totals:
-        """Return the totals of both; the order does not matter beyond rounding."""
-        sums = dict(self.sums)
+        """Return the totals of both; the order does not matter."""
+        sums, rests = dict(self.sums), dict(self.rests)
         for name, value in other.sums.items():
-            more = value.detach().to(torch.float64)
-            sums[name] = sums[name] + more if name in sums else more
-        return Totals(sums, self.samples + other.samples)
+            more, rest = value.detach().to(torch.float64), other.rests.get(name)
+            if name in sums:
+                known = [one for one in (rests.get(name), rest) if one is not None]
+                sums[name], rests[name] = added(sums[name], more, known)
+            else:
+                sums[name] = more
+                rests |= {} if rest is None else {name: rest}
+        return Totals(sums, self.samples + other.samples, rests)
 
     def reduced(self, device: torch.device | None = None) -> Totals:
         """Return the totals over all processes that work together, the same in each.
@@ -52,9 +66,9 @@ class Totals:
             Where the sums are afterwards, even in a process that had none.
         """
         if processes.size() == 1:
-            stages.sent(8 * sum(value.numel() for value in self.sums.values()))
+            stages.sent(16 * sum(value.numel() for value in self.sums.values()))
             return self
-        return self.from_state_dict(processes.summed(self.state_dict(), device))
+        return self.from_state_dict(processes.summed(self.state_dict(), device, self.rests))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return plain tensors, for safetensors or another process."""

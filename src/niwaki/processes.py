@@ -56,7 +56,6 @@ T = TypeVar("T")
 _PATIENCE = timedelta(hours=6)  # the first process may write or read for long, all by itself
 _TO_JOIN = timedelta(minutes=10)  # on a cluster not all start at once
 _MOMENT = 2.0  # seconds
-_BUCKET = 2**20  # numbers that travel together
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 _store: Any = None  # of the group that `joined` has made
 
@@ -200,10 +199,15 @@ def held_by_first(context: Callable[[], AbstractContextManager[T]]) -> Iterator[
         yield held
 
 
-def summed(tensors: Mapping[str, Tensor], device: torch.device | None = None) -> dict[str, Tensor]:
+def summed(
+    tensors: Mapping[str, Tensor],
+    device: torch.device | None = None,
+    rests: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
     """Return the sums over all processes of named tensors, in double precision.
 
-    A process may lack a name. The sums are bit by bit the same everywhere.
+    A process may lack a name. The sums are bit by bit the same everywhere, and for however many
+    processes.
 
     Parameters
     ----------
@@ -211,12 +215,16 @@ def summed(tensors: Mapping[str, Tensor], device: torch.device | None = None) ->
         Those of this process, by name.
     device
         Where the sums are then; default: where the tensors are.
+    rests
+        What is to be added to some of these tensors, and is too small for a double to hold.
     """
     import torch
 
+    from niwaki.exact import buckets
+
     double = torch.float64
     if size() == 1:
-        stages.sent(8 * sum(value.numel() for value in tensors.values()))
+        stages.sent(16 * sum(value.numel() for value in tensors.values()))
         return {name: value.detach().to(double) for name, value in tensors.items()}
     shapes: dict[str, Any] = {}
     for other in gathered({name: value.shape for name, value in tensors.items()}):
@@ -228,19 +236,41 @@ def summed(tensors: Mapping[str, Tensor], device: torch.device | None = None) ->
                 )
     place = device or next((value.device for value in tensors.values()), torch.device("cpu"))
     found: dict[str, Tensor] = {}
-    for names in _buckets({name: shape.numel() for name, shape in shapes.items()}):
-        parts = [
-            tensors[n].detach().to("cpu", double).flatten()
-            if n in tensors
-            else torch.zeros(shapes[n].numel(), dtype=double)
-            for n in names
-        ]
-        flat = torch.cat(parts)
-        with _connected() as distributed:
-            distributed.all_reduce(flat)
-        for name, part in zip(names, torch.split(flat, [len(p) for p in parts]), strict=True):
+    for names in buckets({name: shape.numel() for name, shape in shapes.items()}):
+        whole, rest = (
+            [
+                given[n].detach().to("cpu", double).flatten()
+                if n in given
+                else torch.zeros(shapes[n].numel(), dtype=double)
+                for n in names
+            ]
+            for given in (tensors, rests or {})
+        )
+        flat = _added_exactly(torch.cat(whole), torch.cat(rest), [len(part) for part in whole])
+        for name, part in zip(names, torch.split(flat, [len(p) for p in whole]), strict=True):
             found[name] = part.view(shapes[name]).to(place)
     return found
+
+
+def _added_exactly(values: Tensor, rests: Tensor, lengths: list[int]) -> Tensor:
+    """Add up parts of so many values over all processes, in whole numbers."""
+    import torch
+
+    from niwaki.exact import as_counts, from_counts, room_for, units
+
+    parts = torch.split(values.abs(), lengths)
+    largest = torch.stack([part.amax() if len(part) else part.sum() for part in parts])
+    largest = largest.nan_to_num(nan=torch.inf)
+    with _connected() as distributed:
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        if not bool(largest.isfinite().all()):  # there is no unit for these
+            distributed.all_reduce(values)
+            return values
+        room = room_for(size())
+        unit = units(largest, lengths, room)
+        counts = as_counts(values, rests, unit, room)
+        distributed.all_reduce(counts)
+    return from_counts(counts, unit, room)
 
 
 def add_up(tensor: Tensor) -> None:
@@ -416,16 +446,3 @@ def _portable(error: Exception) -> Exception:
     except Exception:
         kind = NiwakiError if isinstance(error, NiwakiError) else RuntimeError
         return kind(str(error))
-
-
-def _buckets(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    bucket: list[str] = []
-    count = 0
-    for name, numbers in sizes.items():
-        if bucket and count + numbers > _BUCKET:
-            yield bucket
-            bucket, count = [], 0
-        bucket.append(name)
-        count += numbers
-    if bucket:
-        yield bucket

@@ -36,7 +36,7 @@ class Crew:
             end.send((store, number, count, job, args))
         answers = []
         for end in self._ends[:count]:
-            assert end.poll(300), "a process hangs"
+            assert end.poll(1800), "a process hangs"
             answers.append(end.recv())
         for end in self._ends[:count]:
             end.send("all have answered")

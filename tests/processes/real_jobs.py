@@ -58,11 +58,13 @@ def some_of(data: _Images, count: int) -> _Images:
 
 def scored_and_pruned(name: str, shared: Path) -> dict[str, Any]:
     model, data = trained(name, shared, 6)
+    large = name.startswith("eff")
+    data = some_of(data, 29 if large else 57)  # batches of 7, and a last one of one
     found = niwaki.prune(
         model,
         data,
         keep=0.7,
-        schedule=niwaki.pruning.Schedule(steps=2),
+        schedule=niwaki.pruning.Schedule(steps=1 if large else 2),
         test=data,
         run=niwaki.pruning.Run(batch_size=7),
     )

@@ -29,6 +29,26 @@ def test_sums_are_those_of_one_process(crew, count):
 
 
 @pytest.mark.parametrize("count", COUNTS)
+def test_sums_are_the_same_bit_by_bit(crew, count):
+    chance = torch.Generator().manual_seed(0)
+    values = list(torch.randn(40, 6, 5, generator=chance, dtype=torch.float64))
+    values = [v * 10.0 ** torch.randint(-8, 9, v.shape, generator=chance) for v in values]
+    expected = jobs.sums(values)
+    assert not torch.equal(torch.stack(values).sum(0), expected["all"])
+    for found in crew(count, jobs.sums, values):
+        assert torch.equal(found["all"], expected["all"])
+        assert torch.equal(found["first"], expected["first"])
+
+
+@pytest.mark.parametrize("odd", [float("inf"), float("nan")])
+def test_sums_that_are_not_finite_are_none_anywhere(crew, odd):
+    values = [torch.full((3,), 1.0 + number) for number in range(5)]
+    values[3][1] = odd
+    for found in crew(3, jobs.sums, values):
+        assert found["all"].isfinite().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("samples", SIZES.values(), ids=SIZES)
 def test_batches_are_shared_without_a_rest(crew, count, samples):
     inputs, labels = jobs.images(samples)
