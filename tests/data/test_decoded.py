@@ -30,7 +30,8 @@ class Counted(Dataset):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(room, "_IN_MEMORY", 2**12)
+    for name in ("_IN_MEMORY", "_BUFFERED"):
+        monkeypatch.setattr(room, name, 2**12)
 
 
 def joined(data, size=32):

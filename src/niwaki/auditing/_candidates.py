@@ -19,6 +19,7 @@ from niwaki.arrays import Array
 from niwaki.auditing._concepts import FEWEST, concept_of
 from niwaki.auditing._latent import Latent
 from niwaki.auditing._material import Material
+from niwaki.auditing._on_disk import blocks
 from niwaki.auditing._spray import NEIGHBOURS, clustered
 from niwaki.errors import DataError
 from niwaki.files import write_text
@@ -133,7 +134,8 @@ def _outliers(material: Material, latent: Latent, label: int) -> tuple[str, Arra
     members, best = material.members(label), (0.0, "", np.zeros(0, int))
     for layer in latent.layers:
         own = _unit(latent.relevance[layer][members])
-        fifth = np.partition(cdist(own, own), 5, axis=1)[:, 5]
+        parts = [np.partition(cdist(own[rows], own), 5, axis=1)[:, 5] for rows in blocks(len(own))]
+        fifth = np.concatenate(parts)
         count = max(5, round(_OUTLIERS * len(members)))
         farthest = np.argsort(-fifth)[:count]
         ratio = float(fifth[farthest].mean() / max(np.median(fifth), 1e-12))

@@ -18,6 +18,7 @@ DIMENSIONS = 10
 _ROUNDING = 1e-6
 _QUESTIONS = 15  # of a class, besides those about regions
 _MAPS = 64  # maps transformed at a time
+_MOVED = 1024  # maps whose steps are drawn at a time, a multiple of these
 _DRAWS_AT_ONCE = 250
 
 
@@ -130,9 +131,11 @@ class Shifts:
 def shifted(maps: Array, zone: Array, rng: np.random.Generator, draws: int = DRAWS) -> Shifts:
     """Move maps around as on a torus, each by its own random steps; see `shift_test`."""
     count, height, width = maps.shape
-    steps = rng.integers(0, height * width, (draws, count), dtype=np.uint32)
     random, observed, expected, empty = np.zeros(draws), 0.0, 0.0, True
     for start in range(0, count, _MAPS):
+        if start % _MOVED == 0:
+            shape = (draws, min(_MOVED, count - start))
+            steps = rng.integers(0, height * width, shape, dtype=np.uint32)
         part = slice(start, start + _MAPS)
         total = maps[part].sum((1, 2), keepdims=True)
         empty &= not total.any()
@@ -141,7 +144,7 @@ def shifted(maps: Array, zone: Array, rng: np.random.Generator, draws: int = DRA
         # Entry (i, s) is the share of map i inside the zone after a step s.
         moved = np.fft.irfft2(np.fft.rfft2(shares) * np.conj(there), (height, width))
         moved = moved.reshape(len(moved), -1)
-        random += moved[np.arange(len(moved)), steps[:, part]].sum(1)
+        random += moved[np.arange(len(moved)), steps[:, start % _MOVED :][:, :_MAPS]].sum(1)
         observed += float(moved[:, 0].sum())
         expected += float(moved.mean(1).sum())
     # Of maps that are all empty, as where the output explained is constant, nothing is anywhere.

@@ -22,7 +22,8 @@ from niwaki.stages import stage
 
 __all__ = ["OnDisk", "Rows", "decoded"]
 
-_IN_MEMORY = 8 * 2**20  # bytes up to which nothing is written to disk
+_IN_MEMORY = 8 * 2**20  # bytes of images that are not written to disk
+_BUFFERED = 2**20  # bytes of a file that are kept in memory until there are more
 
 
 class Rows:
@@ -33,7 +34,7 @@ class Rows:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
+        self._file = tempfile.SpooledTemporaryFile(max_size=_BUFFERED)  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._lock = Lock()
         self._dtype = np.dtype(np.float32)
@@ -84,10 +85,12 @@ class OnDisk:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
+        self._file = tempfile.SpooledTemporaryFile(max_size=_BUFFERED)  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._lock = Lock()
-        self._known: list[tuple[int, int, Tensor]] = []  # where, how many bytes, and an empty twin
+        # Where, how many bytes, and of which shape and type. No tensors: small ones that are kept
+        # between large ones leave holes in the memory that nothing fits into.
+        self._known: list[tuple[int, int, tuple[int, ...], torch.dtype]] = []
 
     def __len__(self) -> int:
         return len(self._known)
@@ -99,17 +102,17 @@ class OnDisk:
         with self._lock:
             start = self._file.seek(0, 2)
             self._file.write(content)
-        self._known.append((start, len(content), torch.empty_like(whole, device="meta")))
+        self._known.append((start, len(content), tuple(whole.shape), whole.dtype))
 
     def __getitem__(self, place: int) -> Tensor:
         """Return a tensor, on the CPU."""
-        start, size, twin = self._known[place]
+        start, size, shape, dtype = self._known[place]
         if not size:
-            return torch.empty_like(twin, device="cpu")
+            return torch.empty(shape, dtype=dtype)
         with self._lock:
             self._file.seek(start)
             content = bytearray(self._file.read(size))
-        return torch.frombuffer(content, dtype=twin.dtype).view(twin.shape)
+        return torch.frombuffer(content, dtype=dtype).view(shape)
 
 
 class _Decoded(Dataset[tuple[Tensor, int]]):
@@ -162,7 +165,6 @@ def decoded(
         return data
     if size <= _IN_MEMORY:
         return in_memory(data, description=description)
-    # Small tensors that are kept between large ones would leave holes that nothing fits into.
     inputs, labels = Rows(), torch.empty(len(data), dtype=torch.int64)
     try:
         for some, of_some in batches(data, 64, description=description):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal, TypeAlias, get_args
 
@@ -166,8 +167,8 @@ def perturbation_curves(
     run = _Run(how, score, target, seed)
     model, images = with_classes(model, data, target, batch_size)
     made = {name: tolerant(make(model)) for name, make in factories(methods).items()}
-    found: dict[str, dict[Order, dict[int, Tensor]]] = {
-        name: {order: {} for order in how.orders} for name in made
+    found: dict[str, dict[Order, _Scores]] = {
+        name: {order: _Scores() for order in how.orders} for name in made
     }
     measured = run.measure(model, images, made)
     samples = None if isinstance(data, torch.utils.data.DataLoader) else count(data)
@@ -178,7 +179,7 @@ def perturbation_curves(
     with agreed():
         for number, name, order, scores in measured:
             for row in [name] if name is not None else list(made):
-                found[row][order][number] = scores
+                found[row][order].add(number, scores)
     everywhere = gathered(found)
     settings = {**run.settings(), "normalise": False}
     return {
@@ -192,9 +193,29 @@ def perturbation_curves(
     }
 
 
-def _in_order(parts: Sequence[dict[int, Tensor]]) -> Tensor:
+@dataclass
+class _Scores:
+    """Scores of batches, in one piece: many small tensors would leave holes in the memory."""
+
+    shapes: list[tuple[int, int, int]] = field(default_factory=list)  # number, images, scores
+    values: array[float] = field(default_factory=lambda: array("d"))
+
+    def add(self, number: int, scores: Tensor) -> None:
+        """Keep those of a batch, shape (B, steps + 1)."""
+        self.shapes.append((number, *scores.shape))
+        self.values.extend(scores.flatten().tolist())
+
+    def batches(self) -> dict[int, Tensor]:
+        """Return those of each batch, by its number."""
+        sizes = [images * each for _, images, each in self.shapes]
+        parts = torch.split(torch.tensor(self.values, dtype=torch.float64), sizes)
+        pairs = zip(self.shapes, parts, strict=True)
+        return {number: part.view(images, each) for (number, images, each), part in pairs}
+
+
+def _in_order(parts: Sequence[_Scores]) -> Tensor:
     """Put together what several processes have found of batches, by their numbers."""
-    numbered = {number: scores for part in parts for number, scores in part.items()}
+    numbered = {number: scores for part in parts for number, scores in part.batches().items()}
     return torch.cat([numbered[number] for number in sorted(numbered)])
 
 

@@ -310,19 +310,23 @@ class _Held:
     """The batches that fall to this process, with the class of each image, on disk."""
 
     def __init__(self, images: Iterator[tuple[Tensor, Tensor]]) -> None:
-        self._inputs, self._classes = OnDisk(), list[tuple[int, Tensor]]()
+        self._numbers: list[int] = []
+        self._inputs, self._classes = OnDisk(), OnDisk()
         for number, (inputs, classes) in enumerate(images):
             if number == 0:
                 self.example = inputs[:1]
             if is_mine(number):
+                self._numbers.append(number)
                 self._inputs.append(inputs)
-                self._classes.append((number, classes))
+                self._classes.append(classes)
 
     def heatmaps(self, method: Method, absolute: bool) -> Iterator[tuple[int, Tensor]]:
         """Yield number and heatmaps, channels summed, shape (B, H, W), on the CPU, by batch."""
         tolerant(method)
-        for place, (number, classes) in enumerate(self._classes):
-            inputs = self._inputs[place].to(self.example.device)
+        for place, number in enumerate(self._numbers):
+            inputs, classes = (
+                held[place].to(self.example.device) for held in (self._inputs, self._classes)
+            )
             maps = method.attribute(inputs, classes).cpu()
             maps = maps.abs() if absolute else maps
             yield number, maps.sum(1) if maps.dim() == 4 else maps
@@ -330,16 +334,19 @@ class _Held:
 
 def _alike(before: OnDisk, after: Iterator[tuple[int, Tensor]]) -> tuple[Tensor, Tensor | None]:
     """Compare the heatmaps of all images, of which each process has its own batches."""
-    mine: dict[int, tuple[Tensor, Tensor | None]] = {}
+    mine: dict[int, tuple[list[float], list[float]]] = {}  # plain numbers leave no holes in memory
     with agreed():
         for place, (number, maps) in enumerate(after):
             pair = before[place], maps
-            mine[number] = rank_correlation(*pair), structural_similarity(*pair)
+            ssim = structural_similarity(*pair)
+            mine[number] = rank_correlation(*pair).tolist(), [] if ssim is None else ssim.tolist()
     numbered = {number: alike for part in gathered(mine) for number, alike in part.items()}
-    pairs = [numbered[number] for number in sorted(numbered)]
-    ssims = [ssim for _, ssim in pairs if ssim is not None]
-    known = len(ssims) == len(pairs)
-    return torch.cat([spearman for spearman, _ in pairs]), torch.cat(ssims) if known else None
+    every = [numbered[number] for number in sorted(numbered)]
+    spearman, ssim = (
+        torch.tensor([value for pair in every for value in pair[kind]], dtype=torch.float64)
+        for kind in (0, 1)
+    )
+    return spearman, ssim if len(ssim) == len(spearman) else None
 
 
 def _stacked(parts: list[Tensor | None]) -> Tensor | None:
