@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from page_runs import COMMANDS
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from niwaki.auditing import audit, before_and_after
+from niwaki.auditing import audit, before_and_after, watch
 from niwaki.cli import app
 from niwaki.datasets import draw_tissue, plant
-from niwaki.report import write_audit
+from niwaki.report import write_audit, write_watch
 
 # What a page must show as words. A slash cannot be in the name of a folder.
 CLASSES = (
@@ -45,17 +46,6 @@ def network():
     layers["last"] = nn.Linear(54, 3)
     return nn.Sequential(layers).eval()
 """
-
-SHORT = "--limit 6"
-COMMANDS = {
-    "explain": SHORT,
-    "compare": f"{SHORT} --method gradient --method lrp.epsilon_plus",
-    "evaluate": f"{SHORT} --method gradient --method lrp.epsilon_plus --layers 2 --steps 3",
-    "prune": "--keep 0.5 --steps 3 --references 3 --photographs 4 --criterion weight",
-    "compare-criteria": "--criterion weight --criterion random --seeds 2 --references 2 --steps 3",
-    "car": "--per-class 4",
-    "filters": "--limit 12 --steps 2 --patches 3",
-}
 
 
 class Coloured(nn.Module):
@@ -96,21 +86,21 @@ def hostile(tmp_path_factory):
 
 
 class Runs(dict):
-    """The folder of a run of each command, by its name; made when it is first asked for."""
+    """The folder of a run of each name in `PAGES`; made when it is first asked for."""
 
     def __init__(self, home, out):
         self.home, self.out = home, out
 
     def __missing__(self, name):
         folder = self.out / name
-        if name == "audit":
-            audited(folder)
+        if name in MADE:
+            MADE[name](folder)
         else:
-            arguments = [name, "nets.py:network", "photos", "--weights", "random", *INPUTS]
-            options = [*COMMANDS[name].split(), "--out", str(folder)]
+            command, *options = COMMANDS[name].split()
+            arguments = [command, "nets.py:network", "photos", "--weights", "random", *INPUTS]
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(self.home)
-                done = CliRunner().invoke(app, [*arguments, *options])
+                done = CliRunner().invoke(app, [*arguments, *options, "--out", str(folder)])
             assert done.exit_code == 0, (name, done.output, done.exception)
         self[name] = folder
         return folder
@@ -121,20 +111,36 @@ def runs(hostile, tmp_path_factory):
     return Runs(hostile, tmp_path_factory.mktemp("runs"))
 
 
-def audited(folder: Path) -> None:
-    """Audit a biased network, before and after, with names of classes as they should not be."""
-    tiles = draw_tissue(80, seed=5)
+def tissue(count: int, seed: int):
+    """Draw tiles of tissue whose classes have names as they should not be."""
+    tiles = draw_tissue(count, seed=seed)
     marked = plant(tiles.pixels, tiles.labels, "square", on=1, share=0.6, seed=1)
     images = tiles.images(pixels=marked.pixels)
     images.classes = list(CLASSES[:2])
+    return images
+
+
+def audited(folder: Path) -> None:
+    """Audit a biased network, before and after."""
     asked = ["colour", "position"]
-    found = audit(Coloured(), images, method="lrp.epsilon", tissue=True, questions=asked)
+    found = audit(Coloured(), tissue(80, 5), method="lrp.epsilon", tissue=True, questions=asked)
     assert found.distinct
     folder.mkdir()
     audits = {CLASSES[0]: found, CLASSES[1]: found}
-    made = {"line": CLASSES[0], "model": CLASSES[1]}
-    write_audit(folder, audits, heading=CLASSES[0], remarks=[CLASSES[1]], made=made,
+    write_audit(folder, audits, heading=CLASSES[0], remarks=[CLASSES[1]], made=ABOUT,
                 table=before_and_after(audits))  # fmt: skip
+
+
+def watched(folder: Path) -> None:
+    """Watch the same network."""
+    known, new = tissue(240, 5), tissue(20, 6)
+    found = watch(Coloured(), known, new, seed=0)
+    folder.mkdir()
+    write_watch(folder, found, new, heading=CLASSES[0], remarks=[CLASSES[1]], made=ABOUT)
+
+
+ABOUT = {"line": CLASSES[0], "model": CLASSES[1]}
+MADE = {"audit": audited, "watch": watched}
 
 
 class Watched:

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from page_runs import PAGES
 from PIL import Image
 
 from barriers import barriers
@@ -12,18 +13,16 @@ from niwaki.report import write_report
 
 pytestmark = pytest.mark.slow
 
-NAMES = ("explain", "compare", "evaluate", "prune", "compare-criteria", "car", "filters", "audit")
-
 
 @pytest.fixture(scope="session")
 def joined(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("joined") / "all.html"
-    return write_report([runs[name] for name in NAMES], out, heading="All <runs>")
+    return write_report([runs[name] for name in PAGES], out, heading="All <runs>")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_opens_and_anybody_can_use_it(runs, name, scheme, look):
     assert not barriers(look(runs[name] / "index.html", color_scheme=scheme))
 
@@ -33,7 +32,7 @@ def test_anybody_can_use_a_joined_report(joined, look):
     assert not barriers(look(joined))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_fits_a_phone(runs, name, look):
     page = look(runs[name] / "index.html", viewport={"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -79,7 +78,7 @@ def test_the_axis_is_switched_and_lines_are_hidden(runs, look):
     assert [charts.nth(n).is_visible() for n in range(4)] == [True, False, False, False]
     page.get_by_role("button", name="milliseconds").click()
     assert [charts.nth(n).is_visible() for n in range(4)] == [False, False, False, True]
-    page = look(runs["compare-criteria"] / "index.html")
+    page = look(runs["criteria"] / "index.html")
     first = page.locator(".chart").first
     first.get_by_role("button", name="random").click()
     lines = first.locator("g.line")

@@ -1,19 +1,19 @@
 """The pages of runs without a browser: what is on them, and that names are words."""
 
 import csv
+import html
 import json
 import re
 from html.parser import HTMLParser
 
 import pytest
+from page_runs import COMMANDS, PAGES
 from typer.testing import CliRunner
 
 import niwaki
 from niwaki.cli import app
 from niwaki.errors import DataError
 from niwaki.report import write_report
-
-NAMES = ("explain", "compare", "evaluate", "prune", "compare-criteria", "car", "filters", "audit")
 
 
 class Tags(HTMLParser):
@@ -36,7 +36,7 @@ def page_of(folder):
     return Tags((folder / "index.html").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAGES)
 def test_names_are_words_on_every_page(runs, name):
     found = page_of(runs[name])
     assert sum(tag == "script" for tag, _ in found.tags) == 1
@@ -48,20 +48,20 @@ def test_names_are_words_on_every_page(runs, name):
     links = {a["href"][1:] for tag, a in found.tags if tag == "a" and "href" in a}
     assert links <= set(found.ids)
     text = (runs[name] / "index.html").read_text(encoding="utf-8")
-    without_classes = ("evaluate", "compare-criteria")
+    without_classes = ("evaluate", "criteria", "greedy")
     assert "&lt;script&gt;alert(1)" in text or name in without_classes
     assert "<script>alert" not in text
     assert "49" not in re.findall(r"two\nlines &amp; (.{2})", text)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAGES)
 def test_every_page_says_how_it_was_made_and_what_to_distrust(runs, name):
     text = (runs[name] / "index.html").read_text(encoding="utf-8")
     made = json.loads((runs[name] / "run.json").read_text(encoding="utf-8"))
     assert "What to distrust" in text
     assert "How this was made" in text
-    if name != "audit":
-        assert made["command"] == name
+    if name in COMMANDS:
+        assert made["command"] == COMMANDS[name].split()[0]
         assert made["machine"] in text
         assert made["date"] in text
         assert f"niwaki {niwaki.__version__}" in text
@@ -104,13 +104,13 @@ def test_the_table_by_class_adds_up(runs):
 
 def test_several_runs_are_joined(runs, tmp_path):
     out = tmp_path / "all.html"
-    done = CliRunner().invoke(
-        app, ["report", *map(str, runs.values()), "--out", str(out), "--json"]
-    )
+    folders = [str(runs[name]) for name in PAGES]
+    done = CliRunner().invoke(app, ["report", *folders, "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["bytes"] == out.stat().st_size
     found = Tags(out.read_text(encoding="utf-8"))
-    assert sum(tag == "article" and a.get("class") == "chapter" for tag, a in found.tags) == 8
+    chapters = [a for tag, a in found.tags if tag == "article" and a.get("class") == "chapter"]
+    assert len(chapters) == len(PAGES)
     assert len(found.ids) == len(set(found.ids))
     again = CliRunner().invoke(app, ["report", str(runs["car"]), "--out", str(out)])
     assert "--force" in str(again.exception)
@@ -163,3 +163,16 @@ def test_without_photographs_the_network_is_still_drawn(copied):
     text = write_report(folder).read_text(encoding="utf-8")
     assert "What is left of each layer" in text
     assert "What the network looks at" not in text
+
+
+def test_a_greedy_search_is_told_step_by_step(runs):
+    text = (runs["greedy"] / "index.html").read_text(encoding="utf-8")
+    about = json.loads((runs["greedy"] / "niwaki.json").read_text(encoding="utf-8"))
+    steps = json.loads((runs["greedy"] / "trajectory.json").read_text(encoding="utf-8"))
+    section = text.partition("in the order of their removal</h2>")[2].partition("</section>")[0]
+    rows = re.findall(r"<tr><th.*?>(\d+)</th><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>", section)
+    assert len(rows) == 2
+    for row, gone, step in zip(rows, about["settings"]["removals"], steps[1:], strict=True):
+        assert row[0] == str(step["step"])
+        assert html.unescape(row[1]) == f"{gone['layer']} {gone['unit']}"
+        assert row[2:] == (f"{step['validation']:.2%}", f"{step['accuracy']:.2%}")

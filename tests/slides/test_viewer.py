@@ -1,6 +1,7 @@
 """The page is used in a real browser, from the disk: no network, no error, the right pictures."""
 
-from urllib.parse import parse_qs
+import re
+from urllib.parse import parse_qs, unquote
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from barriers import barriers
 from niwaki.cli import app
+from niwaki.report import write_report
 
 pytestmark = pytest.mark.slow
 
@@ -194,3 +196,9 @@ def test_on_a_phone_all_is_there(chromium, folder):
         assert box["x"] + box["width"] <= 390
     assert page.locator("#stage").bounding_box()["height"] > 400
     seen.close()
+
+
+def test_a_report_elsewhere_leads_to_the_page(folder, tmp_path):
+    page = write_report([folder], tmp_path / "joined.html")
+    (link,) = set(re.findall('<a href="([^"#]+)"', page.read_text()))
+    assert (tmp_path / unquote(link)).samefile(folder / "viewer.html")

@@ -222,14 +222,14 @@ PROPERTIES = {
     "sharpness": Property(
         lambda pixels: -sharpness(pixels),
         _blur_alike,
-        "are less sharp than 98 % of the other classes' images",
+        "are less sharp than 98% of the other classes' images",
         "Compare how the classes' images were focused, resized and saved; blur images at random "
         "while training.",
     ),
     "compression": Property(
         blockiness,
         _compress_alike,
-        "show the 8-pixel grid of JPEG compression more strongly than 98 % of the other classes' "
+        "show the 8-pixel grid of JPEG compression more strongly than 98% of the other classes' "
         "images",
         "Compare how the classes' images were saved; compress images at random while training.",
     ),

@@ -105,7 +105,7 @@ def car(
         "max_memory": max_memory,
         "folder": work,
     }
-    made = provenance(context, f"What each filter of {short_name(model)} carries", loaded.model)
+    made = provenance(context, _title(short_name(model), greedy), loaded.model)
     if greedy is None:
         index = room.index(loaded.model, chosen, description="judging filters", **shared)
         if goes_on_alone():
@@ -155,6 +155,12 @@ def car(
     shown.print(f"{pruned.settings['evaluated']:.1%} of all (filter, image) pairs were evaluated")
     shown.print(f"wrote {out}; it is a model again: niwaki explain {out} IMAGES")
     shown.print(f"open {out / 'index.html'}")
+
+
+def _title(name: str, greedy: int | None) -> str:
+    if greedy is None:
+        return f"What each filter of {name} carries"
+    return f"The filters that {name} needs least"
 
 
 def _write_index(work: Workplace, index: CarIndex, loaded: o.Loaded, made: dict[str, Any]) -> None:

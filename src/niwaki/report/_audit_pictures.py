@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def plot_examples(path: str | Path, audit: Audit, finding: Finding) -> None:
 def plot_maps(path: str | Path, audit: Audit) -> None:
     """Draw each class's mean map of relevance, in multiples of an even distribution."""
     count = len(audit.maps)
-    across = min(count, 6)
+    across = min(count, 5)
     down = -(-count // across)
     figure = Figure(figsize=(2.3 * across + 0.9, 2.4 * down), dpi=110, layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
@@ -61,15 +62,15 @@ def plot_maps(path: str | Path, audit: Audit) -> None:
     shown: Any = None
     for axis, (label, values) in zip(axes, audit.maps.items(), strict=False):
         shown = axis.imshow(values, norm=PowerNorm(0.5, 0, top), cmap="magma")
-        axis.set_title(audit.material.class_names[label], fontsize=9)
+        axis.set_title(fill(audit.material.class_names[label], 22), fontsize=12)
     for axis in axes:
         axis.set_xticks([])
         axis.set_yticks([])
     for axis in axes[count:]:
         axis.axis("off")
     bar = figure.colorbar(shown, ax=list(axes), shrink=0.85)
-    bar.set_label("times an even distribution", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    bar.set_label("times an even distribution", fontsize=12)
+    bar.ax.tick_params(labelsize=11)
     save_figure(path, figure)
 
 

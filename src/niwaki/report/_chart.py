@@ -14,7 +14,8 @@ from typing import Any
 __all__ = ["Axis", "Chart", "Line", "Point"]
 
 WIDTH, HEIGHT = 560, 350
-LEFT, RIGHT, TOP, BOTTOM = 68, 26, 14, 54
+RIGHT, TOP, BOTTOM = 26, 14, 54
+LETTER = 10.5  # width of a letter on a phone, where letters are largest
 _KINDS = 8  # of colours, and of marks
 
 
@@ -110,12 +111,13 @@ class Chart:
         ]
         x_ticks, y_ticks = _ticks(xs), _ticks(ys if self.scale is None else [*ys, *self.scale])
         ends = _ends(xs, x_ticks)
-        across = _Scale(ends, LEFT, WIDTH - RIGHT, self.x.reverse)
+        left = round(max(40, 14 + LETTER * max(len(self.y.shown(value)) for value in y_ticks)))
+        across = _Scale(ends, left, WIDTH - RIGHT, self.x.reverse)
         up = _Scale((y_ticks[0], y_ticks[-1]), HEIGHT - BOTTOM, TOP, False)
         return {
             "width": WIDTH,
             "height": HEIGHT,
-            "inner": (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM),
+            "inner": (left, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM),
             "x_ticks": [
                 (across(value), self.x.shown(value))
                 for value in x_ticks

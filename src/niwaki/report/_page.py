@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from niwaki.files import write_atomically
 from niwaki.ownership import SIGNATURE
@@ -62,7 +63,9 @@ def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("niwaki.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters |= {"thousands": _thousands, "percent": _percent, "short": _short}
+    made.filters |= {
+        "thousands": _thousands, "percent": _percent, "short": _short, "breakable": _breakable
+    }  # fmt: skip
     return made
 
 
@@ -108,3 +111,8 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 def _short(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
+
+
+def _breakable(name: str) -> Markup:
+    """Let the name of a method or layer go on a new line between its parts."""
+    return Markup(re.sub(r"([._:])(?=\w)", r"\1<wbr>", str(escape(name))))

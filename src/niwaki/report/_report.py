@@ -54,7 +54,7 @@ def write_report(
     if path is None and len(many) > 1:
         raise DataError("several runs are joined into one page: say where it goes")
     target = Path(many[0]) / "index.html" if path is None else Path(path)
-    folders = [RunFolder(Path(folder)) for folder in many]
+    folders = [RunFolder(Path(folder), target) for folder in many]
     chapters = [_chapter(number, folder) for number, folder in enumerate(folders, 1)]
     write_page(
         target,

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import sqrt
+from os.path import relpath
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 from niwaki.errors import DataError
 from niwaki.report._pictures import PICTURES, data_uri
@@ -27,6 +29,8 @@ class RunFolder:
     ----------
     path : Path
         The folder.
+    page : Path
+        The page that is made of it.
 
     Raises
     ------
@@ -34,8 +38,8 @@ class RunFolder:
         If it is none of a run. Its files raise it too, when they are damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, page: Path) -> None:
+        self.path, self.page = path, page
         if not path.is_dir():
             raise DataError(f"{path} is no folder of a run; give what a command wrote with --out")
 
@@ -53,6 +57,15 @@ class RunFolder:
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
         return (self.path / name).is_file()
+
+    def link(self, name: str) -> str | None:
+        """Return the address of a file as the page has it, or None where there is none."""
+        if not self.has(name):
+            return None
+        try:
+            return quote(Path(relpath(self.path / name, self.page.parent)).as_posix())
+        except ValueError:  # on another drive
+            return None
 
     def json(self, name: str) -> Any:
         """Return what a JSON file holds, or None where there is none."""

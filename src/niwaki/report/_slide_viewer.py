@@ -146,8 +146,9 @@ def slide_overview(path: str | Path, found: SlideMaps, made: Mapping[Layer, Pyra
         See `niwaki.slides.pyramids`.
     """
     layers = list(made)[: _PANELS - 1]
-    columns = min(2, len(layers) + 1)
-    rows = -(-(len(layers) + 1) // columns)
+    count = len(layers) + 1
+    columns = 2 if count in (2, 4) else 3
+    rows = -(-count // columns)
     width, height = found.grid.canvas
     tall = 0.8 * _WIDTH * min(2.0, max(0.5, height / width)) + 0.6
     figure = Figure(figsize=(_WIDTH * columns, tall * rows), layout="constrained")

@@ -8,7 +8,7 @@ from typing import Any
 from niwaki.report._chart import Axis, Chart, Line, Point
 from niwaki.report._section import RunFolder, Section, margin, section
 
-__all__ = ["car"]
+__all__ = ["car", "removed"]
 
 _LISTED = 40  # units in the table by class, half of them the most needed
 
@@ -89,3 +89,31 @@ def _cautions(found: Mapping[str, Any]) -> Iterator[str]:
         "Filters that can replace one another each look superfluous here: several of them together "
         "carry more than the sum of what each carries alone."
     )
+
+
+@section
+def removed(run: RunFolder) -> Section | None:
+    """Show the units that a greedy search removed, in their order."""
+    settings = (run.json("niwaki.json") or {}).get("settings") or {}
+    if not settings.get("removals"):
+        return None
+    steps = {step["step"]: step for step in run.json("trajectory.json") or ()}
+    rows = [
+        (
+            str(number),
+            f"{gone['layer']} {gone['unit']}",
+            f"{gone['accuracy']:.2%}",
+            _share(steps.get(number, {}).get("accuracy")),
+        )
+        for number, gone in enumerate(settings["removals"], 1)
+    ]
+    return Section(
+        "Filters in the order of their removal",
+        "removed.html.j2",
+        {"rows": rows, "images": settings["search_images"]},
+        facts=(("Filters removed", str(len(rows))),),
+    )
+
+
+def _share(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{accuracy:.2%}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,13 +110,17 @@ def _charts(found: Comparison, size: int) -> Iterator[Chart]:
                 Axis("accuracy on test images; the band is one standard deviation over the draws",
                      percent=True),
                 tuple(Line(label, tuple(points)) for label, points in lines.items()),
-                ("criterion", *(f"{share:.0%}" for share in shares)),
-                tuple(
-                    (label, *(f"{point.y:.2%}" for point in points))
-                    for label, points in lines.items()
-                ),
+                (f"{name} kept", *lines),
+                _values(lines),
                 name=name,
             )  # fmt: skip
+
+
+def _values(lines: Mapping[str, Sequence[Point]]) -> tuple[tuple[str, ...], ...]:
+    """Return a row for each share, with the accuracy of each line."""
+    known = [{point.x: f"{point.y:.2%}" for point in points} for points in lines.values()]
+    shares = sorted({x for one in known for x in one}, reverse=True)
+    return tuple((f"{x:.0%}", *(one.get(x, "") for one in known)) for x in shares)
 
 
 def _title(size: int) -> str:

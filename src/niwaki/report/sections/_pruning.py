@@ -182,7 +182,7 @@ def _cautions(run: RunFolder, trajectory: Trajectory, times: Mapping[int, float]
     if any(step.validation is not None for step in trajectory):
         told.append(
             "The accuracy on validation images is too high for a held-out figure: these images "
-            "decided when to stop or which weights to keep."
+            "decided what to remove or keep, or when to stop."
         )
     if times:
         told.append(

@@ -36,7 +36,7 @@ def slide(run: RunFolder) -> Section | None:
             "heads": [_HEADS.get(name, name) for name in columns],
             "rows": [[_cell(name, row[name]) for name in columns] for row in rows[:_SHOWN]],
             "differs": any(name.endswith("(difference)") for name in found["layers"]),
-            "viewer": run.has("viewer.html"),
+            "viewer": run.link("viewer.html"),
         },
         facts=_facts(found),
         cautions=_cautions(found),
