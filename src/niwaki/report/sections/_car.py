@@ -111,7 +111,6 @@ def removed(run: RunFolder) -> Section | None:
         "Filters in the order of their removal",
         "removed.html.j2",
         {"rows": rows, "images": settings["search_images"]},
-        facts=(("Filters removed", str(len(rows))),),
     )
 
 
