@@ -171,6 +171,7 @@ def look(chromium, request):
 
     def open_page(file, **options):
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.set_default_timeout(300_000)  # a busy machine is slow, not wrong
         watched = Watched(context.new_page())
         opened.append((watched, context))
         return watched.open(file)

@@ -39,6 +39,7 @@ class Seen:
     def __init__(self, chromium, folder, size=(1280, 800), hash="", scheme="light"):
         viewport = {"width": size[0], "height": size[1]}
         self.page = chromium.new_page(viewport=viewport, color_scheme=scheme)
+        self.page.set_default_timeout(300_000)  # a busy machine is slow, not wrong
         self.complaints, self.asked = [], []
         self.page.on("console", lambda said: self.complaints.append(said.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
