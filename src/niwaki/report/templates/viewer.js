@@ -38,9 +38,14 @@ function put(element, where) { marks.set(element, where); at("stage").append(ele
 function take(element) { marks.delete(element); element.remove(); }
 
 function follow() {
+  // In shares of the stage, which has another size on paper.
+  const { x: wide, y: high } = base.viewport.getContainerSize();
+  at("stage").style.setProperty("--shape", wide / high);
+  const share = (value, whole) => `${(100 * value) / whole}%`;
   for (const [element, where] of marks) {
     const box = base.viewport.viewportToViewerElementRectangle(where);
-    Object.assign(element.style, { left: `${box.x}px`, top: `${box.y}px`, width: `${box.width}px`, height: `${box.height}px` });
+    Object.assign(element.style, { left: share(box.x, wide), top: share(box.y, high),
+      width: share(box.width, wide), height: share(box.height, high) });
   }
   if (!over || !over.viewport || !base.viewport) return;
   over.viewport.zoomTo(base.viewport.getZoom(true), null, true);
@@ -51,7 +56,7 @@ function ruler() {
   const perPixel = data.mpp * width / (base.viewport.getZoom(true) * base.viewport.getContainerSize().x);
   const steps = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000];
   const length = steps.find((step) => step / perPixel > 70) || 50000;
-  at("ruler").style.width = `${Math.round(length / perPixel)}px`;
+  at("ruler").style.width = `${100 * length / perPixel / base.viewport.getContainerSize().x}%`;
   at("ruler").firstElementChild.textContent = length < 1000 ? `${length} µm` : `${length / 1000} mm`;
 }
 
