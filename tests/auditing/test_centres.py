@@ -11,7 +11,7 @@ from niwaki.auditing import audit, gather, latent_of, robustness_index
 from niwaki.auditing._centres import CentreExchange, accuracy_of_telling, told_by
 from niwaki.auditing._feature_swap import layer_means, outputs_moved, random_step, step_between
 from niwaki.auditing._latent import channels_of, look_inside
-from niwaki.auditing._signature import looks, signature_between, signature_of_dye
+from niwaki.auditing._signature import looks, response, signature_between, signature_of_dye
 from niwaki.data import Described, Images
 from niwaki.datasets import TISSUE, draw_tissue
 from niwaki.errors import DataError, ModelError
@@ -170,6 +170,26 @@ def test_a_turned_signature_is_as_large_and_another(tiles):
     # On average it has nothing of the direction itself.
     cosines = [one.ratio @ found.ratio / np.linalg.norm(found.ratio) ** 2 for one in turned]
     assert np.mean(cosines) == pytest.approx(0, abs=0.1)
+
+
+def test_the_response_is_the_slope_by_hand(tiles):
+    """The margin is the mean of blue: a density more by d has exp(-d) of the light."""
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
+        model[2].bias.zero_()
+    material = gather(model, tiles.images(), method="gradient")
+    material = material.select(material.members(0))
+    look = looks(material.pixels[:])
+    steps = np.full(18, 1e-3)
+    steps[4] = 0
+    found = response(material, look, steps)
+    blue = material.pixels[:][:, 2].double().numpy()
+    above = -np.log(blue) - look.mean[:, 2].mean()
+    assert found[2] == pytest.approx(blue.mean() / TISSUE.std[2], rel=0.01)
+    assert found[5] == pytest.approx((blue * above).mean() / TISSUE.std[2], rel=0.05)
+    assert found[[0, 1, 3, 4]] == pytest.approx(0, abs=1e-4 * found[2])
+    assert np.abs(found[6:]).max() > 0.01 * found[2]
 
 
 def test_of_classes_apart_only_the_dye_is_taken(tiles):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from niwaki.arrays import Array
 from niwaki.auditing._image_properties import dye_factors, is_even
+from niwaki.auditing._material import Material, margins
 from niwaki.auditing._on_disk import blocks
 
 FEWEST = 5  # images of a class and a centre that say how they look
@@ -42,6 +43,11 @@ class Look:
     mean: Array
     spread: Array
     power: Array
+
+    @property
+    def table(self) -> Array:
+        """All of it side by side, shape (N, values); of the spread, its logarithm."""
+        return np.concatenate([self.mean, np.log(self.spread), self.power], 1)
 
     def of(self, chosen: Array) -> tuple[Array, Array, Array]:
         """Return the means over some images; of the spread, in its logarithm."""
@@ -132,6 +138,34 @@ def signature_between(look: Look, labels: Array, source: Array, target: Array) -
         np.average([part[k] for part in parts], axis=0, weights=weights) for k in range(3)
     )
     return Signature(ratio, shift, look.mean[source].mean(0), power)
+
+
+def response(material: Material, look: Look, steps: Array) -> Array:
+    """Return by how much the margins of images fall with each value of their look, shape (values,).
+
+    Parameters
+    ----------
+    material : Material
+        The images that are changed.
+    look : Look
+        Of these images.
+    steps : ndarray
+        How far each value of `Look.table` is changed, to both sides; 0: not at all.
+    """
+    channels, pixels = look.mean.shape[1], material.pixels[:]
+    parts = np.split(np.diag(steps), [channels, 2 * channels], axis=1)
+    found = np.zeros(len(steps))
+    for value in np.flatnonzero(steps):
+        shift, ratio, power = (part[value] for part in parts)
+        there, back = (
+            Signature(sign * ratio, sign * shift, look.mean.mean(0), sign * power)
+            for sign in (1, -1)
+        )
+        said = [
+            margins(material.ask(made.put_on(pixels)), material.labels) for made in (there, back)
+        ]
+        found[value] = (said[1] - said[0]).mean() / (2 * steps[value])
+    return found
 
 
 def signature_of_dye(pixels: tuple[Tensor, Tensor], look: tuple[Look, Look]) -> Signature:

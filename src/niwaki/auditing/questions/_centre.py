@@ -28,6 +28,7 @@ from niwaki.auditing._signature import (
     FEWEST,
     Look,
     looks,
+    response,
     signature_between,
     signature_of_dye,
 )
@@ -36,17 +37,20 @@ SMALLEST = 1.5
 IMAGES = 10  # of a centre that is asked about
 _CONTROLS = 5
 _MORE_ERRORS = 0.05
+_PUSHED = 100  # images that tell what a network answers to
+_PUSH = 0.25  # how far their look is changed, in units of the spread between slides
 
 
 @question("centre", "If centres are known: does the network go by where an image comes from?")
 def find_centres(evidence: Evidence, rng: np.random.Generator) -> Iterator[Finding]:
     """Ask for each class whether images are taken for it because of their centre.
 
-    Seen: the channels that carry the prediction tell the centre from the others, among images of
-    the same class, better than if whole slides exchanged their centres; where no class has images
-    of both, the centre goes with the class. Cause: images of other classes and centres get the
-    centre's stain and sharpness, or its features in the last hidden layer, and their predictions
-    become wrong more often than by changes of the same size in random directions.
+    Seen: among images of the same class, the stain and sharpness that the network answers to, or
+    the channels that carry the prediction, tell the centre from the others better than if whole
+    slides exchanged their centres; where no class has images of both, the centre goes with the
+    class. Cause: images of other classes and centres get the centre's stain and sharpness, or its
+    features in the last hidden layer, and their predictions become wrong more often than by
+    changes of the same size in random directions.
 
     It also asks for each class whether the network fails on the images of one centre more often
     than on others.
@@ -120,11 +124,11 @@ def _of_class(case: _Case, label: int, rng: np.random.Generator) -> Iterator[Fin
     own = np.flatnonzero(is_centre & (material.labels == label))
     recipients = np.flatnonzero(~is_centre & (material.labels != label))
     who = material.class_names[label]
-    effect, effect_name, p = _seen(case, label, is_centre, centre, rng)
     exchanged = int((case.exchange.centre == centre).sum()), len(case.exchange.centre)
     slides = len(np.unique(material.groups[recipients]))
     tries = case.evidence.tries_of_others(label)
     for thing, what in (("look", "stain and sharpness"), ("features", "features")):
+        effect, effect_name, p = _seen(case, label, thing, centre, rng)
         finding = Finding(
             key=f"centre/{who}/{thing}",
             title=f"{what} of centre {centre} (class {who})",
@@ -149,14 +153,21 @@ def _of_class(case: _Case, label: int, rng: np.random.Generator) -> Iterator[Fin
 
 
 def _seen(
-    case: _Case, label: int, is_centre: Array, centre: object, rng: np.random.Generator
+    case: _Case, label: int, thing: str, centre: object, rng: np.random.Generator
 ) -> tuple[float, str, float]:
-    """Say how the centre shows: in relevance, or else in how it goes with the class."""
-    draws, exchange = case.material.draws, case.exchange
+    """Say how the centre shows, or else how it goes with the class."""
+    is_centre, draws = case.centres == centre, case.material.draws
     if case.overlap(is_centre):
-        drawn = exchange.blocks(rng, draws)
-        effect, p = told_by(case.relevance, case.material.labels, exchange, centre, drawn)
-        return effect, "how well channels' relevance tells the centre, in multiples of chance", p
+        if thing == "look":
+            values, tells = _pull(case, label, rng), "stain and sharpness that answers go by tell"
+        else:
+            values, tells = case.relevance, "channels' relevance tells"
+        drawn = case.exchange.blocks(rng, draws)
+        effect, p = told_by(values, case.material.labels, case.exchange, centre, drawn)
+        if thing == "look":
+            # Both directions count for `told_by`; the centre is the one of all that pulls most.
+            p = min(1.0, p * len(np.unique(case.centres)) / 2)
+        return effect, f"how well {tells} the centre, in multiples of chance", p
     whole = CentreExchange(case.centres, case.material.groups)
     has = (case.material.labels == label).astype(float)
     share, size = whole.means(has[:, None])[:, 0], np.bincount(whole.unit)
@@ -170,6 +181,23 @@ def _seen(
     p = (1 + int((null >= observed - 1e-12).sum())) / (1 + len(null))
     name = "share of the class among the centre's images, in multiples of its share of all"
     return float(observed / has.mean()), name, p
+
+
+def _pull(case: _Case, label: int, rng: np.random.Generator) -> Array:
+    """Say how far the stain and sharpness of each image pull answers toward a class, shape (N, 1).
+
+    Slides look different anyway. What counts is the part of their look that changes answers, and
+    the images that say so are of all centres alike.
+    """
+    table = case.look.table
+    slides = centred(
+        case.exchange.means(centred(table, case.material.labels)), case.exchange.stratum
+    )
+    others = rng.permutation(np.flatnonzero(case.material.labels != label))[:_PUSHED]
+    look = Look(*(values[others] for values in (case.look.mean, case.look.spread, case.look.power)))
+    pushed = response(case.material.select(others), look, _PUSH * slides.std(0))
+    found: Array = (table @ pushed)[:, None]
+    return found
 
 
 def _tried(
