@@ -32,6 +32,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sources import Annotated, Learner, Set, default_learner
+from tables import interval
 from torch import nn
 
 from niwaki.files import write_json
@@ -150,13 +151,14 @@ def table(rows: Row) -> None:
             if all(score in row["ranked"] for row in members)
         }
         best = max(means, key=lambda score: float(means[score][0]))
-        cells.append(_pair(means["outlier"]))
-        cells.append(f"{best}: {_pair(means[best])}")
+        cells += [_pair(members, "outlier"), f"{best}: {_pair(members, best)}"]
         print(f"| {' | '.join(cells)} |")
 
 
-def _pair(values: Array) -> str:
-    return ", ".join(f"{value:.3f}" for value in values)
+def _pair(rows: list[Row], score: str) -> str:
+    """Write AUROC and average precision with the intervals of their means over networks."""
+    values = [row["ranked"][score] for row in rows]
+    return ", ".join(interval(value[place] for value in values) for place in (0, 1))
 
 
 def main() -> None:
@@ -165,6 +167,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, help="folder with train and val")
     parser.add_argument("--out", type=Path, default=Path("datalab.json"))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.1])
     parser.add_argument("--table", type=Path, help="print the table of a file of results")
     options = parser.parse_args()
     if options.table:
@@ -174,7 +177,7 @@ def main() -> None:
     source = Annotated(options.real)
     learner = default_learner(source, 5)
     done = json.loads(options.out.read_text()) if options.out.exists() else {}
-    cases = [("control", 0.0), *itertools.product(ARTEFACTS, (0.5, 0.1))]
+    cases = [("control", 0.0), *itertools.product(ARTEFACTS, options.shares)]
     for seed, (kind, share) in itertools.product(range(options.seeds), cases):
         name = f"{kind}/{share}/{seed}" if share else f"{kind}/{seed}"
         if name not in done:

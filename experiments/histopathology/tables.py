@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
 from niwaki.auditing import bootstrap
 
@@ -44,6 +45,21 @@ def mean(values: Iterable[float | None]) -> str:
         return "-"
     spread = f" ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else ""
     return f"{np.mean(known):.3f}{spread}"
+
+
+def with_interval(average: float, spread: float, count: int) -> str:
+    """Write a mean over networks of an AUC with its 95 % interval (Student's t)."""
+    half = float(student.ppf(0.975, count - 1)) * spread / count**0.5
+    low, high = max(average - half, 0.0), min(average + half, 1.0)
+    return f"{average:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def interval(values: Iterable[float]) -> str:
+    """Write a mean with its interval, or the one value there is."""
+    known = list(values)
+    if len(known) < 2:
+        return mean(known)
+    return with_interval(float(np.mean(known)), float(np.std(known, ddof=1)), len(known))
 
 
 def aucs(rows: Sequence[Row], names: Sequence[str]) -> str:
@@ -132,7 +148,7 @@ def retrieved(groups: Groups) -> list[str]:
         having = [row for row in rows if row.get("retrieved")]
         for method in dict.fromkeys(m for row in having for m in row["retrieved"]):
             found = [row["retrieved"][method] for row in having if method in row["retrieved"]]
-            cells = [mean(value[place] for value in found) for place in (0, 1)]
+            cells = [interval(value[place] for value in found) for place in (0, 1)]
             iou = mean(row.get("overlap") for row in having)
             lines.append(f"| {name} | {method} | {len(found)} | {' | '.join(cells)} | {iou} |")
     return lines if len(lines) > 2 else []

@@ -189,7 +189,8 @@ def test_the_response_is_the_slope_by_hand(tiles):
     assert found[2] == pytest.approx(blue.mean() / TISSUE.std[2], rel=0.01)
     assert found[5] == pytest.approx((blue * above).mean() / TISSUE.std[2], rel=0.05)
     assert found[[0, 1, 3, 4]] == pytest.approx(0, abs=1e-4 * found[2])
-    assert np.abs(found[6:]).max() > 0.01 * found[2]
+    # More contrast about the same mean density lets more light pass, as exp(-d) is convex.
+    assert (found[6:] < 0).all()
 
 
 def test_of_classes_apart_only_the_dye_is_taken(tiles):
