@@ -107,8 +107,8 @@ def mapped(name: str, shared: Path) -> tuple[list[dict[str, Any]], dict[str, Ten
         Image.fromarray(pixels.numpy()).save(f"{folder}/slide.png")
         slide = niwaki.slides.open_slide(f"{folder}/slide.png", 0.5)
         with niwaki.slides.explain_slide(
-            model, slide, look, classes={1: "one"}, methods=["lrp.epsilon_plus"], whole=True,
-            batch_size=3, workers=0,
+            model, slide, look, classes={1: "one"}, methods=["lrp.epsilon_plus"],
+            tiling=niwaki.slides.Tiling(whole=True), batch_size=4, workers=0,
         ) as found:  # fmt: skip
             maps = {
                 layer.title: torch.from_numpy(store.read(0, 0, store.shape[1], store.shape[0]))
