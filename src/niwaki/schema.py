@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import lru_cache, reduce
 from pathlib import Path
@@ -159,13 +159,18 @@ def parse_json(
     complaint: str,
     error: type[NiwakiError] = DataError,
     where: str = "it",
+    constant: Callable[[str], Any] | None = None,
 ) -> Any:
-    """Parse and check JSON; an error of the class `error` begins with the complaint."""
+    """Parse and check JSON; an error of the class `error` begins with the complaint.
+
+    `constant` says what NaN and Infinity mean, which some programs write; without it, they are
+    refused.
+    """
     try:
         value = json.loads(
             text,
             object_pairs_hook=_unique,
-            parse_constant=_refuse,
+            parse_constant=constant or _refuse,
             parse_int=_whole,
             parse_float=_finite,
         )

@@ -164,6 +164,38 @@ def test_objects_have_the_fields_of_qupath(command, slide, tmp_path):
     assert [row["type"] for row in rows] == ["tumour", "stroma", ""]
 
 
+def test_of_a_cell_its_nucleus_is_measured(command, slide, tmp_path):
+    """The nucleus lies in the nest, most of the cell around it does not."""
+
+    def square(low, high):
+        return [[low, low], [high, low], [high, high], [low, high], [low, low]]
+
+    feature = {
+        "type": "Feature",
+        "id": "0c7fc5c1-9f2c-4b2f-8a2e-2f2b7b0f7a11",
+        "geometry": {"type": "Polygon", "coordinates": [square(600, 740)]},
+        "nucleusGeometry": {"type": "Polygon", "coordinates": [square(704, 736)]},
+        "properties": {"objectType": "cell", "measurements": {"Nucleus: Area": float("nan")}},
+    }
+    (tmp_path / "cells.geojson").write_text(json.dumps([feature]))
+    words = ["--mpp", 0.5, "--method", METHOD, "--no-page", "--nuclei", "cells.geojson"]
+    code, _, err = command.slide(slide, "mapped", *words)
+    assert code == 0, err
+    (found,) = json.loads((tmp_path / "out" / "nuclei.geojson").read_text())["features"]
+    assert found["geometry"]["coordinates"][0] == square(600, 740)
+    assert found["nucleusGeometry"]["coordinates"][0] == square(704, 736)
+    assert found["properties"]["objectType"] == "cell"
+    values = tifffile.imread(
+        tmp_path / "out" / "maps" / "relevance-for-tumour-by-input-t-gradient.ome.tif"
+    )
+    inside = values[352:368, 352:368]
+    numbers = found["properties"]["measurements"]
+    key = f"relevance for tumour by {METHOD}"
+    assert numbers[f"{key}, mean"] == pytest.approx(inside.mean(), rel=1e-4)
+    assert numbers[f"{key}, sum"] == pytest.approx(inside.sum(), rel=1e-4)
+    assert values[300:370, 300:370].mean() < 0.7 * inside.mean()
+
+
 def test_tables_agree_with_maps(command, slide, tmp_path):
     assert command.slide(slide, "mapped", "--mpp", 0.5, "--method", METHOD, "--no-page")[0] == 0
     out = tmp_path / "out"

@@ -248,21 +248,46 @@ def test_geojson_is_read_as_it_was_written(tmp_path):
         SlideObject(
             "annotation", [[ring, hole]], class_name="a: b", name="n", measurements={"m": 2.0}
         ),
-        SlideObject("tile", [[ring]], class_name="ü\n</script>"),
+        SlideObject("tile", [[ring]], class_name="ü </script>"),
         SlideObject("detection", [[ring], [hole]]),
+        SlideObject("cell", [[ring]], nucleus=[[hole]], class_name="c"),
         SlideObject("annotation", points=[(1.0, 2.0)], class_name="p"),
         SlideObject("annotation", points=[(1.0, 2.0), (3.0, 4.0)], class_name="p"),
     ]
     write_geojson(tmp_path / "a.geojson", objects)
     found = read_geojson(tmp_path / "a.geojson")
     for one, other in zip(found, objects, strict=True):
-        for name in ("kind", "polygons", "points", "class_name", "name", "measurements"):
+        for name in ("kind", "polygons", "points", "nucleus", "class_name", "name", "measurements"):
             assert getattr(one, name) == getattr(other, name)
     first = (tmp_path / "a.geojson").read_bytes()
     write_geojson(tmp_path / "a.geojson", objects)
     assert (tmp_path / "a.geojson").read_bytes() == first
     with pytest.raises(DataError, match="cannot be read as GeoJSON"):
         read_geojson(tmp_path / "missing.geojson")
+
+
+def test_a_class_that_qupath_would_refuse_is_written_with_spaces(tmp_path):
+    """QuPath opens no file in which the name of a class has a line break."""
+    write_geojson(tmp_path / "a", [SlideObject("annotation", points=[(0, 0)], class_name="a\r\nb")])
+    (feature,) = json.loads((tmp_path / "a").read_text())["features"]
+    assert feature["properties"]["classification"]["name"] == "a  b"
+
+
+def test_what_qupath_could_not_measure_is_left_out(tmp_path):
+    """It writes NaN, which is no JSON, for instance for a cell without a nucleus."""
+    told = json.dumps(EXPORTED).replace("65536.0", "NaN")
+    (tmp_path / "a").write_text(told)
+    assert [one.measurements for one in read_geojson(tmp_path / "a")] == [{}, {}]
+    newer = told.replace(
+        '[{"name": "Area", "value": NaN}]', '{"Area": NaN, "b": -Infinity, "c": 2.0}'
+    )
+    (tmp_path / "a").write_text(newer)
+    assert [one.measurements for one in read_geojson(tmp_path / "a")] == [{}, {"c": 2.0}]
+    (tmp_path / "a").write_text(
+        told.replace("[[0, 0], [9, 9]]", "[]").replace("[96, 96]", "[NaN, 96]")
+    )
+    with pytest.raises(DataError, match="feature 0 is odd"):
+        read_geojson(tmp_path / "a")
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -33,6 +33,8 @@ class SlideObject:
         As QuPath calls it.
     polygons : list of list of list of pair of float
         Each an outer ring and its holes; empty for points.
+    nucleus : list of list of list of pair of float
+        Of a cell, the polygons of its nucleus, if they are known.
     points : list of pair of float
         Where there are no polygons.
     class_name : str or None
@@ -48,6 +50,7 @@ class SlideObject:
     kind: Kind
     polygons: list[list[Ring]] = field(default_factory=list)
     points: list[tuple[float, float]] = field(default_factory=list)
+    nucleus: list[list[Ring]] = field(default_factory=list)
     class_name: str | None = None
     name: str = ""
     colour: tuple[int, int, int] = (200, 0, 0)
@@ -55,8 +58,9 @@ class SlideObject:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """The middle of its box, or its first point."""
-        corners = [point for rings in self.polygons for point in rings[0]] or self.points[:1]
+        """The middle of the box around its nucleus or itself, or its first point."""
+        outlined = self.nucleus or self.polygons
+        corners = [point for rings in outlined for point in rings[0]] or self.points[:1]
         x, y = zip(*corners, strict=True)
         return (min(x) + max(x)) / 2, (min(y) + max(y)) / 2
 
@@ -69,7 +73,9 @@ def write_geojson(path: str | Path, objects: Iterable[SlideObject]) -> None:
     path : str or Path
         Path of the file.
     objects : iterable of SlideObject
-        Numbers that are not finite are left out of their measurements.
+        Numbers that are not finite are left out of their measurements. Line breaks and other
+        control characters in names of classes become spaces: QuPath opens no file with a class
+        whose name has them.
     """
     lines = [
         json.dumps(_feature(one, number), ensure_ascii=True, allow_nan=False)
@@ -80,14 +86,15 @@ def write_geojson(path: str | Path, objects: Iterable[SlideObject]) -> None:
 
 
 def _feature(one: SlideObject, number: int) -> dict[str, Any]:
-    geometry = _geometry(one)
+    geometry = _geometry(one.polygons, one.points)
     told = f"{number}/{one.kind}/{one.class_name}/{one.name}/{json.dumps(geometry)}"
     properties: dict[str, Any] = {"objectType": one.kind}
     if one.name:
         properties["name"] = one.name
     properties["color"] = list(one.colour)
     if one.class_name is not None:
-        properties["classification"] = {"name": one.class_name, "color": list(one.colour)}
+        plain = "".join(c if c.isprintable() else " " for c in one.class_name)
+        properties["classification"] = {"name": plain, "color": list(one.colour)}
     if one.kind == "annotation":
         properties["isLocked"] = True
     known = {k: v for k, v in one.measurements.items() if abs(v) < float("inf")}
@@ -97,18 +104,21 @@ def _feature(one: SlideObject, number: int) -> dict[str, Any]:
         "type": "Feature",
         "id": str(uuid5(_SPACE, told)),
         "geometry": geometry,
+        **({"nucleusGeometry": _geometry(one.nucleus, [])} if one.nucleus else {}),
         "properties": properties,
     }
 
 
-def _geometry(one: SlideObject) -> dict[str, Any]:
-    if len(one.polygons) == 1:
-        return {"type": "Polygon", "coordinates": _listed(one.polygons[0])}
-    if one.polygons:
-        return {"type": "MultiPolygon", "coordinates": [_listed(rings) for rings in one.polygons]}
-    if len(one.points) == 1:
-        return {"type": "Point", "coordinates": list(one.points[0])}
-    return {"type": "MultiPoint", "coordinates": [list(point) for point in one.points]}
+def _geometry(
+    polygons: Sequence[list[Ring]], points: Sequence[tuple[float, float]]
+) -> dict[str, Any]:
+    if len(polygons) == 1:
+        return {"type": "Polygon", "coordinates": _listed(polygons[0])}
+    if polygons:
+        return {"type": "MultiPolygon", "coordinates": [_listed(rings) for rings in polygons]}
+    if len(points) == 1:
+        return {"type": "Point", "coordinates": list(points[0])}
+    return {"type": "MultiPoint", "coordinates": [list(point) for point in points]}
 
 
 def _listed(rings: Sequence[Ring]) -> list[list[list[float]]]:
@@ -118,7 +128,8 @@ def _listed(rings: Sequence[Ring]) -> list[list[list[float]]]:
 def read_geojson(path: str | Path) -> list[SlideObject]:
     """Read what QuPath exports: a collection of features, a list of them, or a single one.
 
-    Lines are left out, as nothing lies in them.
+    Lines are left out, as nothing lies in them. So are measurements that are NaN or infinite, which
+    QuPath writes for what it could not measure.
 
     Parameters
     ----------
@@ -138,7 +149,8 @@ def read_geojson(path: str | Path) -> list[SlideObject]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read as GeoJSON: {error}") from error
     complaint = f"{file} is no GeoJSON of QuPath"
-    found = parse_json(text, Either(_FEATURES, Either(ListOf(_FEATURE), _FEATURE)), complaint)
+    form = Either(_FEATURES, Either(ListOf(_FEATURE), _FEATURE))
+    found = parse_json(text, form, complaint, constant=lambda _: None)
     features = found if isinstance(found, list) else found.get("features", [found])
     objects = []
     for number, feature in enumerate(features):
@@ -160,28 +172,44 @@ def _object(feature: Mapping[str, Any]) -> SlideObject | None:
     kind = properties.get("objectType", properties.get("object_type", "annotation"))
     classified = properties.get("classification") or {}
     name = classified.get("name", ": ".join(classified.get("names", [])) or None)
-    geometry = feature["geometry"]
-    shape, numbers = geometry["type"], geometry.get("coordinates")
-    polygons: list[list[Ring]] = []
-    points: list[tuple[float, float]] = []
-    if shape == "Polygon":
-        polygons = [[_ring(ring) for ring in numbers]]
-    elif shape == "MultiPolygon":
-        polygons = [[_ring(ring) for ring in rings] for rings in numbers]
-    elif shape == "Point":
-        points = _ring([numbers])
-    elif shape == "MultiPoint":
-        points = _ring(numbers)
-    else:
+    shape = _shape(feature["geometry"])
+    if shape is None:
         return None
+    polygons, points = shape
+    inner = _shape(feature.get("nucleusGeometry") or {"type": "none"})
     return SlideObject(
         kind if kind in _KINDS else "annotation",
         polygons,
         points,
+        [] if inner is None else inner[0],
         None if name is None else str(name),
         str(properties.get("name") or ""),
         measurements=_measurements(properties.get("measurements") or {}),
     )
+
+
+def _shape(
+    geometry: Mapping[str, Any],
+) -> tuple[list[list[Ring]], list[tuple[float, float]]] | None:
+    """Read polygons and points; None for other geometries."""
+    numbers: Any = geometry.get("coordinates")
+    match geometry["type"]:
+        case "Polygon":
+            return [_rings(numbers)], []
+        case "MultiPolygon":
+            return [_rings(rings) for rings in numbers], []
+        case "Point":
+            return [], _ring([numbers])
+        case "MultiPoint":
+            return [], _ring(numbers)
+    return None
+
+
+def _rings(found: Any) -> list[Ring]:
+    rings = [_ring(ring) for ring in found]
+    if not rings:
+        raise ValueError("a polygon without a ring")
+    return rings
 
 
 def _ring(points: Sequence[Sequence[float]]) -> Ring:

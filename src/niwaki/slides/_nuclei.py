@@ -88,7 +88,8 @@ def measured_nuclei(
     Parameters
     ----------
     nuclei : sequence of SlideObject
-        A nucleus with an outline has its pixels; of a point those within the radius count.
+        A nucleus with an outline has its pixels, and so has that of a cell; of a cell without one,
+        all pixels count, and of a point those within the radius.
     maps : mapping of Layer to Store
         At `mpp` micrometres per pixel.
     slide : Slide
@@ -143,7 +144,7 @@ def _pixels(one: SlideObject, scale: tuple[float, float]) -> tuple[int, int, Any
     """Return left, top and a mask of the pixels whose middle lies in the outline."""
     from skimage.draw import polygon
 
-    rings = [np.array(rings[0]) / scale for rings in one.polygons]
+    rings = [np.array(rings[0]) / scale for rings in one.nucleus or one.polygons]
     low = np.floor(np.min([ring.min(0) for ring in rings], 0)).astype(int)
     high = np.ceil(np.max([ring.max(0) for ring in rings], 0)).astype(int)
     width, height = np.minimum(np.maximum(high - low, 1), 4096).tolist()
