@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import sys
 import sysconfig
@@ -73,7 +74,13 @@ def _add(name: str, command: Callable[..., None], *, shared: bool = False, **set
                 f"the code of the model has ended the program: {type(error).__name__}({error})"
             ) from error
 
-    app.command(name, **settings)(guarded)
+    app.command(name, help=_flowing(command), **settings)(guarded)
+
+
+def _flowing(command: Callable[..., None]) -> str:
+    """Return the docstring with paragraphs that a terminal of any width breaks into lines."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(" ".join(text.split()) for text in paragraphs)
 
 
 _add("explain", _explain.explain)

@@ -193,8 +193,11 @@ def _draw(
         before, after = (m(images).argmax(1).tolist() for m in (model, smaller.model))
     titles = [f"{b} / {a}" for b, a in zip(before, after, strict=True)]
     told = [
-        {"image": f"digit {label}, predicted before and after: {title}", "class": str(label)}
-        for label, title in zip(labels.tolist(), titles, strict=True)
+        {
+            "image": f"predicted {b} by the whole network, {a} by the pruned one",
+            "class": f"digit {d}",
+        }
+        for d, b, a in zip(labels.tolist(), before, after, strict=True)
     ]
     flat = {name.replace("\n", " "): maps for name, maps in rows.items()}
     pixels = DIGITS.denormalise(images.cpu())

@@ -115,4 +115,4 @@ def _short(value: float | None) -> str:
 
 def _breakable(name: str) -> Markup:
     """Let the name of a method or layer go on a new line between its parts."""
-    return Markup(re.sub(r"([._:])(?=\w)", r"\1<wbr>", str(escape(name))))
+    return Markup(re.sub(r"([._:])(?=[^\W\d])", r"\1<wbr>", str(escape(name))))

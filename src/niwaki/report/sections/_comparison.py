@@ -11,7 +11,7 @@ from niwaki.errors import NiwakiError
 from niwaki.pruning import Comparison, Trajectory
 from niwaki.report._chart import Axis, Chart, Line, Point
 from niwaki.report._section import RunFolder, Section, section
-from niwaki.report.sections._pruning import cost_charts
+from niwaki.report.sections._pruning import cost_charts, cost_facts
 
 __all__ = ["comparison", "curves"]
 
@@ -67,6 +67,7 @@ def curves(run: RunFolder) -> Section | None:
         return None
     runs = {name: Trajectory.from_json(rows) for name, rows in told.items()}
     rows = run.json("table.json") or []
+    kept = run.json("pruned/trajectory.json")  # of the network that the demo keeps
     return Section(
         "Accuracy and cost",
         "curves.html.j2",
@@ -75,6 +76,7 @@ def curves(run: RunFolder) -> Section | None:
             "head": list(rows[0]) if rows else [],
             "rows": [[f"{v:.1%}" if isinstance(v, float) else v for v in r.values()] for r in rows],
         },
+        facts=cost_facts(Trajectory.from_json(kept)) if kept else (),
         cautions=(
             "Each criterion ran on one draw of reference images: a difference of a few points may "
             "be due to chance. “niwaki compare-criteria” repeats the runs over several draws.",

@@ -30,9 +30,28 @@ def heatmaps(run: RunFolder) -> Section | None:
             "classes": sorted({str(i["class"]) for i in images if i.get("class") is not None}),
             "left_out": found["left_out"],
         },
-        facts=(("Images", f"{found['every']:,}"), ("Methods", str(len(found["methods"])))),
+        facts=tuple(_facts(found)),
         cautions=tuple(_cautions(found)),
     )
+
+
+_NAMED = 3  # methods, and more are counted
+
+
+def _facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "Images", f"{found['every']:,}"
+    known = [
+        image["class"] == image["prediction"]
+        for image in found["images"]
+        if image.get("class") is not None and image.get("prediction") is not None
+    ]
+    if known and len(known) == found["every"]:
+        yield "Predicted correctly", f"{sum(known):,} of {len(known):,}"
+    methods = found["methods"]
+    if len(methods) <= _NAMED:
+        yield ("Method" if len(methods) == 1 else "Methods"), ", ".join(methods)
+    else:
+        yield "Methods", str(len(methods))
 
 
 def _images(run: RunFolder, found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

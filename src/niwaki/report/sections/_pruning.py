@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from niwaki.pruning import Step, Trajectory
 from niwaki.report._chart import Axis, Chart, Line, Point
 from niwaki.report._section import RunFolder, Section, margin, section
 
-__all__ = ["cost_charts", "pruning"]
+__all__ = ["cost_charts", "cost_facts", "pruning"]
 
 _COSTS = {"macs": "MACs", "params": "parameters", "units": "units", "seconds": "milliseconds"}
 _LONG = {
@@ -33,7 +33,7 @@ def pruning(run: RunFolder) -> Section | None:
         "Accuracy and cost",
         "pruning.html.j2",
         {"charts": cost_charts({"": trajectory}, {"": times}), "rejected": trajectory[-1].rejected},
-        facts=_facts(run, trajectory),
+        facts=(*cost_facts(trajectory), *_measured(run)),
         cautions=tuple(_cautions(run, trajectory, times)),
     )
 
@@ -149,7 +149,8 @@ def _times(run: RunFolder) -> dict[int, float]:
     return {int(row["step"]): float(row["seconds"]) for row in found.get("steps", ())}
 
 
-def _facts(run: RunFolder, trajectory: Trajectory) -> tuple[tuple[str, ...], ...]:
+def cost_facts(trajectory: Trajectory) -> tuple[tuple[str, ...], ...]:
+    """Return the accuracy and the size before and after, for the summary."""
     first, last = trajectory[0], trajectory.final
     rows: list[tuple[str, ...]] = []
     now = last.accuracy if last.accuracy_tuned is None else last.accuracy_tuned
@@ -158,6 +159,10 @@ def _facts(run: RunFolder, trajectory: Trajectory) -> tuple[tuple[str, ...], ...
     for cost, name in (("macs", "MACs"), ("params", "Parameters"), ("units", "Units")):
         before, left = getattr(first, cost), getattr(last, cost)
         rows.append((name, f"{before:,}", f"{left:,} ({left / before:.0%})"))
+    return tuple(rows)
+
+
+def _measured(run: RunFolder) -> Iterator[tuple[str, ...]]:
     measured: Sequence[tuple[str, str, float, str]] = (
         ("seconds", "Time of a batch", 1000, "ms"),
         ("bytes", "Size of the weights", 1e-6, "MB"),
@@ -166,8 +171,7 @@ def _facts(run: RunFolder, trajectory: Trajectory) -> tuple[tuple[str, ...], ...
     for key, name, factor, unit in measured:
         if key in result:
             values = (factor * result[key][when] for when in ("before", "after"))
-            rows.append((name, *(f"{value:.3g} {unit}" for value in values)))
-    return tuple(rows)
+            yield name, *(f"{value:.3g} {unit}" for value in values)
 
 
 def _cautions(run: RunFolder, trajectory: Trajectory, times: Mapping[int, float]) -> list[str]:
