@@ -9,6 +9,7 @@ from difflib import get_close_matches
 __all__ = [
     "AbsorbedWarning",
     "BypassedWarning",
+    "ChoiceWarning",
     "CompletenessWarning",
     "DataError",
     "DisconnectedWarning",
@@ -25,6 +26,7 @@ __all__ = [
     "NoRuleError",
     "NothingToPruneError",
     "PatternWarning",
+    "PrecisionWarning",
     "PropagationError",
     "RangeError",
     "SoftmaxOutputError",
@@ -170,3 +172,11 @@ class NoEvidenceWarning(UserWarning):
 
 class KeptWarning(UserWarning):
     """Layers that keep units because the network's structure does not let them go."""
+
+
+class ChoiceWarning(UserWarning):
+    """A network that may branch on what it computes, of which only one way is looked at."""
+
+
+class PrecisionWarning(UserWarning):
+    """A network that computes in half precision, whose rounding shows in what is found."""

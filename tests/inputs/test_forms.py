@@ -379,6 +379,7 @@ def test_targets_in_other_forms() -> None:
     assert torch.equal(niwaki.explain(net, x, weights.numpy().astype("float64")), expected)
 
 
+@pytest.mark.filterwarnings("ignore::niwaki.errors.PrecisionWarning")
 @pytest.mark.filterwarnings("ignore::niwaki.errors.CompletenessWarning")
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_networks_of_other_types(kind: torch.dtype) -> None:

@@ -111,6 +111,7 @@ def test_a_quantised_branch_is_refused(x: Tensor) -> None:
         explain(Branches().eval(), x, 1, "gradient")
 
 
+@pytest.mark.filterwarnings("ignore::niwaki.errors.PrecisionWarning")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     "method", ["deep_lift", "lrp.z", "lrp.w_square", "lrp.alpha_2_beta_1", "integrated_gradients"]

@@ -1,12 +1,15 @@
 """Rules in half precision give what they give in single, for every kind of layer."""
 
 import copy
+import warnings
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from niwaki import explain
+from niwaki.criteria import score
+from niwaki.errors import PrecisionWarning
 from niwaki.propagation import (
     AlphaBeta,
     Assign,
@@ -21,6 +24,8 @@ from niwaki.propagation import (
     ZPlus,
     epsilon,
 )
+
+pytestmark = pytest.mark.filterwarnings("ignore::niwaki.errors.PrecisionWarning")
 
 RULES = [
     Epsilon(),
@@ -48,6 +53,13 @@ LAYERS = {
     "grouped": lambda: nn.Conv2d(4, 6, 3, padding=1, groups=2),
     "transposed": lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2),
     "behind a normalisation": lambda: nn.Sequential(Scaled(), nn.Conv2d(4, 6, 3)),
+    "behind a norm": lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3)),
+    "with a norm and no bias": lambda: nn.Sequential(
+        nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6)
+    ),
+    "with a norm without parameters": lambda: nn.Sequential(
+        nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, affine=False)
+    ),
     "with a norm": lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)),
     "padded": lambda: nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(4, 6, 3)),
 }
@@ -87,3 +99,36 @@ def test_so_it_does_for_linear_layers(rule: Rule, dtype: torch.dtype) -> None:
     torch.testing.assert_close(
         found.float(), expected, rtol=0.05, atol=0.02 * float(expected.abs().max())
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("method", ["gradient", "lrp.epsilon", "EpsilonAlpha2Beta1", "score"])
+def test_half_precision_is_named_and_single_is_not(method: str, dtype: torch.dtype) -> None:
+    """Also where only a part of the network is in half precision."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval()
+    x = torch.rand(2, 3, 6, 6)
+
+    def run(network: nn.Module, inputs: Tensor) -> None:
+        if method == "score":
+            score(network, (inputs, torch.tensor([0, 1])), "lrp")
+        else:
+            explain(network, inputs, 0, method)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(model, x)
+        run(copy.deepcopy(model).double(), x.double())
+    with pytest.warns(PrecisionWarning, match=rf"computes in {dtype}"):
+        run(copy.deepcopy(model).to(dtype), x.to(dtype))
+
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = copy.deepcopy(model[:3]).to(dtype), copy.deepcopy(model[3])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(x.to(dtype)).float())
+
+    with pytest.warns(PrecisionWarning, match=rf"computes in {dtype}"):
+        run(Partly().eval(), x)

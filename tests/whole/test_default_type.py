@@ -109,6 +109,7 @@ def test_inputs_that_require_gradients_are_taken_as_they_are(name: str) -> None:
     assert leaf.grad is None
 
 
+@pytest.mark.filterwarnings("ignore::niwaki.errors.PrecisionWarning")
 @pytest.mark.parametrize("own", [torch.float64, torch.float32, torch.float16])
 @pytest.mark.parametrize("default", [torch.float64, torch.float32])
 def test_an_audit_asks_a_network_in_its_own_type(own: torch.dtype, default: torch.dtype) -> None:

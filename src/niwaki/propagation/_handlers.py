@@ -14,7 +14,7 @@ from torch import Tensor
 
 from niwaki.errors import PropagationError
 from niwaki.propagation._calls import MOVES, Call, tensors_in
-from niwaki.propagation.operation import Kind, Operation, Signals
+from niwaki.propagation.operation import Kind, Operation, Signals, at_least_single
 from niwaki.propagation.rules import Epsilon, Gradient, Pass
 from niwaki.propagation.watch import HANDLERS, Handler, Watch
 
@@ -103,14 +103,17 @@ def batch_norm(watch: Watch, call: Call) -> Any:
     if call.function is torch.batch_norm:  # that of `functional` has another order
         names = ("weight", "bias", "running_mean", "running_var")
     given = {name: call.argument(position, name) for position, name in enumerate(names, 1)}
-    mean, var, weight, bias = (given[n] for n in ("running_mean", "running_var", "weight", "bias"))
+    mean, var, weight, bias = (
+        None if (tensor := given[n]) is None else at_least_single(tensor.detach())
+        for n in ("running_mean", "running_var", "weight", "bias")
+    )
     x, training = call.argument(0, "input"), call.argument(5, "training")
     tag = watch.tags[x]
-    if training or mean is None:
+    if training or mean is None or var is None:
         return watch.by_derivative(call, [x], "it normalises by the batch at hand")
-    scale = torch.rsqrt(var.detach() + call.argument(7, "eps", 1e-5))
-    scale = scale if weight is None else scale * weight.detach()
-    shift = -mean.detach() * scale if bias is None else bias.detach() - mean.detach() * scale
+    scale = torch.rsqrt(var + call.argument(7, "eps", 1e-5))
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
 
     unit = tag.unit if tag.raw and tag.uses == 1 else None
     if unit is not None and unit.kind == "linear" and x.dim() != 2:

@@ -16,6 +16,7 @@ from niwaki.errors import (
     DisconnectedWarning,
     LostRelevanceError,
     ModelError,
+    PrecisionWarning,
     PropagationError,
     SoftmaxOutputError,
     SoftmaxOutputWarning,
@@ -121,6 +122,8 @@ def propagate(
     -----
     DisconnectedWarning
         If a part of the signal is cut off on its way, as by ``detach()``: it gets no relevance.
+    PrecisionWarning
+        If the network computes in half precision.
     """
     watch = Watch(model, composite, observers, _factors(conditions), weights)
     with torch.inference_mode(False), torch.enable_grad():
@@ -224,6 +227,7 @@ def check_output(model: nn.Module, output: Tensor, watch: Watch) -> None:
             "the output does not depend on the input in a way that can be followed: the network "
             "runs under torch.no_grad(), detaches its signal, or is constant"
         )
+    _warn_of_rounding(output, watch.operations)
     tag = watch.finish(output)
     if not tag.signal:
         raise PropagationError("the output does not depend on the input")
@@ -237,6 +241,21 @@ def check_output(model: nn.Module, output: Tensor, watch: Watch) -> None:
             warnings.warn(message, SoftmaxOutputWarning, stacklevel=4)
         else:
             raise SoftmaxOutputError(message)
+
+
+def _warn_of_rounding(output: Tensor, operations: Sequence[Operation]) -> None:
+    """Say where a network computes in half precision: its rounding errors add up on the way."""
+    tensors = [output, *(op.weight for op in operations if op.weight is not None)]
+    half = {str(tensor.dtype) for tensor in tensors if tensor.dtype.itemsize < 4}
+    if half:
+        warnings.warn(
+            f"the network computes in {' and '.join(sorted(half))}, whose rounding errors add up "
+            "from layer to layer: relevance and derivatives are off by some percent, and by much "
+            "more where contributions cancel (lrp.epsilon, lrp.alpha_2_beta_1). Pass "
+            "copy.deepcopy(model).float() and inputs in single precision",
+            PrecisionWarning,
+            stacklevel=5,
+        )
 
 
 def _first_outputs(watch: Watch) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -47,6 +48,8 @@ class Followed:
         Variables of the channels of norms without parameters.
     names : dict of str to str
         The first name of each tensor that has several.
+    choices : tuple of str
+        Where the code takes numbers from what it computes, so that it may branch on them.
     """
 
     units: Units
@@ -56,6 +59,7 @@ class Followed:
     shortcuts: Mapping[str, Tensor]
     bare: Mapping[str, Tensor]
     names: Mapping[str, str]
+    choices: tuple[str, ...] = ()
 
     def sides(self, name: str, module: nn.Module) -> Sides:
         """Return the variables of a module's output and input channels; None where it has none."""
@@ -129,8 +133,9 @@ def follow(model: nn.Module, example: Tensor) -> Followed:
              model.named_buffers(remove_duplicate=False))  # fmt: skip
     names = {name: first[id(t)] for name, t in chain(*every) if first[id(t)] != name}
     return Followed(
-        units, tensors, watch.norms(), tuple(watch.doubtful), shortcuts, watch.bare, names
-    )
+        units, tensors, watch.norms(), tuple(watch.doubtful), shortcuts, watch.bare, names,
+        tuple(dict.fromkeys(watch.choices)),
+    )  # fmt: skip
 
 
 #: Why the units of the last layers stay: no more than what is expected.
@@ -160,7 +165,7 @@ def readings(model: nn.Module, example: Tensor) -> tuple[Any, list[Reading]]:
 
 
 def _run(model: nn.Module, example: Tensor, watch: _Watch) -> Any:
-    with torch.no_grad(), _bypassed(model), watch.hooked(model), watch:
+    with torch.no_grad(), _bypassed(model), watch.hooked(model), _Numbers(watch), watch:
         watch.enter(example)
         return model(example)
 
@@ -190,6 +195,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # For batch norms: the layer that made a tensor, and how often that is read.
         self._made: Any = WeakTensorKeyDictionary()
         self._behind: list[tuple[str, str, list[int]]] = []
+        self.choices: list[str] = []
         self._calls: list[str] = []
         self._owners: dict[int, str] = {}
         for name, tensor in named:
@@ -207,6 +213,14 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return the slots of a tensor; none for what is unknown."""
         found: Slots = self._slots.get(tensor, ()) if isinstance(tensor, Tensor) else ()
         return found
+
+    def take_numbers(self, tensor: Any) -> None:
+        """Take note that code goes on with the values of a tensor instead of the tensor."""
+        if not self._following or self._busy or tensor not in self._signals:
+            return
+        self.choices.append(self._place())
+        for slot in self.slots(tensor):
+            self.units.fix(slot.variables, f"the code reads their values {self.choices[-1]}")
 
     def norms(self) -> dict[str, str]:
         """Name the batch norms that alone read a layer, and that layer alone."""
@@ -242,14 +256,15 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         given = _tensors([*args, *kwargs.values()])
         signal = any(t in self._signals for t in given)
+        if name == "_local_scalar_dense":
+            self.take_numbers(args[0])
         outputs = _tensors(result)
         if not outputs or not (signal or any(self.slots(t) for t in given)):
             return
         self._count(name, given, args)
-        place = f"in {self._places[-1][0]!r}" if self._places else "in the forward pass"
         call = Call(
             name, func, args, kwargs, outputs, self.slots, lambda t: t in self._signals,
-            self.units, place, self.doubtful,
+            self.units, self._place(), self.doubtful,
         )  # fmt: skip
         found = results_of(call)
         for output, slots in zip(outputs, found, strict=False):
@@ -265,6 +280,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             layer = self._owner(args[weight])
             self._calls.append(layer)
             self._made[outputs[0]] = (layer, [0])
+
+    def _place(self) -> str:
+        return f"in {self._places[-1][0]!r}" if self._places else "in the forward pass"
 
     def _count(self, name: str, given: Sequence[Tensor], args: tuple[Any, ...]) -> None:
         """Count who reads what a layer made."""
@@ -351,6 +369,21 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         slots = self._outputs.pop(module)
         self._slots[module.source] = slots
         self._slots[result] = tuple(Slot(1, slot.variables) for slot in slots)
+
+
+class _Numbers(TorchFunctionMode):
+    """Sees where values leave torch for Python or NumPy, which torch's core does not show."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in ("tolist", "numpy", "__array__", "__dlpack__"):
+            self.watch.take_numbers(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def _tensors(value: Any) -> list[Tensor]:
