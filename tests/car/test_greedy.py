@@ -39,6 +39,7 @@ def brute_force(model, images, labels, steps):
     return gone
 
 
+@pytest.mark.filterwarnings("ignore::niwaki.errors.ChoiceWarning")
 @pytest.mark.parametrize(
     ("name", "steps"), [("dense", 3), ("functional", 3), ("depthwise", 2), ("untraceable", 4)]
 )

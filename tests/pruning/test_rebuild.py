@@ -466,6 +466,7 @@ class Branching(nn.Module):
         return self.c(x.flatten(1))
 
 
+@pytest.mark.filterwarnings("ignore::niwaki.errors.ChoiceWarning")
 def test_a_network_that_cannot_be_listed_is_told_or_pruned_otherwise():
     torch.manual_seed(0)
     model, (x, y) = Branching().eval(), data()

@@ -54,10 +54,11 @@ class Structure:
         return Cost.of(self.model, self.layers)
 
     def coupling(self, scored: Sequence[str], ignore: Sequence[str]) -> Coupling:
-        """Return the groups that may be removed, see `couple`."""
+        """Return the groups that may be removed, see `couple`; warns of choices."""
         asked = tuple(scored), tuple(ignore)
         if self._coupling is None or self._coupling[0] != asked:
             self._coupling = asked, couple(self.model, self.example, scored, ignore)
+            self._coupling[1].warn_of_choices()
         return self._coupling[1]
 
     def budget(

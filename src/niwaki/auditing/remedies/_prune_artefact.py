@@ -217,7 +217,9 @@ def _shares(
 def _order(model: nn.Module, example: Tensor, scores: Scores) -> list[tuple[str, tuple[int, ...]]]:
     """List the units that may be removed, the most specific first: (layer, its channels)."""
     ranked = []
-    for group in pruning.couple(model, example, list(scores)):
+    coupling = pruning.couple(model, example, list(scores))
+    coupling.warn_of_choices()
+    for group in coupling:
         values = group.scores(scores)
         # One unit of each group stays: a layer must not be empty.
         places = values.argsort(descending=True)[: len(values) - 1].tolist()

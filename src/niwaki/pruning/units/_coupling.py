@@ -112,6 +112,19 @@ class Coupling(Sequence[Group]):
     def __getitem__(self, index: Any) -> Any:
         return self.groups[index]
 
+    def warn_of_choices(self) -> None:
+        """Give a `ChoiceWarning` if code takes numbers from what it computes, as for a branch."""
+        if self.followed is not None and self.followed.choices:
+            warnings.warn(
+                "the network's code takes numbers from what it computes "
+                f"({', '.join(self.followed.choices)}). If it branches on them, only the way that "
+                "the first samples take is followed: layers on other ways keep the inputs that "
+                "they have, and may fail after pruning. Try the pruned network on samples that "
+                "take each way, or write the choice with torch.where",
+                ChoiceWarning,
+                stacklevel=2,
+            )
+
     def __len__(self) -> int:
         return len(self.groups)
 
@@ -132,14 +145,8 @@ def couple(
         linear layer (the network's output) are left out.
     ignore : sequence of str
         Layers whose units must stay, and with them all that is coupled to them.
-
-    Warns
-    -----
-    ChoiceWarning
-        If the code takes numbers from what it computes, as for a branch.
     """
     followed = follow(model, example)
-    _warn_of_choices(model, followed)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, _LAYERS)}
     for name, module in layers.items():
         outputs, _ = followed.sides(name, module)
@@ -150,19 +157,6 @@ def couple(
     table = _channels(model, followed, scored)
     groups = _groups(model, followed, table, scored, layers)
     return Coupling(groups, _kept(layers, followed, scored, ignore), followed)
-
-
-def _warn_of_choices(model: nn.Module, followed: Followed) -> None:
-    if followed.choices:
-        warnings.warn(
-            f"the code of {type(model).__name__} takes numbers from what it computes "
-            f"({', '.join(followed.choices)}). If it branches on them, only the way that the first "
-            "samples take is followed: layers on other ways keep the inputs that they have, and "
-            "may fail after pruning. Try the pruned network on samples that take each way, or "
-            "write the choice with torch.where",
-            ChoiceWarning,
-            stacklevel=2,
-        )
 
 
 Table = dict[int, dict[tuple[str, bool], list[int]]]
