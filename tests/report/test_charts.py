@@ -38,3 +38,11 @@ def test_ticks_reach_around_values(values):
         assert all(
             drawn["inner"][1] <= y <= drawn["inner"][3] for _, y, _ in drawn["lines"][0]["points"]
         )
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 19])
+def test_what_is_counted_has_whole_ticks(last):
+    points = tuple(Point(float(place), 0.1 * place, "") for place in range(last + 1))
+    drawn = Chart("title", Axis("layers"), Axis("y"), (Line("line", points),)).drawn()
+    assert all(float(text).is_integer() for _, text in drawn["x_ticks"])
+    assert len(drawn["x_ticks"]) >= 2

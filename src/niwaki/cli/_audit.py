@@ -304,6 +304,7 @@ def _watched(
     """Compare new images with a reference that the network is right on; write what is odd."""
     from niwaki.auditing import watch
     from niwaki.data import Described, groups_named
+    from niwaki.models import fingerprint
     from niwaki.report import write_watch
 
     work = common.workplace(out)
@@ -326,5 +327,6 @@ def _watched(
         )
         heading = f"{short_name(model)} watched on {Path(data).name}"
         remarks = [f"The reference is {reference}."]
-        write_watch(folder, found, images, heading=heading, remarks=remarks, made=made)
+        known_by = {**made, "fingerprint": fingerprint(loaded.model)}
+        write_watch(folder, found, images, heading=heading, remarks=remarks, made=known_by)
     return found

@@ -156,14 +156,18 @@ def prune(
         settings=settings,
     )
     title = f"{short_name(model)}, pruned on {Path(data).name}"
-    made_by = provenance(context, title, loaded.model)
     name = criterion or pruning.usual_criterion(pruned.settings["repair"])
+    made_by = provenance(context, title, loaded.model)
     with work.result() as finished:
         whole.save(finished, about=loaded.about)
         result = {
             "seconds": {"before": before, "after": after, "batch": len(example)},
             "bytes": {"before": _bytes(loaded.model), "after": _bytes(whole.model)},
             "test_images": len(test),
+            "criterion": str(name),
+            "reference_images": len(few),
+            "repair": repair,
+            "epochs": tuning.epochs,
         }
         compared = _Compared(loaded, test, judged, common.batch_size)
         _write_page(finished, whole, looking, compared, {"run": made_by, "result": result})

@@ -109,7 +109,9 @@ class Chart:
         ys = [
             v for line in lines for p in line.points for v in (p.y, p.low, p.high) if v is not None
         ]
-        x_ticks, y_ticks = _ticks(xs), _ticks(ys if self.scale is None else [*ys, *self.scale])
+        counted = not self.x.percent and all(float(x).is_integer() for x in xs)
+        x_ticks = _ticks(xs, least=1.0 if counted else 0.0)
+        y_ticks = _ticks(ys if self.scale is None else [*ys, *self.scale])
         ends = _ends(xs, x_ticks)
         left = round(max(40, 14 + LETTER * max(len(self.y.shown(value)) for value in y_ticks)))
         across = _Scale(ends, left, WIDTH - RIGHT, self.x.reverse)
@@ -182,14 +184,14 @@ def _ends(values: Sequence[float], ticks: Sequence[float]) -> tuple[float, float
     return (low, high) if inside > 1 else (ticks[0], ticks[-1])
 
 
-def _ticks(values: Sequence[float], wanted: int = 5) -> list[float]:
-    """Return round numbers that reach around values."""
+def _ticks(values: Sequence[float], wanted: int = 5, least: float = 0.0) -> list[float]:
+    """Return round numbers that reach around values, at least so far apart."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     size = max(abs(low), abs(high))
     if high - low < 1e-9 * max(size, 1e-3):  # equal, but for rounding
         room = 0.5 * size if size > 1e-9 else 0.5
         low, high = low - room, high + room
-    rough = (high - low) / wanted
+    rough = max((high - low) / wanted, least)
     unit = 10.0 ** floor(log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
     first = floor(low / step + 1e-9)

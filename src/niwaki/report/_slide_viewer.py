@@ -129,12 +129,15 @@ def _source(name: str) -> str:
 
 _SIDE = 1200  # pixels that a map is shown with at the most
 _PANELS = 9
+_ROWS = 4  # of two networks that are compared
 _WIDTH = 5.0  # inches of a panel
 _TEXT, _LETTERS = 13, 36  # points, and letters on a line above a panel
 
 
 def slide_overview(path: str | Path, found: SlideMaps, made: Mapping[Layer, Pyramid]) -> None:
     """Draw the slide with the outline of its tissue, and up to eight maps with their scales.
+
+    Maps of two networks and their difference lie side by side, in a row for each class and method.
 
     Parameters
     ----------
@@ -145,28 +148,44 @@ def slide_overview(path: str | Path, found: SlideMaps, made: Mapping[Layer, Pyra
     made : mapping of Layer to Pyramid
         See `niwaki.slides.pyramids`.
     """
-    layers = list(made)[: _PANELS - 1]
-    count = len(layers) + 1
-    columns = 2 if count in (2, 4) else 3
-    rows = -(-count // columns)
+    places = _places(list(made))
+    rows, columns = (max(place) + 1 for place in zip((0, 0), *places.values(), strict=True))
     width, height = found.grid.canvas
     tall = 0.8 * _WIDTH * min(2.0, max(0.5, height / width)) + 0.6
     figure = Figure(figsize=(_WIDTH * columns, tall * rows), layout="constrained")
-    panels = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
-    for panel in panels:
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for panel in panels.ravel():
         panel.set_axis_off()
+    slide = panels[0, 0]
     whole = (0.0, float(width), float(height), 0.0)
-    panels[0].imshow(found.tissue.overview, extent=whole)
+    slide.imshow(found.tissue.overview, extent=whole)
     if not found.tissue.mask.all():
         rows_of, columns_of = found.tissue.mask.shape
         x = (np.arange(columns_of) + 0.5) * found.tissue.mpp / found.grid.mpp
         y = (np.arange(rows_of) + 0.5) * found.tissue.mpp / found.grid.mpp
-        panels[0].contour(x, y, found.tissue.mask, levels=[0.5], colors=["#006d4f"], linewidths=1)
-    _name(panels[0], f"{found.slide.path.name}: tissue ({found.tissue.share:.0%})")
+        slide.contour(x, y, found.tissue.mask, levels=[0.5], colors=["#006d4f"], linewidths=1)
+    _name(slide, f"{found.slide.path.name}: tissue ({found.tissue.share:.0%})")
     full = limits(made)
-    for panel, layer in zip(panels[1:], layers, strict=False):
-        _draw(figure, panel, layer, made[layer], full[layer], found)
+    for layer, (row, column) in places.items():
+        _draw(figure, panels[row, column], layer, made[layer], full[layer], found)
     save_figure(path, figure)
+
+
+def _places(layers: Sequence[Layer]) -> dict[Layer, tuple[int, int]]:
+    """Return row and column of the panel of each layer that is drawn; the slide is at 0, 0."""
+    if any(layer.network for layer in layers):
+        groups: dict[tuple[str, str, str], list[Layer]] = {}
+        for layer in layers:
+            groups.setdefault((layer.kind, layer.class_name, layer.method), []).append(layer)
+        shown = list(groups.values())[:_ROWS]
+        return {
+            layer: (row, column)
+            for row, group in enumerate(shown)
+            for column, layer in enumerate(group, 1)
+        }
+    few = layers[: _PANELS - 1]
+    columns = 2 if len(few) + 1 in (2, 4) else 3
+    return {layer: divmod(number, columns) for number, layer in enumerate(few, 1)}
 
 
 def _draw(

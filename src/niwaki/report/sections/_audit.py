@@ -93,7 +93,10 @@ def _read(run: RunFolder) -> tuple[list[tuple[Any, Any]], Any] | None:
 def _facts(audits: Sequence[tuple[Any, Any]]) -> Iterator[tuple[str, ...]]:
     for report, shown in audits:
         ending = f" ({shown['name']})" if shown["name"] else ""
-        yield f"Found{ending}", f"{len(report['flagged'])} of {report['questions']} questions"
+        yield (
+            f"Answered with yes{ending}",
+            f"{len(report['flagged'])} of {report['questions']} questions",
+        )
         yield f"Accuracy{ending}", f"{report['accuracy']:.1%}"
         yield f"AUC{ending}", f"{report['auc']:.3f}"
     yield "Images", f"{audits[0][0]['images']:,} of {len(audits[0][0]['classes'])} classes"

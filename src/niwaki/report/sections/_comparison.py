@@ -155,8 +155,8 @@ def _cautions(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         gap, spread = first["area"] - second["area"], max(first["std"], second["std"])
         if gap < spread:
             yield (
-                f"{first['contender']} and {second['contender']} differ by {gap:.4f} in their "
-                f"areas, which is less than the standard deviation over the draws ({spread:.4f}): "
+                f"{first['contender']} and {second['contender']} differ by {gap:.2%} in their "
+                f"areas, which is less than the standard deviation over the draws ({spread:.2%}): "
                 "their order may be due to chance."
             )
     if rows and (rows[0].get("runs") or 0) < 5:

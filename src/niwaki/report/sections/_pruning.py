@@ -33,7 +33,7 @@ def pruning(run: RunFolder) -> Section | None:
         "Accuracy and cost",
         "pruning.html.j2",
         {"charts": cost_charts({"": trajectory}, {"": times}), "rejected": trajectory[-1].rejected},
-        facts=(*cost_facts(trajectory), *_measured(run)),
+        facts=(*cost_facts(trajectory), *_measured(run), *_chosen(run)),
         cautions=tuple(_cautions(run, trajectory, times)),
     )
 
@@ -170,8 +170,23 @@ def _measured(run: RunFolder) -> Iterator[tuple[str, ...]]:
     result: Mapping[str, Any] = run.json("result.json") or {}
     for key, name, factor, unit in measured:
         if key in result:
+            count = result[key].get("batch")
             values = (factor * result[key][when] for when in ("before", "after"))
-            yield name, *(f"{value:.3g} {unit}" for value in values)
+            yield (
+                f"Time of {count:,} images" if count else name,
+                *(f"{value:.3g} {unit}" for value in values),
+            )
+
+
+def _chosen(run: RunFolder) -> Iterator[tuple[str, str]]:
+    """Say by what filters were chosen and what was done to the rest."""
+    result: Mapping[str, Any] = run.json("result.json") or {}
+    if "criterion" in result:
+        yield "Criterion", str(result["criterion"])
+        yield "Reference images", f"{result['reference_images']:,}"
+        yield "Repair", str(result["repair"] or "none")
+        epochs = result["epochs"]
+        yield "Fine-tuning", f"{epochs} epochs each time" if epochs else "none"
 
 
 def _cautions(run: RunFolder, trajectory: Trajectory, times: Mapping[int, float]) -> list[str]:

@@ -67,6 +67,11 @@ def _facts(found: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
         ("Tissue", f"{100 * found['tissue']:.0f} %"),
         ("Tiles", f"{found['tiles']:,}"),
         ("Most relevant regions", str(found["regions"])),
+        *(
+            [("Nuclei on these tiles", f"{found['nuclei_measured']:,} of {found['nuclei']:,}")]
+            if "nuclei" in found
+            else []
+        ),
     )
 
 
