@@ -75,7 +75,8 @@ def _cores() -> int | None:
 def _devices() -> list[str]:
     import torch
 
-    names = [f"cpu ({torch.get_num_threads()} threads)"]
+    count = torch.get_num_threads()
+    names = [f"cpu ({count} thread{'s' if count > 1 else ''})"]
     names += [
         f"cuda:{number} ({torch.cuda.get_device_name(number)})"
         for number in range(torch.cuda.device_count())

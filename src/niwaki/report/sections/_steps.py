@@ -107,7 +107,7 @@ def _cautions(found: Mapping[str, Any]) -> Iterator[str]:
         )
     if found.get("photos"):
         yield (
-            f"The {len(found['photos'])} photographs are examples, drawn at random: they are no "
+            f"The {len(found['photos'])} images are examples, drawn at random: they are no "
             "evidence of what the network looks at in general."
         )
 
