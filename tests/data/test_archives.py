@@ -384,3 +384,23 @@ def test_files_outside_the_data_set(folder, tmp_path, monkeypatch):
     plain.paths[4].unlink()
     with pytest.raises(DataError, match=f"/4/{plain.paths[4].name} .* cannot be read"):
         packed[4]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("kind", ["grey of 16 bits", "transparent", "print colours"])
+def test_a_mode_that_the_data_set_wants_is_reached_as_files_are_read(tmp_path, kind, mode):
+    levels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    colours = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    image = {
+        "grey of 16 bits": Image.fromarray(levels),
+        "transparent": Image.fromarray(colours),
+        "print colours": Image.fromarray(colours[..., :3]).convert("CMYK"),
+    }[kind]
+    file = tmp_path / ("x.tif" if kind == "print colours" else "x.png")
+    image.save(file)
+    features = datasets.Features({"image": datasets.Image(mode=mode)})
+    table = datasets.Dataset.from_dict({"image": [row(file.read_bytes())]}, features=features)
+    table.save_to_disk(str(tmp_path / "saved"))
+    look = COLOUR if mode == "RGB" else Preprocessing(8, mean=(0,), std=(1,), channels=1)
+    found, expected = (open_data(spec, look)[0][0] for spec in (f"hf:{tmp_path}/saved", file))
+    assert torch.equal(found, expected)

@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+from struct import pack
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -336,3 +338,63 @@ def test_a_folder_that_cannot_be_listed(folder, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"deep cannot be listed \(Permission denied\)"):
         open_data(folder, COLOUR)
+
+
+# PNG files, chunk by chunk
+
+
+def chunk(kind, content):
+    return pack(">I", len(content)) + kind + content + pack(">I", crc32(kind + content))
+
+
+def png(values, bits, clear):
+    """A PNG of grey (H, W) or colour (H, W, 3) of so many bits, one level or colour transparent."""
+    height, width = values.shape[:2]
+    places = np.arange(bits - 1, -1, -1)
+    rows = (values.reshape(height, -1, 1) >> places & 1).reshape(height, -1).astype(np.uint8)
+    head = pack(">IIBBBBB", width, height, bits, 0 if values.ndim == 2 else 2, 0, 0, 0)
+    told = pack(f">{np.size(clear)}H", *np.ravel(clear))
+    lines = b"".join(b"\0" + np.packbits(row).tobytes() for row in rows)
+    parts = [(b"IHDR", head), (b"tRNS", told), (b"IDAT", compress(lines)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_transparent_level_counts_at_its_own_depth(tmp_path, bits, channels):
+    if channels == 3 and bits < 8:
+        pytest.skip("there are no such colours")
+    rng, most = np.random.default_rng(bits), 2**bits - 1
+    values = rng.integers(0, most + 1, (8, 8, 3)[: 2 + channels // 3])
+    for clear in (values[0, 0], values[3, 4], values[7, 7]):
+        values[:2] = clear
+        (tmp_path / "x.png").write_bytes(png(values, bits, clear))
+        seen = values.reshape(8, 8, -1)
+        there = (seen == clear).all(-1, keepdims=True)
+        found = pixels(tmp_path / "x.png", GREY if channels == 1 else COLOUR)
+        assert np.abs(found - np.where(there, 255, seen * 255 / most)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"PLTE", b"tRNS", b"IDAT"])
+def test_a_damaged_png_is_refused(tmp_path, kind):
+    colours = Image.fromarray(RED_AND_BLUE.repeat(20, 0).repeat(20, 1)).convert("P")
+    colours.save(tmp_path / "x.png", transparency=0)
+    content = (tmp_path / "x.png").read_bytes()
+    assert pixels(tmp_path / "x.png").shape == (8, 8, 3)
+    start = content.index(kind) + 4
+    size = int.from_bytes(content[start - 8 : start - 4], "big")
+    for place in range(start, start + size, max(1, size // 7)):
+        damaged = bytearray(content)
+        damaged[place] ^= 0x04
+        (tmp_path / "x.png").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"cannot read the image .*x\.png"):
+            pixels(tmp_path / "x.png")
+
+
+def test_a_damaged_note_in_a_png_is_no_damaged_picture(tmp_path):
+    content = png(np.arange(64).reshape(8, 8), 8, 200)
+    end = content.index(b"IEND") - 4
+    noted = content[:end] + chunk(b"tEXt", b"Comment\0one")[:-1] + b"\0" + content[end:]
+    (tmp_path / "x.png").write_bytes(noted)
+    (tmp_path / "y.png").write_bytes(content)
+    assert np.array_equal(pixels(tmp_path / "x.png"), pixels(tmp_path / "y.png"))

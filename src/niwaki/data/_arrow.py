@@ -12,7 +12,7 @@ from PIL import Image
 
 from niwaki.data._images import Images
 from niwaki.data._preprocessing import Preprocessing
-from niwaki.data._read import read_image
+from niwaki.data._read import in_mode, read_image
 from niwaki.errors import DataError
 
 __all__ = ["folder_of", "open_arrow"]
@@ -209,4 +209,7 @@ class _Rows(Sequence[Path]):
     def read(self, number: int) -> Image.Image:
         """Read an image."""
         image = read_image(self[number], self.stored(number))
-        return image if self.mode in (None, image.mode) else image.convert(self.mode)
+        if self.mode in (None, image.mode):
+            return image
+        # Pillow alone would clip grey of 16 bits to white, and show what is transparent.
+        return in_mode(image, self.mode)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from niwaki.data._png import bits_of_png, clear_at_depth
 from niwaki.errors import DataError
 
 __all__ = ["SLIDES", "in_mode", "is_slide", "orientation", "read_image", "refuse_slide", "upright"]
@@ -45,7 +46,10 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 # Pillow's decoders raise these for broken files, beside OSError.
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, OverflowError, MemoryError)
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, OverflowError, MemoryError),
+    RuntimeError,
+)
 
 
 def read_image(path: Path, stored: bytes | None = None) -> Image.Image:
@@ -74,6 +78,8 @@ def read_image(path: Path, stored: bytes | None = None) -> Image.Image:
             way, depth, inverted = orientation(file), _depth(file), _inverted(file)
             image: Image.Image = file.copy()  # which reads all of it
             turned = way != 1 and orientation(file) == 1  # Pillow turns TIFF by itself
+            if file.format == "PNG":
+                _complete_png(image, path, stored)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -87,6 +93,13 @@ def read_image(path: Path, stored: bytes | None = None) -> Image.Image:
         ) from error
     image = _sixteen_bits(image, depth, inverted)
     return image if turned else upright(image, way)
+
+
+def _complete_png(image: Image.Image, path: Path, stored: bytes | None) -> None:
+    with path.open("rb") if stored is None else BytesIO(stored) as content:
+        bits = bits_of_png(content)
+    if (clear := image.info.get("transparency")) is not None:
+        image.info["transparency"] = clear_at_depth(clear, bits, image.mode)
 
 
 def orientation(image: Image.Image) -> int:
