@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 __all__ = [
     "AbsorbedWarning",
+    "BatchDependenceWarning",
     "BypassedWarning",
     "ChoiceWarning",
     "CompletenessWarning",
@@ -124,6 +125,10 @@ class UnknownOptionError(NiwakiError, TypeError):
 
 class NothingToPruneError(NiwakiError):
     """A network without a unit that may be removed."""
+
+
+class BatchDependenceWarning(UserWarning):
+    """A network whose answer for an image depends on the other images of the batch."""
 
 
 class BypassedWarning(UserWarning):

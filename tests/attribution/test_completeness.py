@@ -100,6 +100,8 @@ def test_on_smooth_networks_as_captum(activation: type[nn.Module], dtype: torch.
     ).to(dtype).eval()  # fmt: skip
     counted = Counting(model).eval()
     x = 3 * torch.randn(4, 2, 6, 6, dtype=dtype)
+    models.check_steady(counted, x)
+    counted.samples = 0
     found = explain(counted, x, 1, "integrated_gradients", steps=50)
     assert counted.samples == 4 * 52  # the two ends, to see that 50 gradients are enough
     theirs = captum.IntegratedGradients(model).attribute(x, target=1, n_steps=50).to(dtype)

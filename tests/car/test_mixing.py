@@ -111,6 +111,7 @@ def lost(model, images, labels):
         return int((~judge(model(images), labels).right).sum())
 
 
+@pytest.mark.filterwarnings("ignore::niwaki.errors.BatchDependenceWarning")
 @pytest.mark.parametrize("name", MIXES)
 def test_each_unit(name):
     """A physically pruned network is cut by hand, a masked one has a filter of zeros."""

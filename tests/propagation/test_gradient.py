@@ -54,6 +54,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::niwaki.errors.BatchDependenceWarning")
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_functions(function: str) -> None:
     class Net(nn.Module):

@@ -31,7 +31,7 @@ def layer_means(material: Material, layer: str) -> Array | None:
     try:
         with torch.no_grad():
             for block in blocks(len(material), material.batch_size):
-                material.model(material.inputs[block].to(material.device))
+                material.model(material.inputs[block].to(material.device, copy=True))
     finally:
         handle.remove()
     means = np.concatenate(found) if found else np.zeros((0, 0))
@@ -81,7 +81,7 @@ def outputs_changed(
         with torch.no_grad():
             for block in blocks(np.arange(len(material)), material.batch_size):
                 current = block
-                shown = material.inputs[torch.as_tensor(block)].to(material.device)
+                shown = material.inputs[torch.as_tensor(block)].to(material.device, copy=True)
                 outputs.append(material.model(shown).cpu())
     finally:
         handle.remove()

@@ -175,7 +175,7 @@ def layer_statistics(
     ]
     try:
         with torch.no_grad():
-            outputs = model(inputs)
+            outputs = model(inputs.clone())
     finally:
         for handle in handles:
             handle.remove()

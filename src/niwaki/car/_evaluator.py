@@ -266,7 +266,7 @@ class Evaluator:
         except (ModelError, LookupError):
             return False  # one by one, it shows which
         zeros = {node: torch.cat(parts) for node, parts in silent.items()}
-        return _agree(self._network.silenced(images, zeros), smaller(images))
+        return _agree(self._network.silenced(images, zeros), smaller(images.clone()))
 
     @torch.no_grad()
     def _first_that_agrees(self, group: Group, path: Splice | None, images: Tensor) -> _Path | None:
@@ -340,7 +340,7 @@ def _largest_value(model: nn.Module, example: Tensor) -> int:
     handles = [module.register_forward_hook(note) for module in model.modules()]
     try:
         with torch.no_grad():
-            model(example)
+            model(example.clone())
     finally:
         for handle in handles:
             handle.remove()

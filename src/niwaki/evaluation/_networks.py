@@ -229,8 +229,9 @@ def latency(model: nn.Module, inputs: Tensor, *, repeats: int = 20, warm_up: int
     seconds = []
     with torch.no_grad():
         for _ in range(warm_up + repeats):
+            given = inputs.clone()  # which it may overwrite
             before = _now(inputs)
-            model(inputs)
+            model(given)
             seconds.append(_now(inputs) - before)
     return median(seconds[warm_up:])
 
@@ -270,7 +271,7 @@ def seconds_per_mac(
     with torch.no_grad():
         for _ in range(warm_up + repeats):
             begun.clear()
-            own(inputs)
+            own(inputs.clone())
             spent: dict[str, float] = {}
             ends = [since for _, since in begun[1:]] + [_now(inputs)]
             for (name, since), end in zip(begun, ends, strict=False):  # none, if none is a module

@@ -26,6 +26,7 @@ from niwaki.models._outputs import (
     respond,
 )
 from niwaki.models._plain_copy import computes_weights, deep_copy, plain_copy
+from niwaki.models._steady import check_steady
 from niwaki.models._weights import load_weights
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "device_of",
     "export",
     "check_same_network",
+    "check_steady",
     "fingerprint",
     "fitted",
     "home",

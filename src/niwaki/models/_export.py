@@ -79,7 +79,7 @@ def export(
     working = copy.deepcopy(model).cpu()  # exporting sets hooks and flags for a moment
     batches = _batches(working, input_shape, seed)
     with torch.no_grad():
-        expected = [working(batch) for batch in batches]
+        expected = [working(batch.clone()) for batch in batches]
     program = _program(working, batches[0])
 
     def write(aside: Path) -> None:

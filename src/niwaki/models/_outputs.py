@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from niwaki.data import as_tensor
 from niwaki.errors import DataError, ModelError, NiwakiError
+from niwaki.models._steady import check_steady
 
 
 def check(model: nn.Module) -> None:
@@ -197,12 +198,13 @@ def respond(model: nn.Module, inputs: Tensor) -> Tensor:
     Raises
     ------
     ModelError, DataError
-        If the two do not fit each other.
+        If the two do not fit each other, or the network is not steady, see `check_steady`.
     """
+    check_steady(model, inputs)
     with torch.no_grad():
         try:
             with attended(model, inputs):
-                output = model(inputs)
+                output = model(inputs.clone())  # which it may overwrite
         except DataError as error:
             if len(inputs) != 1:
                 raise

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from niwaki.models._steady import varied
 from niwaki.models.zoo import ShortcutA
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -199,7 +200,7 @@ class Network:
             try:
                 values, others = self.run(few, self.nodes), self.run(rows[order], self.nodes)
                 alone = self.run(rows[:1], self.nodes)
-                expected = model(few)
+                expected = model(few.clone())
             except Exception as error:
                 raise UntraceableError(f"{type(error).__name__}: {error}") from error
         if not _close(values[self.output], expected):
@@ -280,12 +281,7 @@ class Network:
 def _probes(example: Tensor) -> Tensor:
     """Make images that differ from each other, however few and plain the given ones are."""
     images = torch.cat([example] * _MORE)[:_MORE]
-    if not images.is_floating_point():
-        return images
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.rand(images.shape, generator=generator, dtype=torch.float64) + 0.5
-    factors = factors.to(images)
-    return torch.where(images == 0, factors - 1, images * factors)
+    return varied(images) if images.is_floating_point() else images
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:

@@ -21,7 +21,7 @@ from niwaki.errors import (
     SoftmaxOutputError,
     SoftmaxOutputWarning,
 )
-from niwaki.models import attended, fitted, one_tensor
+from niwaki.models import attended, check_steady, fitted, one_tensor
 from niwaki.propagation.composites import Composite
 from niwaki.propagation.observers import Observer
 from niwaki.propagation.operation import Operation
@@ -206,14 +206,19 @@ def _check_conditions(watch: Watch) -> None:
 
 
 def check_inputs(model: nn.Module, inputs: Any) -> Tensor:
-    """Refuse a network in training mode; return the inputs as `niwaki.models.fitted` does."""
+    """Refuse a network in training mode, or one that is not steady (`niwaki.models.check_steady`).
+
+    The inputs are returned as `niwaki.models.fitted` does.
+    """
     training = next((name for name, m in model.named_modules() if m.training), None)
     if training is not None:
         raise ModelError(
             f"the network is in training mode (module {training or 'itself'!r}): its outputs "
             "depend on chance and on the batch. Call model.eval() first"
         )
-    return fitted(model, inputs)
+    given = fitted(model, inputs)
+    check_steady(model, given)
+    return given
 
 
 def check_output(model: nn.Module, output: Tensor, watch: Watch) -> None:

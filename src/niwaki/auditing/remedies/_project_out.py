@@ -155,7 +155,7 @@ def _outputs(model: nn.Module, layer: str, inputs: Tensor, batch_size: int = 128
     try:
         with torch.no_grad():
             for part in torch.split(inputs, batch_size):
-                model(part)
+                model(part.clone())
     finally:
         handle.remove()
     return torch.cat(kept)

@@ -262,7 +262,9 @@ def _try(
     clean: tuple[Tensor, Tensor],
 ) -> Trial:
     with torch.no_grad():
-        said = [models.class_logits(model(x), "an audit") for x in (inputs, without, clean[0])]
+        said = [
+            models.class_logits(model(x.clone()), "an audit") for x in (inputs, without, clean[0])
+        ]
     truth = labels.cpu().numpy()
     on, off = (torch.from_numpy(margins(part.cpu().numpy(), truth)) for part in said[:2])
     accuracy = float((said[2].argmax(1) == clean[1]).double().mean())

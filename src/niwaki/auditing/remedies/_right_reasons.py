@@ -93,7 +93,7 @@ def input_penalty(model: nn.Module, inputs: Tensor, masks: Tensor) -> Tensor:
         Shape (N, 1, H, W), 1 inside.
     """
     shown = inputs.detach().requires_grad_()
-    total = nn.functional.log_softmax(model(shown), 1).sum()
+    total = nn.functional.log_softmax(model(shown.clone()), 1).sum()
     (slope,) = torch.autograd.grad(total, shown, create_graph=True)
     return ((slope * masks) ** 2).flatten(1).sum(1).mean()
 

@@ -228,7 +228,7 @@ def _train(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 with precision.autocast():
-                    output = model(inputs)
+                    output = model(inputs.clone())  # which it may overwrite
                 loss = _loss(output, inputs, labels, settings, teacher, precision)
                 if penalty is not None:
                     loss = loss + penalty(model, inputs)
@@ -328,7 +328,7 @@ def _loss(
     if settings.distil == 0 or teacher is None:
         return loss
     with torch.no_grad(), precision.autocast():
-        taught = models.class_logits(teacher(inputs).float(), "distillation")
+        taught = models.class_logits(teacher(inputs.clone()).float(), "distillation")
     t = settings.temperature
     softened = F.kl_div(
         F.log_softmax(output / t, 1),

@@ -147,7 +147,7 @@ def _until(model: nn.Module, norm: Any, uses: int, inputs: Tensor, moments: _Mom
 
     handle = norm.register_forward_pre_hook(hook)
     try:
-        model(inputs)
+        model(inputs.clone())  # which it may overwrite
     except _Enough:
         pass
     finally:
@@ -171,7 +171,7 @@ def _run_hooked(
     """Run a network while each of its norms tells a hook what it gets."""
     handles = [norm.register_forward_pre_hook(hook) for norm in norms]
     try:
-        model(inputs)
+        model(inputs.clone())  # which it may overwrite
     finally:
         for handle in handles:
             handle.remove()
@@ -281,7 +281,7 @@ def _contributions(
     try:
         with torch.no_grad(), agreed():
             for inputs, _ in batches(data, batch_size, home(model), shared=True):
-                model(inputs)
+                model(inputs.clone())  # which it may overwrite
     finally:
         for handle in handles:
             handle.remove()

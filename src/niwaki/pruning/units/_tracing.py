@@ -166,8 +166,9 @@ def readings(model: nn.Module, example: Tensor) -> tuple[Any, list[Reading]]:
 
 def _run(model: nn.Module, example: Tensor, watch: _Watch) -> Any:
     with torch.no_grad(), _bypassed(model), watch.hooked(model), _Numbers(watch), watch:
-        watch.enter(example)
-        return model(example)
+        inputs = example.clone()  # which the network may overwrite
+        watch.enter(inputs)
+        return model(inputs)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]

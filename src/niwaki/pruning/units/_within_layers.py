@@ -193,7 +193,7 @@ def _grams(model: nn.Module, names: Sequence[str], samples: Tensor) -> dict[str,
                 if is_mine(number):
                     for total in sums.values():
                         total.begin(BLOCK * number)
-                    model(block)
+                    model(block.clone())
     finally:
         for handle in handles:
             handle.remove()
