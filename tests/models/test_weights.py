@@ -139,3 +139,70 @@ def test_check_names_what_is_wrong():
     model.eval()[1].running_var[2] = float("inf")
     with pytest.raises(ModelError, match=r"1\.running_var has NaN or inf"):
         check(model)
+
+
+class Shares(nn.Module):
+    """Two layers, of one weight or of two."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        if shared:
+            self.b.weight = self.a.weight
+
+
+def test_two_weights_do_not_become_one(tmp_path):
+    file, apart, shared = tmp_path / "x.pt", Shares(False), Shares(True)
+    torch.save(apart.state_dict(), file)
+    before = {name: value.clone() for name, value in shared.state_dict().items()}
+    with pytest.raises(
+        WeightsError, match=r"b\.weight and a\.weight are one tensor in the network"
+    ):
+        load_weights(shared, file)
+    assert all(torch.equal(value, before[name]) for name, value in shared.state_dict().items())
+    torch.save(shared.state_dict(), file)
+    load_weights(apart, file)
+    load_weights(Shares(True), file)
+    assert torch.equal(apart.b.weight, shared.a.weight)
+
+
+@pytest.mark.parametrize(
+    ("stored", "own", "value"),
+    [(torch.float64, torch.float32, 1e300), (torch.float32, torch.float16, 7e4)],
+)
+def test_values_that_the_network_cannot_hold(tmp_path, stored, own, value):
+    model = nn.Linear(2, 2).to(own)
+    weights = {name: one.to(stored) for name, one in model.state_dict().items()}
+    load_weights_of(model, weights, tmp_path)
+    weights["weight"][0, 0] = value
+    with pytest.raises(WeightsError, match=r"has values up to .* does not hold"):
+        load_weights_of(model, weights, tmp_path)
+    assert bool(model.weight.isfinite().all())
+
+
+def load_weights_of(model, content, folder):
+    torch.save(content, folder / "x.pt")
+    load_weights(model, folder / "x.pt")
+
+
+def test_several_networks_in_one_checkpoint(tmp_path):
+    weights = nn.Linear(2, 2).state_dict()
+    with pytest.raises(
+        WeightsError, match="holds several networks, under 'state_dict' and 'model'"
+    ):
+        load_weights_of(nn.Linear(2, 2), {"model": weights, "state_dict": weights}, tmp_path)
+
+
+def test_tensors_without_plain_values(tmp_path):
+    weights = nn.Linear(2, 2).state_dict()
+    sparse = {**weights, "weight": weights["weight"].to_sparse()}
+    with pytest.raises(WeightsError, match=r"weight is stored as torch\.sparse_coo"):
+        load_weights_of(nn.Linear(2, 2), sparse, tmp_path)
+    with torch.device("meta"):
+        empty = nn.Linear(2, 2)
+    with pytest.raises(WeightsError, match="meta device"):
+        load_weights_of(empty, weights, tmp_path)
+    eighth = {name: value.to(torch.float8_e4m3fn) for name, value in weights.items()}
+    model = nn.Linear(2, 2)
+    load_weights_of(model, eighth, tmp_path)
+    assert torch.equal(model.weight, eighth["weight"].float())

@@ -38,7 +38,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     ------
     WeightsError
         A file that is missing, broken or needs unpickling; names or shapes that differ from the
-        network's; values that are not finite.
+        network's; values that are not finite, or too large for the network's type; several sets of
+        weights; two different ones for what the network shares.
     """
     fit(model, read_weights(path), path)
 
@@ -82,23 +83,52 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None
             f"unexpected, {len(shapes)} of another shape: {'; '.join(wrong[:_SHOWN])}{more}. "
             "Build the network these weights were saved from, with the same number of classes"
         )
+    _check_tied(state, own, path)
     for name, tensor in state.items():
+        if own[name].is_meta or tensor.layout != torch.strided:
+            kind = f"the network's {name} is on the meta device, where it has no values"
+            if not own[name].is_meta:
+                kind = f"{name} is stored as {tensor.layout}; store it dense (tensor.to_dense())"
+            raise WeightsError(f"{path} cannot be set: {kind}")
         if _kind(tensor) != _kind(own[name]):
             raise WeightsError(
                 f"{name} in {path} is {tensor.dtype}, the network's {own[name].dtype}: these are "
                 "no weights of it as it is. Quantised or complex weights must be turned back into "
                 "those of the network first"
             )
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise WeightsError(
-                f"{name} in {path} has NaN or infinite values; the training that wrote it has "
-                "diverged, so take an earlier checkpoint"
-            )
+        if tensor.is_floating_point():
+            _check_finite(name, tensor, own[name].dtype, path)
     versioned = OrderedDict(state)
     # Some modules (MNASNet) refuse weights that do not say which version of them wrote them: these
     # fit, so they are of the network's own.
     versioned._metadata = own._metadata  # type: ignore[attr-defined]
     model.load_state_dict(versioned, strict=False)  # counts and shared tensors may be missing
+
+
+def _check_tied(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse different values for what is one tensor in the network: the last would be taken."""
+    first: dict[tuple[object, ...], str] = {}
+    for name in state:
+        other = first.setdefault(_place(own[name]), name)
+        if other != name and not torch.equal(state[name], state[other]):
+            raise WeightsError(
+                f"{name} and {other} are one tensor in the network and two in {path}, with other "
+                "values: build the network without sharing them"
+            )
+
+
+def _check_finite(name: str, tensor: Tensor, dtype: torch.dtype, path: str | Path) -> None:
+    stored = tensor.to(torch.float64)
+    if not bool(stored.isfinite().all()):
+        raise WeightsError(
+            f"{name} in {path} has NaN or infinite values; the training that wrote it has "
+            "diverged, so take an earlier checkpoint"
+        )
+    if not bool(stored.to(dtype).isfinite().all()):
+        raise WeightsError(
+            f"{name} in {path} ({tensor.dtype}) has values up to {float(stored.abs().max()):g}, "
+            f"which the network's {dtype} does not hold: build it in more precision"
+        )
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
@@ -130,10 +160,15 @@ def _torch_load(path: Path) -> Any:
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     while isinstance(content, Mapping):
-        nest = next((key for key in _NESTS if isinstance(content.get(key), Mapping)), None)
-        if nest is None:
+        nests = [key for key in _NESTS if isinstance(content.get(key), Mapping)]
+        if not nests:
             break
-        content = content[nest]
+        if len(nests) > 1:
+            raise WeightsError(
+                f"{path} holds several networks, under {' and '.join(map(repr, nests))}: save the "
+                "one that is meant in a file of its own"
+            )
+        content = content[nests[0]]
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
     for name, value in content.items():
