@@ -103,3 +103,31 @@ def test_other_refusals():
     data = torch.randn(1, 3, 6, 6), torch.tensor([0])
     with pytest.raises(ModelError, match="no hidden layer"):
         score(Functional().eval(), data, "bn_scale + weight")
+
+
+@pytest.mark.parametrize("name", ["random", "random.rebuilt", "weight + 2*random"])
+def test_a_seed_reaches_all_that_draw(plain, samples, name):
+    told = {
+        "random": create("random", seed=7),
+        "random.rebuilt": create("random.rebuilt", seed=7),
+        "weight + 2*random": Combination({"weight": 1, create("random", seed=7): 2}),
+    }[name]
+    made = create(name)
+    assert made.draws
+    assert not told.draws
+    for criterion in (made.seeded(7), made.seeded(7).seeded(8), told.seeded(8)):
+        assert torch.equal(
+            score(plain, samples, criterion).flat(), score(plain, samples, told).flat()
+        )
+    assert not torch.equal(
+        score(plain, samples, made.seeded(7)).flat(), score(plain, samples, made.seeded(8)).flat()
+    )
+    assert torch.equal(
+        score(plain, samples, made).flat(), score(plain, samples, made.seeded(0)).flat()
+    )
+
+
+def test_what_does_not_draw_is_handed_on(plain):
+    made = create("lrp.rebuilt")
+    assert not made.draws
+    assert made.seeded(3).base.seeded(3) is made.base

@@ -10,6 +10,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._acts import Acts
 from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance, short_name
 from niwaki.errors import NiwakiError
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from niwaki.auditing import Audit, Collection, Watched
     from niwaki.data import Described, Images
     from niwaki.runs import Workplace
+
+
+_NOT_WATCHING = Acts(without=("watch",))
+_OF_THE_DEMO = {"demo", "out", "device", "threads", "seed", "force", "as_json", "fail_on_finding"}
 
 
 @o.spread
@@ -44,10 +49,12 @@ def audit_command(
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="Attribution method, see `niwaki methods`.")
+        str, _NOT_WATCHING, typer.Option(help="Attribution method, see `niwaki methods`.")
     ] = "lrp.epsilon_plus",
     target: Annotated[
-        Literal["predicted", "true"], typer.Option(help="The class that is explained.")
+        Literal["predicted", "true"],
+        _NOT_WATCHING,
+        typer.Option(help="The class that is explained."),
     ] = "predicted",
     limit: Annotated[
         int,
@@ -55,10 +62,13 @@ def audit_command(
         typer.Option(help="Largest number of images, drawn evenly from the classes."),
     ] = 1000,
     tissue: Annotated[
-        bool, typer.Option("--tissue", help="The images are H&E: sort relevance by stain.")
+        bool,
+        _NOT_WATCHING,
+        typer.Option("--tissue", help="The images are H&E: sort relevance by stain."),
     ] = False,
     training: Annotated[
         str | None,
+        _NOT_WATCHING,
         typer.Option(
             metavar="DATA",
             help="The images that the network was trained on, named like DATA. The audit then "
@@ -78,6 +88,7 @@ def audit_command(
     ] = None,
     centres: Annotated[
         str | None,
+        _NOT_WATCHING,
         typer.Option(
             metavar="PATTERN",
             help="The hospital, laboratory or scanner of each image, given in the same way. The "
@@ -87,6 +98,7 @@ def audit_command(
     ] = None,
     region: Annotated[
         list[str] | None,
+        _NOT_WATCHING,
         typer.Option(
             metavar="NAME=FOLDER",
             help="Masks of a region to ask about, named like the images. May be repeated.",
@@ -95,6 +107,7 @@ def audit_command(
     ] = None,
     questions: Annotated[
         str | None,
+        _NOT_WATCHING,
         typer.Option(
             metavar="NAMES",
             help="Questions to ask, such as position,colour; see `niwaki methods`. Default: all.",
@@ -103,6 +116,7 @@ def audit_command(
     ] = None,
     confirm: Annotated[
         Path | None,
+        _NOT_WATCHING,
         typer.Option(
             metavar="FILE",
             help="The candidates.csv of an earlier audit of the same images, with yes beside the"
@@ -123,6 +137,7 @@ def audit_command(
     ] = None,
     heatmaps: Annotated[
         bool,
+        _NOT_WATCHING,
         typer.Option(
             "--heatmaps", help="Also write the heatmaps of all images, as a project of ViRelAy."
         ),
@@ -165,8 +180,7 @@ def audit_command(
     )
     if demo:
         check_alone("niwaki audit --demo")
-        if model or data or training:
-            raise NiwakiError("--demo brings its own network and data: leave MODEL and DATA out")
+        _check_demo(context)
         place = o.prepare(common.device, common.threads)
         said = run_demo(out, place, common.seed, common.force, common.as_json, made=made)
         if common.as_json:
@@ -218,6 +232,21 @@ def audit_command(
         write_audit(folder, found, heading=heading, remarks=remarks, made=made)
     _tell(found, out / "index.html", common.as_json)
     _end(fail_on_finding and bool(found.flagged))
+
+
+def _check_demo(context: typer.Context) -> None:
+    """Refuse all that the demonstration brings itself."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        given = source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+        if given and parameter.name not in _OF_THE_DEMO:
+            raise NiwakiError(
+                f"--demo brings its own network, data and settings: leave {_flag(parameter)} out"
+            )
+
+
+def _flag(parameter: Any) -> str:
+    return str(parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar)
 
 
 def _tell(found: Audit | Watched, page: Path, as_json: bool) -> None:

@@ -11,10 +11,11 @@ from rich.table import Table
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._acts import Acts
 from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance, short_name
 from niwaki.cli._spread import Bytes
-from niwaki.errors import DataError, NiwakiError
+from niwaki.errors import DataError
 from niwaki.processes import goes_on_alone
 from niwaki.stages import allowed
 
@@ -54,6 +55,7 @@ def car(
     floor: Annotated[
         float | None,
         r.FRACTION,
+        Acts(beside=("greedy",)),
         typer.Option(
             help="With --greedy: stop before the accuracy on the images of the search falls below "
             "this.",
@@ -63,7 +65,9 @@ def car(
     max_memory: Annotated[
         str, Bytes(), typer.Option(help="Memory to stay below, such as 500MB.")
     ] = "2GB",
-    top: Annotated[int, r.SOME, typer.Option(help="Filters to list.")] = 20,
+    top: Annotated[
+        int, r.SOME, Acts(without=("greedy",)), typer.Option(help="Filters to list.")
+    ] = 20,
     out: o.Folder = Path("car"),
     *,
     common: o.Common,
@@ -85,8 +89,6 @@ def car(
     from niwaki.report import write_report
 
     common.check_output(out, model, data)
-    if floor is not None and greedy is None:
-        raise NiwakiError("--floor says when --greedy stops; give both")
     work = common.workplace(out)
     loaded = common.load(model)
     images = common.images(data, loaded)

@@ -11,6 +11,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._acts import Acts
 from niwaki.cli._heatmaps import Picked, pick, table
 from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance, short_name
@@ -69,7 +70,10 @@ def filters(
         ),
     ] = None,
     first: Annotated[
-        int, r.SOME, typer.Option(help="Number of filters pruned first that are counted.")
+        int,
+        r.SOME,
+        Acts(beside=("pruned",)),
+        typer.Option(help="Number of filters pruned first that are counted."),
     ] = 20,
     *,
     common: o.Common,

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._acts import Acts
 from niwaki.cli._fits import check_fits
 from niwaki.cli._json import say
+from niwaki.errors import NiwakiError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +39,9 @@ def info(
     composite: Annotated[
         str, typer.Option(help="The composite whose rules are shown: a preset, or a .json file.")
     ] = "epsilon_plus",
-    limit: o.Limit = 1000,
+    limit: Annotated[
+        int, r.SOME, Acts(beside=("data",)), typer.Option(help="Largest number of images.")
+    ] = 1000,
     *,
     common: o.Common,
 ) -> None:
@@ -53,6 +58,8 @@ def info(
     from niwaki.propagation import composite_named
     from niwaki.report import network_info
 
+    if common.outputs is not None and data is None:
+        raise NiwakiError(f"--outputs {common.outputs} does nothing without DATA: give that, too")
     rules = composite_named(composite)
     loaded = common.load(model)
     images = None if data is None else common.images(data, loaded)

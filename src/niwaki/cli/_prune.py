@@ -10,6 +10,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._acts import Acts
 from niwaki.cli._heatmaps import pick, some_of
 from niwaki.cli._json import say
 from niwaki.cli._log import Log
@@ -23,6 +24,7 @@ from niwaki.cli._prune_options import (
     parse_criterion,
     repair_of,
 )
+from niwaki.errors import NiwakiError
 from niwaki.processes import decided, goes_on_alone, is_first
 from niwaki.stages import allowed
 
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
     from niwaki.pruning import Pruned, Schedule, Step, Trajectory
     from niwaki.runs import Workplace
 
-__all__ = ["hold_out", "prune"]
+__all__ = ["check_references", "hold_out", "prune"]
+
+_REFERENCES = 10  # images per class
 
 
 @o.spread
@@ -56,10 +60,11 @@ def prune(
     ] = None,
     per_class: Annotated[
         int, r.SOME, typer.Option("--references", help="Reference images per class.")
-    ] = 10,
+    ] = _REFERENCES,
     held_out: Annotated[
         int,
         r.SOME,
+        Acts(beside=("floor", "epochs")),
         typer.Option(
             "--validation",
             help="Training images per class that decide about the floor and the best epoch of "
@@ -104,6 +109,7 @@ def prune(
     tuning.bundle(common.seed)  # refuses what does not go together, before anything is read
     seed, made = common.seed, None if criterion is None else _made(criterion, common.seed)
     limits, repair = limiting.bundle(), repair_of(limiting.repair)
+    check_references(per_class, made, repair)
     loaded = common.load(model)
     test = common.images(data, loaded)
     loaded = loaded.named_by(test)
@@ -228,7 +234,7 @@ def _made(text: str, seed: int) -> Criterion:
     from niwaki import criteria
 
     name, chosen = parse_criterion(text)
-    return criteria.create(name, **{**({"seed": seed} if name == "random" else {}), **chosen})
+    return criteria.create(name, **chosen).seeded(seed)
 
 
 def _prices(loaded: o.Loaded, example: Tensor, work: Workplace) -> dict[str, float]:
@@ -248,6 +254,16 @@ def _prices(loaded: o.Loaded, example: Tensor, work: Workplace) -> dict[str, flo
         measured = decided(lambda: seconds_per_mac(loaded.model, example))
         kept.write("seconds", seconds=measured)
         return measured
+
+
+def check_references(per_class: int, criterion: Criterion | None, repair: str | None) -> None:
+    """Refuse a number of reference images where nothing looks at them."""
+    blind = criterion is not None and not criterion.needs_data and repair is None
+    if blind and per_class != _REFERENCES:
+        raise NiwakiError(
+            f"--references {per_class} does nothing: neither {criterion} nor --repair none "
+            "looks at images. Leave it out"
+        )
 
 
 def hold_out(training: Images, per_class: int, seed: int) -> tuple[Subset[Any], Subset[Any]]:

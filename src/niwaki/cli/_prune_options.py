@@ -9,6 +9,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._acts import Acts
 from niwaki.errors import NiwakiError, UnknownOptionError
 from niwaki.options import split_options
 
@@ -173,6 +174,9 @@ def _ceilings(given: list[str]) -> dict[str, float]:
     return found
 
 
+_TUNED = Acts(beside=("epochs",))
+
+
 @dataclass(frozen=True)
 class Tuning:
     """Fine-tuning."""
@@ -183,33 +187,40 @@ class Tuning:
     ] = 0
     tune: Annotated[
         Literal["each", "end"],
+        _TUNED,
         typer.Option(help="Whether to fine-tune after each step, or once at the end."),
     ] = "each"
     optimizer: Annotated[
-        Literal["sgd", "adamw"], typer.Option(help="Optimizer of fine-tuning.")
+        Literal["sgd", "adamw"], _TUNED, typer.Option(help="Optimizer of fine-tuning.")
     ] = "sgd"
-    lr: Annotated[float, r.LEARNING_RATE, typer.Option(help="Learning rate.")] = 0.01
-    momentum: Annotated[float, r.BELOW_ONE, typer.Option(help="Momentum of SGD.")] = 0.9
-    weight_decay: Annotated[float, r.DECAY, typer.Option(help="Weight decay of fine-tuning.")] = (
-        5e-4
-    )
+    lr: Annotated[float, r.LEARNING_RATE, _TUNED, typer.Option(help="Learning rate.")] = 0.01
+    momentum: Annotated[
+        float, r.BELOW_ONE, _TUNED, Acts(("optimizer=sgd",)), typer.Option(help="Momentum of SGD.")
+    ] = 0.9
+    weight_decay: Annotated[
+        float, r.DECAY, _TUNED, typer.Option(help="Weight decay of fine-tuning.")
+    ] = 5e-4
     lr_schedule: Annotated[
-        Literal["cosine", "step", "constant"], typer.Option(help="How the learning rate falls.")
+        Literal["cosine", "step", "constant"],
+        _TUNED,
+        typer.Option(help="How the learning rate falls."),
     ] = "cosine"
     label_smoothing: Annotated[
-        float, r.BELOW_ONE, typer.Option(help="Label smoothing of fine-tuning.")
+        float, r.BELOW_ONE, _TUNED, typer.Option(help="Label smoothing of fine-tuning.")
     ] = 0.0
     distil: Annotated[
         float,
         r.FRACTION,
+        _TUNED,
         typer.Option(help="Weight of the unpruned network's outputs as targets."),
     ] = 0.0
     temperature: Annotated[
-        float, r.TEMPERATURE, typer.Option(help="Temperature of distillation.")
+        float, r.TEMPERATURE, Acts(("distil",)), typer.Option(help="Temperature of distillation.")
     ] = 4.0
     patience: Annotated[
         int | None,
         r.EPOCHS,
+        _TUNED,
         typer.Option(
             help="Stop after this many epochs without a better validation accuracy.",
             show_default=False,
@@ -217,11 +228,12 @@ class Tuning:
     ] = None
     precision: Annotated[
         Literal["auto", "no", "bf16", "fp16"],
+        _TUNED,
         typer.Option(help="Precision of fine-tuning's forward pass."),
     ] = "auto"
-    tune_batch: Annotated[int, r.BATCH, typer.Option(help="Samples in a batch of fine-tuning.")] = (
-        64
-    )
+    tune_batch: Annotated[
+        int, r.BATCH, _TUNED, typer.Option(help="Samples in a batch of fine-tuning.")
+    ] = 64
 
     def bundle(self, seed: int, training: Data | None = None) -> FineTune | None:
         """Return the settings of fine-tuning, or None where nothing is tuned."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
 from niwaki.cli._json import say
+from niwaki.cli._prune import check_references
 from niwaki.cli._prune_options import Common
 from niwaki.processes import goes_on_alone
 from niwaki.stages import allowed
@@ -76,8 +77,8 @@ def prune_weights(
     common.check_output(out, model, data)
     work = common.workplace(out)
     seed = common.seed
-    options: dict[str, Any] = {"seed": seed} if criterion == "random" else {}
-    made = criteria.create(criterion, "weight", **options)
+    made = criteria.create(criterion, "weight").seeded(seed)
+    check_references(per_class, made, None if repair == "none" else repair)
     loaded = common.load(model)
     test = common.images(data, loaded)
     loaded = loaded.named_by(test)

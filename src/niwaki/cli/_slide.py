@@ -11,6 +11,7 @@ import typer
 
 from niwaki import ranges as r
 from niwaki.cli import _options as o
+from niwaki.cli._acts import Acts
 from niwaki.cli._json import say
 from niwaki.cli._provenance import given_command, provenance, short_name, today
 from niwaki.errors import DataError, NiwakiError
@@ -86,7 +87,10 @@ def slide(
         typer.Option(help="Share of a tile's side by which tiles that are blended overlap."),
     ] = 0.25,
     least_tissue: Annotated[
-        float, r.FRACTION, typer.Option(help="Share of a tile that must be tissue.")
+        float,
+        r.FRACTION,
+        Acts(without=("everywhere",)),
+        typer.Option(help="Share of a tile that must be tissue."),
     ] = 0.1,
     everywhere: Annotated[
         bool, typer.Option("--everywhere", help="Look at the whole slide, not only at tissue.")
@@ -128,6 +132,12 @@ def slide(
     from niwaki.report import write_report
     from niwaki.slides import Tiling, explain_slide, open_slide, read_nuclei
 
+    for flag, given in (("--outputs", common.outputs), ("--resize", common.resize)):
+        if given is not None:
+            raise NiwakiError(
+                f"{flag} {given} does nothing here: a slide has no classes of its own, and its "
+                "tiles are read at the resolution of --mpp. Leave it out"
+            )
     common.check_output(out, model, slide, files=[nuclei] if nuclei else [])
     source = open_slide(slide, slide_mpp)
     if mpp is not None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo, OptionInfo
 
+from niwaki.cli._acts import Acts
 from niwaki.errors import NiwakiError
 from niwaki.machine import parse_bytes
 from niwaki.ranges import Range
@@ -81,9 +82,9 @@ def numbers(what: str, text: str, listed: Listed) -> list[float]:
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """Replace each parameter that is a bundle, such as `Common`, by its options, one by one.
 
-    An option's annotation may hold a `Range`, `Listed`, `Bytes` or `Written` beside typer's own
-    information: it is shown in the help, and checked before the command begins. No text may be
-    empty.
+    An option's annotation may hold a `Range`, `Listed`, `Bytes`, `Written` or `Acts` beside typer's
+    own information: ranges are shown in the help, and all are checked before the command begins. No
+    text may be empty.
     """
     own = get_type_hints(command, include_extras=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -106,6 +107,11 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
     def spread_out(**given: Any) -> None:
         for parameter in parameters:
             check(parameter.annotation, flag_of(parameter), given[parameter.name])
+        flags = {parameter.name: flag_of(parameter) for parameter in parameters}
+        for parameter in parameters:
+            for about in get_args(parameter.annotation)[1:]:
+                if isinstance(about, Acts):
+                    about.check(parameter, given, flags)
         made = {
             name: bundle(**{f.name: given.pop(f.name) for f in fields(bundle) if f.init})
             for name, bundle in bundles.items()

@@ -97,6 +97,12 @@ def tiles(
         check_output(folder, force=force, data=files, files=given)
     slides = [open_slide(file, slide_mpp) for file in files]
     _check_names(slides)
+    places = [_file(slide, annotations, len(slides)) for slide in slides]
+    if names is not None and not any(place.suffix.lower() in _MASKS for place in places):
+        raise NiwakiError(
+            f"--names {names} does nothing: the classes of {places[0].name} have names of their "
+            "own, and only the numbers of a mask have none"
+        )
     jobs = []
     for slide in slides:
         objects = _annotated(slide, annotations, len(slides), names)

@@ -71,6 +71,17 @@ class Combination(Criterion):
         ready.parts = [(p.prepared(model, data, batch_size), weight) for p, weight in self.parts]
         return ready
 
+    @property
+    def draws(self) -> bool:
+        """See `Criterion.draws`."""
+        return any(part.draws for part, _ in self.parts)
+
+    def seeded(self, seed: int) -> Criterion:
+        """See `Criterion.seeded`."""
+        twin = copy.copy(self)
+        twin.parts = [(part.seeded(seed), weight) for part, weight in self.parts]
+        return twin
+
     def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """See `Criterion.batch`."""
         return {

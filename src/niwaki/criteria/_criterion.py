@@ -76,6 +76,15 @@ class Criterion(ABC):
         """
         return self
 
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers by a seed that nobody has given."""
+        return False
+
+    def seeded(self, seed: int) -> Criterion:
+        """Return the same with this seed, if it `draws`; else itself."""
+        return self
+
     def network(self, model: nn.Module, inputs: Tensor) -> nn.Module:
         """Return the network that `batch` gets: one with an output per class, see `per_class`.
 

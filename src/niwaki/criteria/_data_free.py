@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -158,8 +159,9 @@ class Random(_OfEither):
 
     Parameters
     ----------
-    seed : int
-        Seed of the draw; the same seed gives the same scores for the same layers.
+    seed : int, optional
+        Seed of the draw; the same seed gives the same scores for the same layers. Default: that of
+        the comparison or command it takes part in, or 0.
     granularity : {"unit", "weight"}
         What gets a score.
     normalise : str, optional
@@ -167,14 +169,29 @@ class Random(_OfEither):
     """
 
     def __init__(
-        self, *, seed: int = 0, granularity: Granularity = "unit", normalise: str | None = None
+        self,
+        *,
+        seed: int | None = None,
+        granularity: Granularity = "unit",
+        normalise: str | None = None,
     ) -> None:
         super().__init__(granularity=granularity, normalise=normalise)
         self.seed = seed
 
+    @property
+    def draws(self) -> bool:
+        """See `Criterion.draws`."""
+        return self.seed is None
+
+    def seeded(self, seed: int) -> Criterion:
+        """See `Criterion.seeded`."""
+        twin = copy.copy(self)
+        twin.seed = seed if self.draws else self.seed
+        return twin
+
     def scores(self, totals: Totals, layers: Sequence[Layer], model: nn.Module) -> ByLayer:
         """See `Criterion.scores`."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.seed or 0)
         one_each = self.granularity == "unit"
         return {
             layer.name: torch.rand(

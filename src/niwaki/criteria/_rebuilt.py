@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -57,6 +58,17 @@ class RebuiltError(Criterion):
         ready = RebuiltError(self.base.prepared(model, data, batch_size))
         ready.name = self.name
         return ready
+
+    @property
+    def draws(self) -> bool:
+        """See `Criterion.draws`."""
+        return self.base.draws
+
+    def seeded(self, seed: int) -> Criterion:
+        """See `Criterion.seeded`."""
+        twin = copy.copy(self)
+        twin.base = self.base.seeded(seed)
+        return twin
 
     def network(self, model: nn.Module, inputs: Tensor) -> nn.Module:
         """See `Criterion.network`."""

@@ -54,7 +54,7 @@ class Contender:
         and the seed of their draw. It returns, best as a generator, the network after each step;
         or a `Trajectory` or `Pruned`.
     options : mapping
-        The criterion's own; a criterion with a ``seed`` gets that of the draw.
+        The criterion's own; one that draws at random and has no ``seed`` gets that of the draw.
     prune_options : mapping
         Options of `niwaki.prune` that overrule those of the comparison.
     needs_data : bool, optional
@@ -79,14 +79,14 @@ class Contender:
         """
         if not isinstance(self.criterion, (str, Criterion)):
             raise TypeError(f"{self.label!r} is a function and has no criterion")
-        options = {**self.options, **({"seed": seed} if self.is_seeded() else {})}
-        return create(self.criterion, **options)
+        made = create(self.criterion, **self.options)
+        return made.seeded(seed) if self.is_seeded() else made
 
     def is_seeded(self) -> bool:
         """Whether it draws anew for each seed, without looking at data."""
-        if not isinstance(self.criterion, str) or "seed" in self.options:
+        if not isinstance(self.criterion, (str, Criterion)):
             return False
-        return hasattr(create(self.criterion, **self.options), "seed")
+        return create(self.criterion, **self.options).draws
 
     def looks(self, shared: Mapping[str, Any]) -> bool:
         """Whether it looks at the reference samples, given the comparison's options of `prune`."""
