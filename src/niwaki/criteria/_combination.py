@@ -17,6 +17,7 @@ from niwaki.criteria._scores import Scores
 from niwaki.data import Data
 from niwaki.errors import ModelError
 from niwaki.propagation import Layer
+from niwaki.ranges import SEED, checked
 
 __all__ = ["Combination"]
 
@@ -76,6 +77,7 @@ class Combination(Criterion):
         """See `Criterion.draws`."""
         return any(part.draws for part, _ in self.parts)
 
+    @checked(seed=SEED)
     def seeded(self, seed: int) -> Criterion:
         """See `Criterion.seeded`."""
         twin = copy.copy(self)

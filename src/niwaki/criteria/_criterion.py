@@ -14,6 +14,7 @@ from niwaki.criteria._scores import NORMALISATIONS
 from niwaki.data import Data
 from niwaki.errors import ModelError
 from niwaki.propagation import Layer, Operation, per_class, unit_dimension
+from niwaki.ranges import SEED, checked
 
 __all__ = [
     "ByLayer",
@@ -81,6 +82,7 @@ class Criterion(ABC):
         """Whether it draws random numbers by a seed that nobody has given."""
         return False
 
+    @checked(seed=SEED)
     def seeded(self, seed: int) -> Criterion:
         """Return the same with this seed, if it `draws`; else itself."""
         return self

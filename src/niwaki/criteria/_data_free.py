@@ -183,6 +183,7 @@ class Random(_OfEither):
         """See `Criterion.draws`."""
         return self.seed is None
 
+    @checked(seed=SEED)
     def seeded(self, seed: int) -> Criterion:
         """See `Criterion.seeded`."""
         twin = copy.copy(self)

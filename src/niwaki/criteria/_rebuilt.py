@@ -12,6 +12,7 @@ from niwaki.criteria._catalogue import make, register_made
 from niwaki.criteria._criterion import ByLayer, Criterion
 from niwaki.data import Data
 from niwaki.propagation import Layer
+from niwaki.ranges import SEED, checked
 
 __all__ = ["ENDING", "RebuiltError"]
 
@@ -64,6 +65,7 @@ class RebuiltError(Criterion):
         """See `Criterion.draws`."""
         return self.base.draws
 
+    @checked(seed=SEED)
     def seeded(self, seed: int) -> Criterion:
         """See `Criterion.seeded`."""
         twin = copy.copy(self)
