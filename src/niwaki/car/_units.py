@@ -78,7 +78,7 @@ class Units:
 
 
 def checked_copy(model: nn.Module) -> nn.Module:
-    """Check a network and copy it.
+    """Check a network and copy it; weights that hooks or parametrizations compute become plain.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def checked_copy(model: nn.Module) -> nn.Module:
         In training mode, with NaN weights, or if it cannot be copied.
     """
     models.check(model)
-    return deep_copy(model)
+    return models.plain_copy(model) if models.computes_weights(model) else deep_copy(model)
 
 
 def list_units(model: nn.Module, example: Tensor, layers: Sequence[str] | None = None) -> Units:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from niwaki.data import as_tensor
@@ -26,6 +27,7 @@ def check(model: nn.Module) -> None:
         if module.training:
             where = f"the submodule {name!r}" if name else "the model"
             raise ModelError(f"{where} is in training mode; call model.eval() first")
+    _check_values(model)
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if tensor.is_floating_point() and not bool(tensor.detach().isfinite().all()):
             raise ModelError(
@@ -34,11 +36,32 @@ def check(model: nn.Module) -> None:
             )
 
 
+def _check_values(model: nn.Module) -> None:
+    """Refuse weights that have no values yet."""
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                f"{name} has no shape yet, as of a lazy module that has not been used: call the "
+                "model once on a batch, or load its weights"
+            )
+        if tensor.is_meta:
+            raise ModelError(
+                f"{name} is on the meta device, where it has no values: build the network on a "
+                "real one, and load its weights"
+            )
+
+
 def home(model: nn.Module) -> Tensor | None:
     """Return an empty tensor of the device and type that a network computes with.
 
     Made for ``inputs.to(home)``. None for a network without floating-point weights.
+
+    Raises
+    ------
+    ModelError
+        For weights without values: of lazy modules, or on the meta device.
     """
+    _check_values(model)
     for tensor in chain(model.parameters(), model.buffers()):
         if tensor.is_floating_point():
             return tensor.detach().new_empty(0)

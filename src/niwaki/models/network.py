@@ -11,11 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from niwaki.models._steady import varied
 from niwaki.models.zoo import ShortcutA
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_MAKE_WEIGHTS = (WeightNorm, SpectralNorm, BasePruningMethod)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -167,6 +171,7 @@ class Network:
 
     def __init__(self, model: nn.Module, example: Tensor, *, fold: bool = False) -> None:
         own = copy.deepcopy(model)
+        _drop_hooks(own)
         try:
             graph = list_operations(own)
         except Exception as error:  # whatever the network's own code does with a stand-in
@@ -204,7 +209,10 @@ class Network:
             except Exception as error:
                 raise UntraceableError(f"{type(error).__name__}: {error}") from error
         if not _close(values[self.output], expected):
-            raise UntraceableError("its listed operations give other outputs than the network")
+            hooked = ", which hooks may change" if _hooked(model) else ""
+            raise UntraceableError(
+                f"its listed operations give other outputs than the network{hooked}"
+            )
         for node, value in values.items():
             if not isinstance(value, Tensor) or node in self.constants:
                 continue
@@ -276,6 +284,25 @@ class Network:
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)
         return node.target(*args, **kwargs)
+
+
+def _hooked(model: nn.Module) -> list[dict[int, Any]]:
+    """Return the hooks of all modules, but for those that make weights of parameters."""
+    found = []
+    for module in model.modules():
+        makes = any(isinstance(h, _MAKE_WEIGHTS) for h in module._forward_pre_hooks.values())
+        own = [module._forward_hooks, *([] if makes else [module._forward_pre_hooks])]
+        found += [hooks for hooks in own if hooks]
+    return found
+
+
+def _drop_hooks(own: nn.Module) -> None:
+    """Take a caller's hooks off a copy: what they change cannot be told from what layers do.
+
+    Where they change something, the operations that are listed give other outputs.
+    """
+    for hooks in _hooked(own):
+        hooks.clear()
 
 
 def _probes(example: Tensor) -> Tensor:
