@@ -76,3 +76,45 @@ def test_centres_are_one_for_each_image():
     assert Described(described).centres.tolist() == ["one", "other"]
     with pytest.raises(DataError, match="centres has 1 entries for 2 images"):
         Described(images("a.png", "b.png"), centres=["one"])
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ("1.png", ("cat/1.png", "dog/1.png")),
+        ("1", ("cat/1.png", "dog/1.png")),
+        ("cat/1", ("cat/1.png", "cat/1.jpg")),
+        ("cat/1.png", ("train/cat/1.png", "test/cat/1.png")),
+    ],
+)
+def test_a_row_that_two_images_are_named_like_is_refused(tmp_path, row, names):
+    path = table(tmp_path, "file,scanner", f"{row},left", "other.png,right")
+    with pytest.raises(DataError, match=rf"the row '{row}' of .* may be of /data/{names[0]} or of"):
+        groups_from_table(images(*names), path, "scanner")
+    assert groups_from_table(images(names[0], names[0]), path, "scanner") == ["left"] * 2
+
+
+def test_quoted_values_and_letters_with_marks(tmp_path):
+    rows = [
+        "file,scanner",
+        '"a, b.png","left\nwing"',
+        "c.png,Ko\u0308ln",
+        "cafe\u0301.png,K\u00f6ln",
+    ]
+    text = "\r\n".join(rows)
+    (tmp_path / "x.csv").write_bytes(text.encode())
+    data = images("a, b.png", "c.png", "caf\u00e9.png")
+    found = groups_from_table(data, tmp_path / "x.csv", "scanner")
+    assert found == ["left\nwing", "K\u00f6ln", "K\u00f6ln"]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    path = table(tmp_path, "file,scanner,scanner", "a.png,left,right")
+    with pytest.raises(DataError, match="has the column 'scanner' 2 times"):
+        groups_from_table(images("a.png"), path, "scanner")
+
+
+@pytest.mark.parametrize("pattern", ["(z)?a", "^", "(z*)a"])
+def test_a_pattern_that_finds_nothing_in_names_is_refused(pattern):
+    with pytest.raises(DataError, match=r"finds nothing in the name 'a\.png'"):
+        groups_named(images("a.png", "ab.png"), pattern)

@@ -56,7 +56,13 @@ def groups_by_name(images: Images, pattern: str) -> list[str]:
                 f"{pattern!r} is not found in the name {path.name!r}; each image's name must say "
                 "which group it belongs to"
             )
-        groups.append(found.group(1) if found.re.groups else found.group())
+        group = found.group(1) if found.re.groups else found.group()
+        if not group:
+            raise DataError(
+                f"{pattern!r} finds nothing in the name {path.name!r} that could tell its group: "
+                "what its first pair of brackets matches is empty"
+            )
+        groups.append(group)
     return groups
 
 

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from unicodedata import normalize
 
 from torch.utils.data import DataLoader, Subset
 
@@ -75,7 +76,8 @@ def spelled(name: str) -> str:
 
     Between two digits something stays, so that 1_1 is not 11.
     """
-    parts = re.sub(r"[\W_]+", " ", name.casefold().replace("'", ""))
+    plain = normalize("NFC", normalize("NFC", name).casefold())
+    parts = re.sub(r"[\W_]+", " ", plain.replace("'", ""))
     return re.sub(r"(?<!\d) | (?!\d)", "", parts)
 
 

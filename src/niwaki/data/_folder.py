@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 from PIL import Image
 
@@ -156,6 +157,11 @@ def kind_of(suffix: str) -> str | None:
 
 
 SPLITS = ("train", "test", "val")
+_LIKE_SPLITS = {
+    *SPLITS,
+    *("training", "testing", "validation", "valid", "eval", "evaluation", "dev", "trainset"),
+    *("testset", "train_set", "test_set", "training_set"),
+}
 
 
 def held_back(split: str, present: Sequence[str]) -> str | None:
@@ -180,8 +186,17 @@ def open_path(path: Path, preprocessing: Preprocessing, split: str) -> Images:
         refuse_slide(path)
         return _unlabelled([path], preprocessing)
     folder = _split_folder(path, split)
-    files = {sub.name: find_images(sub) for sub in subfolders(folder)}
+    files: dict[str, list[Path]] = {}
+    for sub in subfolders(folder):
+        if _name(sub) in files:
+            raise DataError(
+                f"two folders in {folder} are named {_name(sub)!r}, in two ways of writing its "
+                "letters: bring their images together"
+            )
+        files[_name(sub)] = find_images(sub)
     if any(files.values()):
+        if folder == path:
+            _refuse_splits(path, files)
         if beside := find_images(folder, deep=False):
             warnings.warn(
                 f"{len(beside)} images beside the class folders in {folder} left out, the first is "
@@ -197,6 +212,23 @@ def open_path(path: Path, preprocessing: Preprocessing, split: str) -> Images:
             "folder for each class"
         )
     return _unlabelled(loose, preprocessing)
+
+
+def _name(folder: Path) -> str:
+    """Return a folder's name; some systems write letters with marks as two characters."""
+    return normalize("NFC", folder.name)
+
+
+def _refuse_splits(path: Path, files: dict[str, list[Path]]) -> None:
+    """Refuse folders of splits with other names than ours, which would be taken for classes."""
+    named = [name for name, found in files.items() if found]
+    inner = any(subfolders(path / found[0].relative_to(path).parts[0])
+                for found in files.values() if found)  # fmt: skip
+    if inner and all(name.casefold() in _LIKE_SPLITS for name in named):
+        raise DataError(
+            f"the folders in {path} are named like parts of a data set ({', '.join(named)}), not "
+            f"like classes: rename them to {', '.join(SPLITS)}, or give one of them"
+        )
 
 
 def _labelled(
@@ -218,7 +250,9 @@ def _classes(path: Path, folder: Path, files: dict[str, list[Path]]) -> list[str
     """Return the classes of all splits: a network numbers them as its training images do."""
     splits = [path / name for name in SPLITS if folder != path and (path / name).is_dir()]
     named = {
-        split.name: [sub.name for sub in subfolders(split) if sub.name in files or has_image(sub)]
+        split.name: [
+            _name(sub) for sub in subfolders(split) if _name(sub) in files or has_image(sub)
+        ]
         for split in splits
     }
     learned = named.get("train", [])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
+from io import StringIO
 from pathlib import Path
+from unicodedata import normalize
 
 from niwaki.data._beside import groups_by_name
 from niwaki.data._images import Images
@@ -51,19 +53,24 @@ def groups_from_table(images: Images, table: Path, column: str) -> list[str]:
     ------
     DataError
         Images without files, a table that cannot be read or lacks the column, an image without a
-        row, or one that two rows put into different groups.
+        row, one that two rows put into different groups, or a row that two images are named like.
     """
     if images.paths is None:
         raise DataError("these images do not come from files, and a table lists files")
-    known = _rows(table, column)
-    groups = []
+    known, groups = _rows(table, column), []
+    taken: dict[str, Path] = {}
     for path in images.paths:
-        found = next((known[name] for name in _names(path) if name in known), None)
-        if found is None:
+        row = next((name for name in _names(path) if name in known), None)
+        if row is None:
             raise DataError(
                 f"{table} has no row for {path.name}; its first column must list every image"
             )
-        groups.append(found)
+        if (other := taken.setdefault(row, path)) != path:
+            raise DataError(
+                f"the row {row!r} of {table} may be of {other} or of {path}: name the files with "
+                "their folders and suffixes"
+            )
+        groups.append(known[row])
     return groups
 
 
@@ -74,8 +81,11 @@ def _rows(table: Path, column: str) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{table} cannot be read as a table: {error}") from error
     separator = "\t" if table.suffix.lower() == ".tsv" else ","
-    rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if row]
+    plain = StringIO(normalize("NFC", text), newline="")
+    rows = [row for row in csv.reader(plain, delimiter=separator) if row]
     head = rows[0] if rows else []
+    if head[1:].count(column) > 1:
+        raise DataError(f"{table} has the column {column!r} {head[1:].count(column)} times")
     if column not in head[1:]:
         raise DataError(
             f"{table} has no column {column!r} beside the first; its columns: {', '.join(head)}"
@@ -98,4 +108,5 @@ def _names(path: Path) -> list[str]:
     parts = path.parts
     whole = ["/".join(parts[start:]) for start in range(len(parts))]
     bare = [str(Path(name).with_suffix("").as_posix()) for name in whole]
-    return [name for pair in zip(whole, bare, strict=True) for name in pair]
+    pairs = zip(whole, bare, strict=True)
+    return [normalize("NFC", name) for pair in pairs for name in pair]
