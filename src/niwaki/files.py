@@ -82,7 +82,13 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, obj: Any) -> None:
     """Write `obj` as indented JSON to `path`, atomically; NaN and infinity are refused."""
-    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def write(file: Path) -> None:
+        with file.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as text:
+            json.dump(obj, text, indent=2, ensure_ascii=False, allow_nan=False)
+            text.write("\n")
+
+    write_atomically(path, write)  # piece by piece: tables may have a row for each image
 
 
 def write_csv(

@@ -46,6 +46,16 @@ def test_explain_writes_pictures_and_arrays(tmp_path):
     assert len({row["class"] for row in rows}) == 5  # as many classes as possible
 
 
+@pytest.mark.parametrize(("command", "limit", "more"), [("explain", 70, 6), ("compare", 64, 0)])
+def test_a_terminal_shows_as_many_rows_as_a_sheet(tmp_path, command, limit, more):
+    out = tmp_path / "out"
+    done = run(command, *MODEL, "--method", "gradient", "--limit", limit, "--out", out)
+    rows = json.loads((out / "images.json").read_text())
+    assert len(rows) == limit
+    assert [row["image"] in done.stdout for row in rows] == [True] * 64 + [False] * more
+    assert (f"and {more} more" in done.stdout) == (more > 0)
+
+
 def test_explain_writes_hdf5_and_json(tmp_path):
     out = tmp_path / "out"
     options = ["--format", "hdf5", "--colours", "inferno", "--shared-scale", "--json"]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from niwaki.cli import _options as o
-from niwaki.cli._heatmaps import Explained, by_default, explain_images, pick, table
+from niwaki.cli._heatmaps import Explained, by_default, explain_images, pick, print_rows
 from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance, short_name
 from niwaki.errors import NiwakiError
@@ -121,7 +121,8 @@ def _report(found: Explained, out: Path, alone: bool, as_json: bool) -> None:
         }
         say(about)
         return
-    o.console().print(table(found.rows))
+    rest = "give --out a folder to keep them" if alone else f"see {out / 'images.json'}"
+    print_rows(found.rows, o.console().print, rest)
     for name, share in found.lost.items():
         o.console().print(f"{name}: up to {share:.1%} of the relevance is lost on the way")
     for name, reason in found.left_out.items():

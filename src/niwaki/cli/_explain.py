@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from niwaki.cli import _options as o
-from niwaki.cli._heatmaps import Explained, explain_images, pick, table
+from niwaki.cli._heatmaps import Explained, explain_images, pick, print_rows
 from niwaki.cli._json import say
 from niwaki.cli._provenance import provenance, short_name
 from niwaki.stages import allowed
@@ -106,7 +106,7 @@ def _report(found: Explained, out: Path, as_json: bool) -> None:
         }
         say(about)
         return
-    o.console().print(table(found.rows))
+    print_rows(found.rows, o.console().print, f"see {out / 'images.json'}")
     for name, share in found.lost.items():
         o.console().print(f"{name}: up to {share:.1%} of the relevance is lost on the way")
     o.console().print(f"wrote {out / 'sheet.png'}")

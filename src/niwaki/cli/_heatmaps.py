@@ -30,6 +30,7 @@ __all__ = [
     "by_default",
     "explain_images",
     "pick",
+    "print_rows",
     "some_of",
     "table",
 ]
@@ -267,6 +268,13 @@ def attribute_with_loss(how: Method, batch: Tensor, target: Target) -> tuple[Ten
     found, lost = how.attribute_with_loss(batch, [target])
     share = float(lost.max())
     return found[0], 0.0 if share <= how.max_loss else share
+
+
+def print_rows(rows: Sequence[dict[str, Any]], show: Callable[..., None], rest: str) -> None:
+    """Print as many rows as are shown, and say where the others are."""
+    show(table(rows[:SHOWN]))
+    if len(rows) > SHOWN:
+        show(f"and {len(rows) - SHOWN:,} more: {rest}")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
