@@ -270,7 +270,7 @@ def test_a_class_that_qupath_would_refuse_is_written_with_spaces(tmp_path):
     """QuPath opens no file in which the name of a class has a line break."""
     write_geojson(tmp_path / "a", [SlideObject("annotation", points=[(0, 0)], class_name="a\r\nb")])
     (feature,) = json.loads((tmp_path / "a").read_text())["features"]
-    assert feature["properties"]["classification"]["name"] == "a  b"
+    assert feature["properties"]["classification"]["name"] == "a b"
 
 
 def test_what_qupath_could_not_measure_is_left_out(tmp_path):

@@ -73,9 +73,8 @@ def write_geojson(path: str | Path, objects: Iterable[SlideObject]) -> None:
     path : str or Path
         Path of the file.
     objects : iterable of SlideObject
-        Numbers that are not finite are left out of their measurements. Line breaks and other
-        control characters in names of classes become spaces: QuPath opens no file with a class
-        whose name has them.
+        Numbers that are not finite are left out of their measurements. Line breaks in
+        names of classes become spaces: QuPath opens no file with a class whose name has them.
     """
     lines = [
         json.dumps(_feature(one, number), ensure_ascii=True, allow_nan=False)
@@ -93,7 +92,7 @@ def _feature(one: SlideObject, number: int) -> dict[str, Any]:
         properties["name"] = one.name
     properties["color"] = list(one.colour)
     if one.class_name is not None:
-        plain = "".join(c if c.isprintable() else " " for c in one.class_name)
+        plain = " ".join(one.class_name.splitlines())
         properties["classification"] = {"name": plain, "color": list(one.colour)}
     if one.kind == "annotation":
         properties["isLocked"] = True
