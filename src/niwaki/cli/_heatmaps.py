@@ -240,9 +240,9 @@ def explain_images(
                 lost[name] = max(share, lost.get(name, 0.0))
             if keep is not None:
                 keep(heatmaps, part["outputs"], truth)
-            left = max(0, SHOWN - len(said))
-            first = {"inputs": part["inputs"], **heatmaps}
-            shown.append({name: values[:left].clone() for name, values in first.items()})
+            if (left := SHOWN - len(said)) > 0:
+                first = {"inputs": part["inputs"], **heatmaps}
+                shown.append({name: values[:left].clone() for name, values in first.items()})
             best = torch.softmax(part["outputs"], 1).max(1)
             said += zip(best.values.tolist(), best.indices.tolist(), strict=True)
     names = [name for name in shown[0] if name not in left_out]
