@@ -80,7 +80,7 @@ def test_split_folders(tmp_path, present, split, expected):
     for name in present:
         fill(tmp_path / name / "a", "0.png")
     data = open_data(tmp_path, COLOUR, split=split)
-    assert data.paths == [tmp_path / expected / "a" / "0.png"]
+    assert list(data.paths) == [tmp_path / expected / "a" / "0.png"]
 
 
 def test_absent_split_is_named(tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 from PIL import Image
@@ -239,7 +241,7 @@ def _labelled(
             f"{len(empty)} of {len(files)} class folders in {folder} have no image, the first is "
             f"{empty[0]!r}; fill them or take them away"
         )
-    paths = [path for found in files.values() for path in found]
+    paths = _Files(tuple(str(path) for found in files.values() for path in found))
     numbers = {name: number for number, name in enumerate(classes)}
     targets = [numbers[name] for name, found in files.items() for _ in found]
     read = partial(_read_nth, paths)
@@ -260,12 +262,27 @@ def _classes(path: Path, folder: Path, files: dict[str, list[Path]]) -> list[str
     return [*learned, *sorted(others)]
 
 
-def _unlabelled(paths: list[Path], preprocessing: Preprocessing) -> Images:
+def _unlabelled(found: list[Path], preprocessing: Preprocessing) -> Images:
+    paths = _Files(tuple(map(str, found)))
     read = partial(_read_nth, paths)
     return Images(read, None, [], preprocessing, paths=paths, count=len(paths))
 
 
-def _read_nth(paths: list[Path], index: int) -> Image.Image:
+@dataclass(frozen=True)
+class _Files(Sequence[Path]):
+    """Files by their names, because paths would take three times as much memory."""
+
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: Any) -> Any:
+        found = self.names[number]
+        return _Files(found) if isinstance(number, slice) else Path(found)
+
+
+def _read_nth(paths: Sequence[Path], index: int) -> Image.Image:
     return read_image(paths[index])
 
 
