@@ -77,7 +77,7 @@ def test_explain_says_either_class_with_the_probability_of_the_sigmoid(
 @pytest.mark.slow
 def test_prune_and_evaluate_measure_both_classes(call: list[str], tmp_path: Path) -> None:
     out = tmp_path / "pruned"
-    run("prune", *call, "--references", 4, "--validation", 4, "--keep", 0.9, "--out", out)
+    run("prune", *call, "--references", 4, "--keep", 0.9, "--out", out)
     steps = json.loads((out / "trajectory.json").read_text())
     rows = steps["steps"] if isinstance(steps, dict) else steps
     assert rows[0]["accuracy"] == 0.75  # six of eight, before anything is removed
