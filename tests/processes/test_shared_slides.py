@@ -44,6 +44,7 @@ def test_maps_and_tables_are_those_of_one_process(crew, slide, expected, count):
     assert_same(crew(count, jobs.slide_maps, slide), expected)
 
 
+@pytest.mark.slow
 def test_more_processes_than_batches(crew, slide, expected):
     alone = jobs.slide_maps(slide, None, 30)
     assert_same(crew(3, jobs.slide_maps, slide, None, 30), alone)

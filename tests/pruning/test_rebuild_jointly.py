@@ -184,6 +184,7 @@ def test_what_is_exact_stays_exact():
         assert torch.allclose(smaller(x), model(x), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_pruning_with_it_says_so_and_resumes(tmp_path):
     torch.manual_seed(0)
     model = niwaki.models.build("niwaki.models.zoo:vgg_digits", weights="random").eval()
