@@ -4,12 +4,14 @@ Nothing shifts a channel between two layers, so that a unit whose weights are ze
 not there: the truth that tests hold pruned networks against.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """A stem, a middle that each network writes, and a head."""
 
     def __init__(self, width=8, out=None):
@@ -18,8 +20,9 @@ class Head(nn.Module):
         self.last = nn.Conv2d(out or width, 6, 1)
         self.fc = nn.Linear(6, 3)
 
+    @abstractmethod
     def middle(self, x):
-        raise NotImplementedError
+        """Return the channels that the last convolution reads."""
 
     def forward(self, x):
         x = self.middle(self.stem(x).relu())

@@ -25,6 +25,8 @@ class Choosing(nn.Module):
         if self.way == "none":
             h = torch.where(h.mean((2, 3), keepdim=True) > 0, self.left(h), self.right(h))
             return self.head(h.relu().mean((2, 3)))
+        if self.way == "filled":
+            return self.head(self.left(h.masked_fill(h > 1, 1.0)).relu().mean((2, 3)))
         if self.way == "width":
             h = self.left(h) if x.shape[1] == 3 else self.right(h)
             return self.head(h.relu().mean((2, 3)))
@@ -35,6 +37,14 @@ class Choosing(nn.Module):
             left = level[0].item() > 0
         elif self.way == "index":
             left = [False, True][(level[0] > 0).long()]
+        elif self.way == "equal":
+            left = torch.equal(level, level.abs())
+        elif self.way == "close":
+            left = torch.allclose(level, level.abs())
+        elif self.way == "mask":
+            left = len(level[level > 0]) > 0
+        elif self.way == "places":
+            left = len((level > 0).nonzero()) > 0
         elif self.way == "list":
             left = all(value > 0 for value in level.tolist())
         elif self.way == "numpy":
@@ -56,7 +66,7 @@ def choosing(way: str) -> nn.Module:
     return Choosing(way).eval()
 
 
-WAYS = ["truth", "item", "index", "list", "numpy"]
+WAYS = ["truth", "item", "index", "equal", "close", "mask", "places", "list", "numpy"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -68,7 +78,7 @@ def test_a_choice_is_named_when_the_network_is_pruned(way, repair, data):
             prune(choosing(way), data, "weight", keep=0.7, repair=repair)
 
 
-@pytest.mark.parametrize("way", ["none", "width"])
+@pytest.mark.parametrize("way", ["none", "width", "filled"])
 def test_what_is_no_choice_is_not_named(way, data):
     prune(choosing(way), data, "weight", keep=0.7, repair=None)
 
@@ -79,6 +89,7 @@ def test_channels_that_are_read_as_numbers_stay(data):
     assert "reads their values" in found.kept["stem"]
 
 
+@pytest.mark.filterwarnings("ignore::niwaki.errors.BatchDependenceWarning")  # which it is
 def test_the_index_takes_the_way_that_a_network_without_the_filter_takes(data):
     """Silencing a filter may change the choice: the exact criterion has to follow."""
 

@@ -112,6 +112,9 @@ class Coupling(Sequence[Group]):
     def __getitem__(self, index: Any) -> Any:
         return self.groups[index]
 
+    def __len__(self) -> int:
+        return len(self.groups)
+
     def warn_of_choices(self) -> None:
         """Give a `ChoiceWarning` if code takes numbers from what it computes, as for a branch."""
         if self.followed is not None and self.followed.choices:
@@ -124,9 +127,6 @@ class Coupling(Sequence[Group]):
                 ChoiceWarning,
                 stacklevel=2,
             )
-
-    def __len__(self) -> int:
-        return len(self.groups)
 
 
 def couple(

@@ -16,7 +16,7 @@ from torch import Tensor
 from niwaki.pruning.units._dimensions import Slot, Slots, along, concatenated, joined, moved
 from niwaki.pruning.units._variables import Units
 
-__all__ = ["NORMS", "READ", "Call", "results_of", "rule", "unknown", "without_norm"]
+__all__ = ["NORMS", "READ", "Call", "reads_values", "results_of", "rule", "unknown", "without_norm"]
 
 
 @dataclass
@@ -117,6 +117,19 @@ def results_of(call: Call) -> list[Slots]:
     if found is None and torch.Tag.pointwise in call.function.tags:
         found = _pointwise
     return (unknown if found is None else found)(call)
+
+
+def reads_values(function: Any, args: tuple[Any, ...], signal: Callable[[Tensor], bool]) -> bool:
+    """Whether an operation gives Python a number, or a shape that depends on values."""
+    if torch.Tag.data_dependent_output in function.tags:
+        return True
+    if torch.Tag.dynamic_output_shape not in function.tags:
+        return False
+    if function.overloadpacket.__name__ != "index":
+        return True
+    # Of an index, only a mask makes a shape of values.
+    masks = [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
+    return any(signal(mask) for mask in masks)
 
 
 def without_norm(name: str, args: tuple[Any, ...]) -> Any:

@@ -17,7 +17,14 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from niwaki.models.zoo import ShortcutA
 from niwaki.pruning.units import _layers  # noqa: F401 (registers the rules of layers)
 from niwaki.pruning.units._dimensions import Slot, Slots, along
-from niwaki.pruning.units._operations import NORMS, READ, Call, results_of, without_norm
+from niwaki.pruning.units._operations import (
+    NORMS,
+    READ,
+    Call,
+    reads_values,
+    results_of,
+    without_norm,
+)
 from niwaki.pruning.units._variables import Units, kernel_channels
 
 __all__ = ["NORM_MODULES", "OUTPUTS", "Followed", "Reading", "follow", "readings", "run_silenced"]
@@ -257,8 +264,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         given = _tensors([*args, *kwargs.values()])
         signal = any(t in self._signals for t in given)
-        if name == "_local_scalar_dense":
-            self.take_numbers(args[0])
+        if signal and reads_values(func, args, lambda t: t in self._signals):
+            for tensor in given:
+                self.take_numbers(tensor)
         outputs = _tensors(result)
         if not outputs or not (signal or any(self.slots(t) for t in given)):
             return
