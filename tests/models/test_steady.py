@@ -236,8 +236,59 @@ def test_a_hook_that_comes_later_is_seen():
         niwaki.explain(model, data()[0])
 
 
-def test_a_second_look_costs_no_pass():
-    model, passes = made(Net), []
+class Noting(Net):
+    """Keeps notes that change nothing."""
+
+    kept, calls = None, 0
+
+    def forward(self, x):
+        self.kept, self.calls = super().forward(x), self.calls + 1
+        return self.kept
+
+
+class Switched(Noting):
+    """Draws random numbers once something else is set."""
+
+    noise = 0.0
+
+    def forward(self, x):
+        return super().forward(x) + self.noise * torch.randn(1)
+
+
+def _setting(model):
+    model.noise = 0.5
+
+
+def _another_hook(model):
+    handle = model.conv.register_forward_hook(lambda *given: given[-1])
+    niwaki.explain(model, data()[0], 1, "gradient")
+    handle.remove()
+    model.conv.register_forward_hook(lambda *given: given[-1] + torch.rand_like(given[-1]))
+
+
+def _other_code(model):
+    before = model.forward
+    model.forward = lambda x: before(x) * torch.rand(1)
+
+
+def _another_part(model):
+    model.last = nn.Sequential(model.last, nn.RReLU())
+    model.last.eval()
+    model.last[1].forward = torch.rand_like
+
+
+@pytest.mark.parametrize("change", [_setting, _another_hook, _other_code, _another_part])
+def test_what_changes_after_the_first_look_is_seen(change):
+    model = made(Switched)
+    niwaki.explain(model, data()[0], 1, "gradient")
+    change(model)
+    with pytest.raises(ModelError, match="draws random numbers"):
+        niwaki.explain(model, data()[0], 1, "gradient")
+
+
+@pytest.mark.parametrize("kind", [Net, Noting])
+def test_a_second_look_costs_no_pass(kind):
+    model, passes = made(kind), []
     model.register_forward_hook(lambda *_: passes.append(1))
     check_steady(model, data()[0])
     assert len(passes) <= 4

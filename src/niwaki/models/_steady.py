@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,9 +27,27 @@ _SAME = 1e-5  # of the largest output: what rounding makes of the same inputs
 _ALONE = {"cpu": 1e-4}  # the same for batches of other sizes, for which there are other kernels
 _ALONE_ELSEWHERE = 1e-2
 
-# Networks that were found steady, and whether they judge each image alone, by what was looked at: a
-# second look costs no pass.
-_KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class _Steady:
+    """A network that was found steady: a second look costs no pass.
+
+    Attributes
+    ----------
+    look : int
+        A hash of its settings, so that it is asked again once anything but weights has changed.
+    notes : frozenset
+        The settings that its own passes change, such as a count of calls, and that do not count.
+    alone : bool
+        Whether it judges each image alone.
+    """
+
+    look: int
+    notes: frozenset[Any]
+    alone: bool
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, _Steady] = WeakKeyDictionary()
 
 
 def check_steady(model: nn.Module, inputs: Tensor) -> None:
@@ -57,14 +76,15 @@ def check_steady(model: nn.Module, inputs: Tensor) -> None:
     """
     if any(module.training for module in model.modules()):
         return  # that is refused for another reason
-    mark = (inputs.dtype, inputs.device, *_hooks(model))
-    known = _KNOWN.setdefault(model, {})
-    if mark not in known and len(inputs):
-        alone = _judged(getattr(model, "_orig_mod", model), inputs[:1])  # uncompiled
+    settings, known = _settings(model, inputs), _KNOWN.get(model)
+    if known is None or _look(settings, known.notes) != known.look:
+        alone = _judged(getattr(model, "_orig_mod", model), inputs[:1]) if len(inputs) else None
         if alone is None:
             return
-        known[mark] = alone
-    if not known.get(mark, True):
+        after = _settings(model, inputs)
+        notes = frozenset(k for k in {**settings, **after} if settings.get(k) != after.get(k))
+        _KNOWN[model] = known = _Steady(_look(after, notes), notes, alone)
+    if not known.alone:
         warnings.warn(
             f"what {type(model).__name__} says of an image depends on what else is in the batch, "
             "also in evaluation mode (such as by batch norms without running statistics, or a mean "
@@ -137,10 +157,24 @@ def _unsteady(network: nn.Module, source: str, buffer: str) -> str:
     )
 
 
-def _hooks(model: nn.Module) -> tuple[int, int]:
-    """Count what may have come to a network since it was looked at."""
-    modules = list(model.modules())
-    return len(modules), sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+def _settings(model: nn.Module, inputs: Tensor) -> dict[Any, Any]:
+    """List what decides how a network computes, but for its tensors: settings, hooks, code."""
+    found: dict[Any, Any] = {"type": inputs.dtype, "device": inputs.device}
+    for number, module in enumerate(model.modules()):
+        found[number] = type(module)
+        for name, value in vars(module).items():
+            if isinstance(value, dict):
+                if name not in ("_parameters", "_buffers", "_modules"):
+                    found |= {(number, name, key): id(one) for key, one in value.items()}
+            elif isinstance(value, (bool, int, float, str)):
+                found[number, name] = value
+            elif not isinstance(value, Tensor):
+                found[number, name] = id(value)
+    return found
+
+
+def _look(settings: Mapping[Any, Any], notes: frozenset[Any]) -> int:
+    return hash(frozenset(item for item in settings.items() if item[0] not in notes))
 
 
 class _Changes:
