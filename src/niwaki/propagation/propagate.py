@@ -129,6 +129,7 @@ def propagate(
     with torch.inference_mode(False), torch.enable_grad():
         leaf, output = forward(model, inputs, watch)
         _check_conditions(watch)
+        _warn_of_rounding(output, watch.operations)
         if (cut := watch.cuts.of(output)) is not None:
             warnings.warn(str(cut), DisconnectedWarning, stacklevel=3)
         relevance = start(output.detach().clone()).detach().to(output)
@@ -232,7 +233,6 @@ def check_output(model: nn.Module, output: Tensor, watch: Watch) -> None:
             "the output does not depend on the input in a way that can be followed: the network "
             "runs under torch.no_grad(), detaches its signal, or is constant"
         )
-    _warn_of_rounding(output, watch.operations)
     tag = watch.finish(output)
     if not tag.signal:
         raise PropagationError("the output does not depend on the input")
@@ -259,7 +259,7 @@ def _warn_of_rounding(output: Tensor, operations: Sequence[Operation]) -> None:
             "more where contributions cancel (lrp.epsilon, lrp.alpha_2_beta_1). Pass "
             "copy.deepcopy(model).float() and inputs in single precision",
             PrecisionWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
 
 
