@@ -9,7 +9,14 @@ from niwaki.attribution import (  # noqa: F401  (they register themselves)
     _lrp,
     _occlusion,
 )
-from niwaki.attribution._catalogue import create, describe, explain, names, register
+from niwaki.attribution._catalogue import (
+    create,
+    describe,
+    explain,
+    names,
+    register,
+    told_apart,
+)
 from niwaki.attribution._method import Method, Propagating
 from niwaki.attribution._patterns import Patterns, fit_patterns
 from niwaki.attribution._signal_quality import signal_quality
@@ -31,4 +38,5 @@ __all__ = [
     "register",
     "select",
     "signal_quality",
+    "told_apart",
 ]

@@ -13,6 +13,7 @@ from niwaki.contexts import undisturbed
 from niwaki.errors import suggested
 from niwaki.options import make_with, split_options
 from niwaki.ranges import checked
+from niwaki.runs import described
 
 Factory = Callable[..., Method]
 F = TypeVar("F", bound=Factory)
@@ -60,6 +61,11 @@ def create(name: str, model: nn.Module, **options: Any) -> Method:
     """
     plain, told = split_options(name)
     return make_with(f"method {plain!r}", _lookup(plain), model, **{**told, **options})
+
+
+def told_apart(name: str) -> list[Any]:
+    """Name a method as plain data that differ from those of another registered by its name."""
+    return [name, described(_lookup(split_options(name)[0]))]
 
 
 def _lookup(name: str) -> Factory:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Subset
 
 from niwaki import models
 from niwaki.arrays import Array
+from niwaki.attribution import told_apart
 from niwaki.auditing._explaining import (
     class_names_of,
     explaining,
@@ -27,7 +28,7 @@ from niwaki.auditing._statistics import DRAWS, enough_draws
 from niwaki.data import Preprocessing, known_of
 from niwaki.errors import ModelError
 from niwaki.ranges import BATCH, INDEX, SEED, SOME, checked
-from niwaki.runs import Folder, described, digest
+from niwaki.runs import Folder, described, digest, identified
 from niwaki.stages import stage
 
 Regions = Mapping[str, Array | Sequence[Array]]
@@ -253,8 +254,8 @@ def gather(
 
     def identity() -> dict[str, Any]:
         return {
-            "explained by": method,
-            "model": models.fingerprint(model),
+            "explained by": told_apart(method),
+            "model": identified(model),
             "data": digest(subset, ordered=True),
             "target": target,
             "batch_size": batch_size,

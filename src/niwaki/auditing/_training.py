@@ -20,7 +20,7 @@ from niwaki.criteria import hidden_layers
 from niwaki.data import check_labels
 from niwaki.errors import DataError, NothingToPruneError
 from niwaki.ranges import SEED, SOME, checked
-from niwaki.runs import Folder, digest
+from niwaki.runs import Folder, digest, identified
 from niwaki.stages import stage
 
 _LAYERS = 8  # whose activations tell images apart, spread over the depth
@@ -105,7 +105,7 @@ def gather_training(
     def identity() -> dict[str, Any]:
         return {
             "layer statistics": layers,
-            "model": models.fingerprint(material.model),
+            "model": identified(material.model),
             "training": digest(subset, ordered=True),
             "batch_size": size,
         }

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from niwaki import models
 from niwaki.arrays import Array
-from niwaki.attribution import ClassChoice, check_choice
+from niwaki.attribution import ClassChoice, check_choice, told_apart
 from niwaki.auditing._explaining import (
     batch_names,
     class_names_of,
@@ -31,7 +31,17 @@ from niwaki.errors import DataError
 from niwaki.files import write_atomically, write_json, write_text
 from niwaki.processes import decided
 from niwaki.ranges import BATCH, checked
-from niwaki.runs import Folder, Run, Workplace, described, digest, discard, each_once, open_run
+from niwaki.runs import (
+    Folder,
+    Run,
+    Workplace,
+    described,
+    digest,
+    discard,
+    each_once,
+    identified,
+    open_run,
+)
 from niwaki.schema import Anything, MapOf, parse_json
 from niwaki.stages import stage
 
@@ -163,12 +173,14 @@ def collect(
 
     def identity() -> dict[str, Any]:
         return {
-            "model": about["fingerprint"],
+            "model": identified(model),
             "data": digest(data, ordered=True),
             "preprocessing": repr(known),
             "class_names": class_names_of(data, 0),
             "batch_size": batch_size,
-            **{name: about[name] for name in ("method", "options", "target")},
+            "method": told_apart(method),
+            "options": about["options"],
+            "target": target,
         }
 
     _, explain = explaining(model, data, method, target, options)

@@ -20,7 +20,7 @@ from niwaki.machine import parse_bytes
 from niwaki.pruning import Pruned, Step
 from niwaki.pruning.steps import ROUNDING
 from niwaki.ranges import BATCH, FRACTION, INSIDE, SOME, UNITS, checked
-from niwaki.runs import Folder, described, digest, open_run
+from niwaki.runs import Folder, described, digest, identified, open_run
 
 
 @checked(remove=SOME, keep=INSIDE, floor=FRACTION)
@@ -149,7 +149,7 @@ def greedy(
 
     def identity() -> dict[str, Any]:
         return {
-            "model": models.fingerprint(model),
+            "model": identified(model),
             "data": digest(data, ordered=sampling is not None),
             "test": None if test is None else digest(test),
             "layers": None if layers is None else list(layers),

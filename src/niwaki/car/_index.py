@@ -22,7 +22,7 @@ from niwaki.models.network import Network
 from niwaki.processes import check_same
 from niwaki.pruning import Group
 from niwaki.ranges import BATCH, checked
-from niwaki.runs import Folder, accumulate, digest, open_run
+from niwaki.runs import Folder, accumulate, digest, identified, open_run
 from niwaki.stages import stage
 
 _SUMS = "sums"  # the part of a run folder that keeps them
@@ -103,7 +103,11 @@ def index(
 
     def identity() -> dict[str, Any]:
         names = [name_of(group) for group in groups]
-        return {"model": fingerprint, "data": digest(data, ordered=True), "layers": names}
+        return {
+            "model": identified(model),
+            "data": digest(data, ordered=True),
+            "layers": names,
+        }
 
     def sums(inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         totals = Totals()

@@ -85,9 +85,8 @@ def evaluate(
     """
     from niwaki.evaluation import Perturbation, perturbation_curves, randomisation_test
     from niwaki.files import write_json
-    from niwaki.models import fingerprint
     from niwaki.report import write_report
-    from niwaki.runs import digest, open_run
+    from niwaki.runs import digest, identified, open_run
 
     common.check_output(out, model, data)
     work = common.workplace(out)
@@ -134,7 +133,7 @@ def evaluate(
     about = {**options, "side": side, "steps": steps, "per_step": per_step, "layers": layers}
 
     def identity() -> dict[str, Any]:
-        known = {"model": fingerprint(loaded.model), "data": digest(picked.subset, ordered=True)}
+        known = {"model": identified(loaded.model), "data": digest(picked.subset, ordered=True)}
         return {"evaluated": replacement, **known, **about}
 
     curves: dict[str, PerturbationCurves] = {}

@@ -88,7 +88,7 @@ def filters(
     from niwaki.data import decoded
     from niwaki.files import write_json
     from niwaki.report import save_filters, write_report
-    from niwaki.runs import digest, open_run
+    from niwaki.runs import digest, identified, open_run
 
     common.check_output(out, model, data, files=[pruned] if pruned else [])
     if pruned is not None and not models.is_saved(pruned):
@@ -140,7 +140,7 @@ def filters(
         )
 
     def identity() -> dict[str, Any]:
-        known = {"model": profile.fingerprint, "data": digest(images, ordered=True)}
+        known = {"model": identified(loaded.model), "data": digest(images, ordered=True)}
         return {"visualised": layer, **known, **asked}
 
     told: dict[str, Any] = {

@@ -178,10 +178,9 @@ def explain_images(
 
     from niwaki import attribution, models
     from niwaki.data import batches
-    from niwaki.models import fingerprint
     from niwaki.progress import bar
     from niwaki.propagation import per_class
-    from niwaki.runs import digest, open_run
+    from niwaki.runs import digest, identified, open_run
 
     place = models.home(loaded.model)
     example, _ = next(iter(batches(picked.subset, 1, place)))
@@ -222,7 +221,7 @@ def explain_images(
     def identity() -> dict[str, Any]:
         return {
             "explained": list(methods),
-            "model": fingerprint(loaded.model),
+            "model": identified(loaded.model),
             "data": digest(picked.subset, ordered=True),
             "target": target,
             "strict": strict,

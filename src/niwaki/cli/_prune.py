@@ -240,12 +240,11 @@ def _made(text: str, seed: int) -> Criterion:
 def _prices(loaded: o.Loaded, example: Tensor, work: Workplace) -> dict[str, float]:
     """Measure what a MAC costs in each layer; a run that goes on takes what it had measured."""
     from niwaki.evaluation import seconds_per_mac
-    from niwaki.models import fingerprint
-    from niwaki.runs import open_run
+    from niwaki.runs import identified, open_run
 
     def identity() -> dict[str, Any]:
         shape = [list(example.shape), str(example.dtype), str(example.device)]
-        return {"measured": "seconds per MAC", "model": fingerprint(loaded.model), "data": shape}
+        return {"measured": "seconds per MAC", "model": identified(loaded.model), "data": shape}
 
     with open_run(work, identity) as kept:
         found = kept.read("seconds")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.accumulation import Totals
-from niwaki.attribution import Propagating, create
+from niwaki.attribution import Propagating, create, told_apart
 from niwaki.car import CarIndex
 from niwaki.contexts import undisturbed
 from niwaki.data import Data, Preprocessing, batches, check_labels
@@ -27,7 +27,7 @@ from niwaki.processes import agreed, gathered, is_mine, summed
 from niwaki.progress import track
 from niwaki.propagation import Layer, per_class, propagate
 from niwaki.ranges import BATCH, PATCHES, checked
-from niwaki.runs import Folder, described, digest, grow, open_run
+from niwaki.runs import Folder, described, digest, grow, identified, open_run
 from niwaki.stages import stage
 
 
@@ -97,15 +97,15 @@ def profile(
 
     def identity() -> dict[str, Any]:
         return {
-            "profiled": described(method),
-            "model": fingerprint,
+            "profiled": told_apart(method) if isinstance(method, str) else described(method),
+            "model": identified(given),
             "data": digest(data, ordered=True),
             "layers": None if layers is None else list(layers),
             "patches": patches,
         }
 
     example, _ = next(iter(batches(data, _FEW, models.home(model))))
-    model = per_class(model, example)
+    given, model = model, per_class(model, example)
     scope = _Scope.of(model, example[:_FEW], layers, patches)
 
     def learn(inputs: Tensor, labels: Tensor, first: int) -> _Learned:

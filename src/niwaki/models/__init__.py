@@ -11,7 +11,12 @@ ONNX or as a program of torch. `zoo` holds small networks of the literature.
 from niwaki.models import zoo
 from niwaki.models._build import build, class_names, is_saved, preprocessing
 from niwaki.models._export import Format, export
-from niwaki.models._identity import check_same_network, fingerprint, recognise
+from niwaki.models._identity import (
+    check_same_network,
+    fingerprint,
+    own_attributes,
+    recognise,
+)
 from niwaki.models._origin import Origin
 from niwaki.models._outputs import (
     Part,
@@ -51,6 +56,7 @@ __all__ = [
     "is_saved",
     "load_weights",
     "one_tensor",
+    "own_attributes",
     "plain_copy",
     "preprocessing",
     "recognise",

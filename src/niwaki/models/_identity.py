@@ -6,6 +6,8 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -17,17 +19,18 @@ from niwaki.models import _torchvision, zoo
 from niwaki.models._origin import Origin
 from niwaki.processes import check_same, size
 
-__all__ = ["check_same_network", "fingerprint", "recognise"]
+__all__ = ["check_same_network", "fingerprint", "own_attributes", "recognise"]
 
-_PASSING = {"training"}  # attributes of a module that are no part of what it computes
+_OF_ALL = frozenset(vars(nn.Module()))
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
 def fingerprint(model: nn.Module) -> str:
     """Return a short hash of a network: of its modules, their settings, parameters and buffers.
 
-    Settings are what a module prints of itself and its plain attributes, such as a stride or an
-    epsilon. Two networks of equal weights that differ in a stride or an activation differ.
+    Settings are what a module prints of itself, its plain attributes, such as a stride or an
+    epsilon, and the names of functions among them. Two networks of equal weights that differ in a
+    stride or an activation differ.
     """
     sha = hashlib.sha256()
     for name, module in model.named_modules(remove_duplicate=False):
@@ -41,6 +44,11 @@ def fingerprint(model: nn.Module) -> str:
         if not isinstance(value, Tensor):  # packed weights of quantised layers, and the like
             sha.update(f"{name}{without_addresses(repr(value))}".encode())
     return sha.hexdigest()[:16]
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of a module, but for those that every module has."""
+    return {name: value for name, value in vars(module).items() if name not in _OF_ALL}
 
 
 def check_same_network(model: nn.Module) -> None:
@@ -80,18 +88,30 @@ def _own_text(module: nn.Module) -> str:
 
 
 def _settings(module: nn.Module) -> str:
-    known = {
-        name: value
-        for name, value in vars(module).items()
-        if not name.startswith("_") and name not in _PASSING and _is_plain(value)
-    }
+    # None is what stands where a pass keeps something before there was one.
+    own = {name: one for name, one in own_attributes(module).items() if one is not None}
+    known = {name: _told(one) for name, one in own.items() if _is_plain(one)}
     return repr(sorted(known.items()))
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(_is_plain(entry) for entry in value)
-    return isinstance(value, _PLAIN)
+    if isinstance(value, partial):
+        return all(map(_is_plain, (value.func, *value.args, *value.keywords.values())))
+    return isinstance(value, (*_PLAIN, FunctionType, BuiltinFunctionType))
+
+
+def _told(value: Any) -> Any:
+    """Return a setting as something whose text is the same in every process."""
+    if isinstance(value, (FunctionType, BuiltinFunctionType)):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_told, value)) if type(value) in (tuple, list) else value
+    if isinstance(value, partial):
+        keywords = {name: _told(one) for name, one in value.keywords.items()}
+        return [_told(value.func), list(map(_told, value.args)), keywords]
+    return value
 
 
 Shapes = Mapping[str, Sequence[int]]

@@ -6,7 +6,6 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ from niwaki.pruning.steps import Measure, Structure
 from niwaki.pruning.units._budget import ROUNDING, Of, relative_prices
 from niwaki.pruning.units._coupling import Group
 from niwaki.ranges import INSIDE, checked
-from niwaki.runs import described, digest, open_run
+from niwaki.runs import described, digest, identified, open_run
 
 __all__ = ["prune", "usual_criterion"]
 
@@ -273,16 +272,18 @@ def _settings(job: Job) -> dict[str, Any]:
 
 def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Say what a run is recognised by."""
-    loop = None if job.tune is None else job.tune.loop
-    training = None if job.tune is None else job.tune.training
-    data = {"validation": job.measure.validation, "training": training, "test": job.measure.test}
+    tune, measure = job.tune, job.measure
+    training = None if tune is None else tune.training
+    learned = tune is not None and tune.loop is None and training is None
     return {
-        "model": models.fingerprint(job.original),
-        "data": digest(job.data),
-        **{name: None if given is None else digest(given) for name, given in data.items()},
+        "model": identified(job.original),
+        "data": digest(job.data, seeded=learned),
+        "validation": None if measure.validation is None else digest(measure.validation),
+        "training": None if training is None else digest(training, seeded=True),
+        "test": None if measure.test is None else digest(measure.test),
         **settings,
         "criterion": described(job.criterion),
-        "tune": described(loop) if isinstance(loop, FunctionType) else settings["tune"],
+        "tune": settings["tune"] if tune is None or tune.loop is None else described(tune.loop),
     }
 
 

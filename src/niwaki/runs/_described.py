@@ -1,136 +1,37 @@
-"""What a run is of, told apart: digests of its data, and its settings as text."""
+"""Settings as text, told apart by all that they are made of, down to the code of functions."""
 
 from __future__ import annotations
 
+import dis
 import enum
 import hashlib
-import random
-import secrets
-from collections.abc import Generator, Iterator, Mapping, Sequence, Set
-from contextlib import closing, contextmanager
-from functools import partial, singledispatch
-from pathlib import PurePath
-from types import CellType, CodeType, FunctionType, MethodType
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property, partial, singledispatch
+from pathlib import Path, PurePath
+from types import (
+    CellType,
+    CodeType,
+    FunctionType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from niwaki import models
-from niwaki.data import Data, Images, batches
+from niwaki.errors import NiwakiError
 from niwaki.hashing import content, without_addresses
-from niwaki.stages import stage
+from niwaki.runs._digest import digest
 
-__all__ = ["described", "digest"]
-
-
-@stage("hashing images")
-def digest(data: Data, *, ordered: bool = False) -> str:
-    """Say how many samples there are, with a hash of all of them, inputs and labels.
-
-    Parameters
-    ----------
-    data : DataLoader, Dataset or pair of tensors
-        Read once from end to end, in the order in which it would be read next. No random number is
-        missed afterwards.
-    ordered : bool
-        Whether the order of the samples counts. Batches never do. Where it does not, random
-        augmentation is the same in each call; where an augmentation has a generator of its own,
-        the labels have to do.
-
-    Returns
-    -------
-    str
-        Such as ``"60 samples, 0123456789abcdef"``.
-    """
-    files = _of_files(data)
-    if files is not None:
-        return _summary(files, ordered)
-    if _is_steady(data, ordered):
-        samples = [
-            _hash(f"{tuple(x.shape)}{x.dtype}".encode() + content(x), label)
-            for inputs, labels in _read(data, ordered)
-            for x, label in zip(inputs.cpu(), labels.tolist(), strict=True)
-        ]
-        return _summary(samples, ordered)
-    found = [_hash(b"", label) for _, labels in _read(data, ordered) for label in labels.tolist()]
-    if ordered:  # nothing says which sample is which
-        found.append(secrets.token_bytes(16))
-    return f"{_summary(found, ordered)}, changing from look to look"
-
-
-def _of_files(data: Data) -> list[bytes] | None:
-    """Hash image files as they lie there, which spares decoding them; None for other data."""
-    source, order = data, None
-    while isinstance(source, Subset):
-        inner = source.indices
-        order = list(inner) if order is None else [inner[i] for i in order]
-        source = source.dataset
-    if type(source) is not Images or source.paths is None:
-        return None
-    how = f"{source.preprocessing!r}:".encode()
-    return [
-        _hash(how + hashlib.sha256(source.stored(i)).digest(), source.targets[i])
-        for i in (range(len(source)) if order is None else order)
-    ]
-
-
-def _hash(values: bytes, label: int) -> bytes:
-    return hashlib.sha256(f"{label}:".encode() + values).digest()
-
-
-def _summary(samples: list[bytes], ordered: bool) -> str:
-    whole = hashlib.sha256(b"".join(samples if ordered else sorted(samples))).hexdigest()[:16]
-    return f"{len(samples)} samples, {whole}"
-
-
-def _is_steady(data: Data, ordered: bool) -> bool:
-    """Whether a second look at the first samples finds them as they were."""
-    if isinstance(data, tuple):
-        return True
-    one, other = _first(data, ordered), _first(data, ordered)
-    return one.shape == other.shape and torch.equal(one, other)
-
-
-def _first(data: Data, ordered: bool) -> Tensor:
-    with closing(_read(data, ordered)) as samples:
-        return next(samples)[0]
-
-
-def _read(data: Data, ordered: bool) -> Generator[tuple[Tensor, Tensor], None, None]:
-    with _no_trace(data):
-        if not ordered:
-            torch.default_generator.manual_seed(0)
-            random.seed(0)
-            np.random.seed(0)  # noqa: NPY002
-        yield from batches(data, 64)
-
-
-@contextmanager
-def _no_trace(data: Data) -> Iterator[None]:
-    """Put all generators back to where they were."""
-    generators = [torch.default_generator, *_generators(data)]
-    states = [generator.get_state() for generator in generators]
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _generators(data: Any) -> list[torch.Generator]:
-    """Return the generators that a loader draws from."""
-    if not isinstance(data, DataLoader):
-        return []
-    places = (data, data.sampler, data.batch_sampler)
-    found = [getattr(place, "generator", None) for place in places]
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
-
+__all__ = ["described", "identified"]
 
 _LONGEST = 300  # characters that are shown of a value
 
@@ -142,7 +43,8 @@ def described(value: Any) -> Any:
     ----------
     value : object
         Plain data stand for themselves. Of anything else, its text and a hash of all that it is
-        made of: attributes, tensors, and the code of functions.
+        made of: attributes, tensors, the samples of data sets, and the code of functions and
+        classes with the settings that it reads. What is installed is told by its name.
 
     Returns
     -------
@@ -157,37 +59,75 @@ def described(value: Any) -> Any:
         return {key: described(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [described(entry) for entry in value]
+    return f"{without_addresses(repr(value))[:_LONGEST]} [{_hash(value)}]"
+
+
+def identified(model: nn.Module) -> str:
+    """Tell a network from all others, also those of equal weights that compute something else.
+
+    Returns
+    -------
+    str
+        Its `niwaki.models.fingerprint`, and a hash of the code of its classes, of its hooks, and of
+        tensors and functions that are attributes.
+    """
+    return f"{models.fingerprint(model)}-{_hash(model)}"
+
+
+def _hash(value: Any) -> str:
     sha = hashlib.sha256()
-    for part in _walk(value, []):
+    for part in _walk(value, [], {}):
         sha.update(part)
-    return f"{without_addresses(repr(value))[:_LONGEST]} [{sha.hexdigest()[:8]}]"
+    return sha.hexdigest()[:8]
 
 
-def _walk(value: Any, above: list[int]) -> Iterator[bytes]:
-    """Yield all that a value is made of; `above` are the objects that it was reached through."""
+@dataclass(frozen=True)
+class _Read:
+    """What a function or an object refers to; of what it may fill as it runs, little counts."""
+
+    value: Any
+
+
+def _walk(value: Any, above: list[int], seen: dict[int, int]) -> Iterator[bytes]:
+    """Yield all that a value is made of.
+
+    `above` are the objects that it was reached through, `seen` the functions, classes and networks
+    that were looked into before.
+    """
     if isinstance(value, bytes):
         yield value
         return
-    if id(value) in above:
-        yield f"<{len(above) - above.index(id(value))} up>".encode()
+    if isinstance(value, _Read) and isinstance(value.value, _WHOLE):
+        value = value.value
+    itself = value.value if isinstance(value, _Read) else value
+    mark = id(itself)
+    if mark in above:
+        yield f"<{len(above) - above.index(mark)} up>".encode()
         return
-    yield f"({type(value).__qualname__}:".encode()
+    if isinstance(itself, (FunctionType, type, nn.Module)):
+        if mark in seen:
+            yield f"<number {seen[mark]}>".encode()
+            return
+        seen[mark] = len(seen)
+    yield f"({type(itself).__qualname__}:".encode()
     for part in _parts(value):
-        yield from _walk(part, [*above, id(value)])
+        yield from _walk(part, [*above, mark], seen)
     yield b")"
 
 
 @singledispatch
 def _parts(value: Any) -> list[Any]:
     """Return what a value is made of: bytes, or values that are looked into in turn."""
-    return [without_addresses(repr(value)).encode(), _attributes(value)]
+    if callable(value) and _is_own(type(value)):
+        return _parts(_Read(value))
+    return [without_addresses(repr(value)).encode(), type(value), _attributes(value)]
 
 
 def _text(value: Any) -> list[Any]:
     return [repr(value).encode()]
 
 
-_PLAIN = (bool, int, float, complex, str, type(None), enum.Enum, PurePath, np.generic)
+_PLAIN = (bool, int, float, complex, str, type(None), enum.Enum, PurePath, np.generic, range)
 for _kind in (*_PLAIN, torch.dtype, torch.device):
     _parts.register(_kind, _text)
 
@@ -222,14 +162,41 @@ def _(value: torch.Generator) -> list[Any]:
     return [value.get_state()]
 
 
+@_parts.register(Dataset)
+@_parts.register(DataLoader)
+def _(value: Any) -> list[Any]:
+    of = value.dataset if isinstance(value, DataLoader) else value
+    if isinstance(of, IterableDataset):  # it may have no end
+        return [type(value), type(of)]
+    try:
+        return [digest(value, seeded=True)]
+    except (NiwakiError, TypeError, ValueError, RuntimeError):  # no pairs of inputs and labels
+        return [type(value), type(of), len(value)]
+
+
 @_parts.register
 def _(value: nn.Module) -> list[Any]:
-    return [models.fingerprint(value)]
+    found: list[Any] = [models.fingerprint(value)]
+    for module in value.modules():
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        own = {name: _Read(one) for name, one in models.own_attributes(module).items()}
+        found += [type(module), *map(_Read, hooks), own]
+    return found
 
 
 @_parts.register
 def _(value: type) -> list[Any]:
-    return [f"{value.__module__}.{value.__qualname__}"]
+    code = [
+        {name: _Read(one) for name, one in vars(kind).items() if not _is_of_python(name, one)}
+        for kind in value.__mro__
+        if _is_own(kind)
+    ]
+    return [f"{value.__module__}.{value.__qualname__}", *code]
+
+
+def _is_of_python(name: str, value: Any) -> bool:
+    """Whether an entry of a class is one that Python makes."""
+    return name.startswith("__") and not isinstance(value, FunctionType)
 
 
 @_parts.register
@@ -239,15 +206,22 @@ def _(value: partial) -> list[Any]:  # type: ignore[type-arg]
 
 @_parts.register
 def _(value: MethodType) -> list[Any]:
-    return [value.__self__, value.__func__]
+    return [_Read(value.__self__), value.__func__]
 
 
 @_parts.register
 def _(value: FunctionType) -> list[Any]:
-    # What it has caught beside fixed values, such as a list that it fills, changes as it runs.
-    caught = [cell for cell in map(_cell, value.__closure__ or ()) if _is_fixed(cell)]
     name = f"{value.__module__}.{value.__qualname__}"
-    return [name, value.__code__, value.__defaults__, value.__kwdefaults__, caught]
+    code, cells = value.__code__, value.__closure__ or ()
+    read = {n: _cell(cell) for n, cell in zip(code.co_freevars, cells, strict=True)}
+    if _is_own(value):
+        around = value.__globals__
+        names = _names(code, ("LOAD_GLOBAL", "LOAD_NAME"))
+        read |= {n: around[n] for n in sorted(names) if n in around}
+    # What code itself gives another value is no setting, but such as a count of calls.
+    given = _names(code, ("STORE_GLOBAL", "STORE_DEREF"))
+    known = {name: _Read(entry) for name, entry in read.items() if name not in given}
+    return [name, code, value.__defaults__, value.__kwdefaults__, known]
 
 
 @_parts.register
@@ -262,10 +236,53 @@ def _cell(cell: CellType) -> Any:
         return None
 
 
-def _is_fixed(value: Any) -> bool:
+def _names(code: CodeType, acts: tuple[str, ...]) -> set[str]:
+    """Return the names of which code does such an act, also in the functions within it."""
+    names = {str(step.argval) for step in dis.get_instructions(code) if step.opname in acts}
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return names.union(*(_names(one, acts) for one in inner))
+
+
+_NAMED = (*_PLAIN, torch.dtype, torch.device, FunctionType, type)
+_WHOLE = (*_NAMED, MethodType, partial, Tensor, np.ndarray, Dataset, DataLoader, nn.Module)
+
+
+@_parts.register
+def _(read: _Read) -> list[Any]:
+    value = read.value
     if isinstance(value, tuple):
-        return all(map(_is_fixed, value))
-    return isinstance(value, (*_PLAIN, FunctionType, type))
+        return [_Read(entry) for entry in value]
+    if isinstance(value, (staticmethod, classmethod)):
+        return [value.__func__]
+    if isinstance(value, property):
+        return [value.fget]
+    if isinstance(value, cached_property):
+        return [value.func]
+    # What a list holds, and the tensors in a dict, change as a function fills them.
+    found: Mapping[Any, Any] = {}
+    if isinstance(value, Mapping):
+        found = {key: one for key, one in value.items() if not isinstance(one, Tensor)}
+    elif isinstance(value, ModuleType) and _is_own(value):
+        found = {key: one for key, one in vars(value).items() if isinstance(one, _NAMED)}
+    elif isinstance(value, (Namespace, SimpleNamespace)) or _is_own(type(value)):
+        found = _attributes(value)
+    entries = [part for key, one in found.items() for part in (str(key), _Read(one))]
+    return [type(value), str(getattr(value, "__name__", "")), *entries]
+
+
+def _is_own(value: type | FunctionType | ModuleType) -> bool:
+    """Whether code is that of whoever uses niwaki, and not of something installed."""
+    name = value.__name__ if isinstance(value, ModuleType) else value.__module__
+    top = (name or "").partition(".")[0]
+    if top in ("niwaki", "torch", "builtins") or (
+        top in sys.stdlib_module_names and top != "__main__"
+    ):
+        return False
+    file = getattr(sys.modules.get(name or ""), "__file__", None)
+    return file is None or _INSTALLED.isdisjoint(Path(file).parts)
+
+
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 def _attributes(value: Any) -> dict[str, Any]:

@@ -236,8 +236,15 @@ def open_run(folder: Folder, identity: Callable[[], Identity]) -> Iterator[Run]:
         yield Run(None, {})
         return
     check_joined("keeping a run")
-    with held_by_first(lambda: _opened(folder, identity)) as run:
+    with held_by_first(lambda: _opened(folder, lambda: _versioned(identity()))) as run:
         yield run if run is not None and size() == 1 else SharedRun(run)
+
+
+def _versioned(identity: Identity) -> dict[str, Any]:
+    """Add the version: another one may compute something else."""
+    import niwaki  # which imports this file
+
+    return {"niwaki": niwaki.__version__, **identity}
 
 
 @contextmanager
@@ -339,7 +346,11 @@ def _check_same(path: Path, saved: Identity, now: Identity) -> None:
 
 
 def _kind(different: list[str]) -> str:
-    kinds = {"model": "model", **dict.fromkeys(("data", "test", "validation", "training"), "data")}
+    kinds = {
+        "model": "model",
+        "niwaki": "version of niwaki",
+        **dict.fromkeys(("data", "test", "validation", "training"), "data"),
+    }
     return " and ".join(dict.fromkeys(kinds.get(name, "setting") for name in different))
 
 

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from niwaki import models
 from niwaki.arrays import Array
+from niwaki.attribution import told_apart
 from niwaki.contexts import undisturbed
 from niwaki.data import Preprocessing
 from niwaki.errors import DataError
 from niwaki.processes import is_first, rank, size
 from niwaki.progress import bar
 from niwaki.ranges import BATCH, THREADS, checked
-from niwaki.runs import Folder, Run, each_once, open_run
+from niwaki.runs import Folder, Run, each_once, identified, open_run
 from niwaki.slides._grid import Grid, Tile, Tiling, centre_grid, overlapping_grid
 from niwaki.slides._maps import Layer, Stitched, stitching
 from niwaki.slides._network import Network, upsampled
@@ -161,8 +161,8 @@ def explain_slide(
 
     def identity() -> dict[str, Any]:
         return {
-            "explained": list(methods),
-            "model": {name: models.fingerprint(one) for name, one in given.items()},
+            "explained": [told_apart(method) for method in methods],
+            "model": {name: identified(one) for name, one in given.items()},
             "data": [slide.path.name, *slide.size, *slide.mpp, _hash(tissue)],
             "classes": {str(number): name for number, name in classes.items()},
             "preprocessing": preprocessing.to_json(),

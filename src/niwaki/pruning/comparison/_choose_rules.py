@@ -32,7 +32,7 @@ from niwaki.pruning.comparison._choice import (
 )
 from niwaki.pruning.units._budget import Of
 from niwaki.ranges import EXPONENT, INSIDE, SEED, STEPS, checked
-from niwaki.runs import Workplace, described, digest, open_run, within
+from niwaki.runs import Workplace, described, digest, identified, open_run, within
 from niwaki.schema import rebuild
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def choose_rules(
     }
 
     def identity() -> dict[str, Any]:
-        known = {"model": models.fingerprint(model), "data": digest(data)}
+        learned = options.get("tune") is not None
+        known = {"model": identified(model), "data": digest(data, seeded=learned)}
         return {**known, "validation": digest(validation), **settings}
 
     def measure(criterion: Criterion, exponent: float) -> float:

@@ -28,7 +28,7 @@ from niwaki.pruning.comparison._contenders import Contender, Contenders, Outcome
 from niwaki.pruning.steps import Measure, Structure
 from niwaki.pruning.units._budget import Of
 from niwaki.ranges import INSIDE, SEED, SOME, checked
-from niwaki.runs import described, digest, open_run
+from niwaki.runs import described, digest, identified, open_run
 
 __all__ = ["compare"]
 
@@ -108,7 +108,7 @@ def compare(
     done: dict[str, list[Outcome]] = {entry.label: [] for entry in entries}
 
     def identity() -> dict[str, Any]:
-        known = {"model": models.fingerprint(model), "data": digest(data, ordered=True)}
+        known = {"model": identified(model), "data": digest(data, ordered=True)}
         return {**known, "test": digest(test), **settings}
 
     with open_run(run.folder, identity) as kept:

@@ -25,7 +25,7 @@ from niwaki.pruning.steps import Measure
 from niwaki.pruning.weights._masks import Over, mask_weights, place, select_weights
 from niwaki.pruning.weights._pruned_weights import PrunedWeights, WeightStep, WeightTrajectory
 from niwaki.ranges import INSIDE, UNITS, WEIGHT_STEPS, checked
-from niwaki.runs import Part, described, digest, open_run
+from niwaki.runs import Part, described, digest, identified, open_run
 
 __all__ = ["prune_weights"]
 
@@ -116,7 +116,7 @@ def prune_weights(
 
     def identity() -> dict[str, Any]:
         return {
-            "model": models.fingerprint(model),
+            "model": identified(model),
             "data": digest(data),
             "test": None if test is None else digest(test),
             "criterion": described(made),
