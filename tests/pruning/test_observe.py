@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import niwaki
+from niwaki.errors import DataError
 from niwaki.pruning import FineTune, Run, Schedule
 
 
@@ -55,6 +56,25 @@ def test_a_run_that_was_stopped_has_seen_all_steps(tmp_path):
     for step, found in straight.observed.items():
         for name, values in found.items():
             assert torch.equal(again.observed[step][name], values)
+
+
+def test_what_another_look_has_seen_is_not_handed_on(tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def look(folder, images, stop=None):
+        def callback(step):
+            if step.step == stop:
+                raise Stopped
+
+        run = Run(folder, callback=callback, observe=lambda model: {"said": model(images)})
+        return niwaki.prune(network(), DATA, "weight", keep=0.4, schedule=STEPS, run=run)
+
+    with pytest.raises(Stopped):
+        look(tmp_path, DATA[0][:2], stop=2)
+    with pytest.raises(DataError, match="observe: there"):
+        look(tmp_path, DATA[0][2:4])
+    assert list(look(tmp_path, DATA[0][:2]).observed) == [0, 1, 2, 3]
 
 
 def test_a_network_tuned_in_the_end_is_looked_at_once_more():

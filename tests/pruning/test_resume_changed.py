@@ -84,7 +84,7 @@ def tuned(**options):
 def test_another_way_of_learning_is_another_run(data, tmp_path, first, then):
     with pytest.raises(Stopped):
         pruned(data, tmp_path, first(data), stop=2)
-    with pytest.raises(DataError, match="training|tune"):
+    with pytest.raises(DataError, match=r"training|tune"):
         pruned(data, tmp_path, then(data))
     # The same goes on, and ends as without the interruption.
     torch.manual_seed(99)

@@ -194,7 +194,7 @@ def test_a_run_of_another_version_is_refused(tmp_path, monkeypatch):
     with open_run(tmp_path, dict) as run:
         run.write("part")
     monkeypatch.setattr(niwaki, "__version__", "9.9")
-    with pytest.raises(DataError, match="another version of niwaki:\n.*now '9.9'"):
+    with pytest.raises(DataError, match=r"another version of niwaki:\n.*now '9\.9'"):
         open_run(tmp_path, dict).__enter__()
 
 

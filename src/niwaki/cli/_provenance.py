@@ -18,7 +18,7 @@ from niwaki import __version__
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["given_command", "provenance", "short_name", "today"]
+__all__ = ["given_command", "machine", "provenance", "short_name", "today"]
 
 _NO_PART = frozenset({"out", "force", "as_json", "threads"})  # they do not change the result
 
@@ -68,7 +68,7 @@ def provenance(
             "torch": torch.__version__,
             "Python": sys.version.split()[0],
         },
-        "machine": _machine(given.get("device", "cpu")),
+        "machine": machine(given.get("device", "cpu")),
         "remarks": list(remarks),
     }
 
@@ -105,7 +105,8 @@ def today() -> str:
     return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
 
 
-def _machine(device: str) -> str:
+def machine(device: str) -> str:
+    """Say on what numbers are computed, as far as it makes them quicker or slower."""
     import torch
 
     told = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"

@@ -14,7 +14,7 @@ from niwaki.cli._acts import Acts
 from niwaki.cli._heatmaps import pick, some_of
 from niwaki.cli._json import say
 from niwaki.cli._log import Log
-from niwaki.cli._provenance import provenance, short_name
+from niwaki.cli._provenance import machine, provenance, short_name
 from niwaki.cli._prune_options import (
     Common,
     Limiting,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Subset
 
+    from niwaki.cli._heatmaps import Picked
     from niwaki.cli._prune_pictures import Photographs
     from niwaki.criteria import Criterion
     from niwaki.data import Data, Images
@@ -128,7 +129,8 @@ def prune(
     example, _ = next(iter(batches(test, common.batch_size, models.home(loaded.model))))
     prices = _prices(loaded, example, work) if scheduling.of == "seconds" else None
     judged = decoded(test, description="reading test images")
-    looking = Photographs(loaded, pick(test, photographs, seed, data), example, common.batch_size)
+    picked = pick(test, photographs, seed, data)
+    looking = Photographs(loaded, picked, example, common.batch_size)
 
     def tell(step: Step) -> None:
         shown.print(_row(step))
@@ -176,7 +178,7 @@ def prune(
             "epochs": tuning.epochs,
         }
         compared = _Compared(loaded, test, judged, common.batch_size)
-        _write_page(finished, whole, looking, compared, {"run": made_by, "result": result})
+        _write_page(finished, whole, looking, picked, compared, {"run": made_by, "result": result})
         _plot(finished, {name: pruned.trajectory}, model)
     _report(whole, before, after, len(example), out, common.as_json)
 
@@ -200,7 +202,12 @@ class _Compared:
 
 
 def _write_page(
-    folder: Path, pruned: Pruned, looking: Photographs, compared: _Compared, about: dict[str, Any]
+    folder: Path,
+    pruned: Pruned,
+    looking: Photographs,
+    picked: Picked,
+    compared: _Compared,
+    about: dict[str, Any],
 ) -> None:
     """Write what the page shows, and the page."""
     from niwaki.cli._prune_pictures import answers, write_changed
@@ -214,7 +221,7 @@ def _write_page(
         for network in (compared.loaded.model, pruned.model)
     )
     with Pictures(folder) as pictures:
-        looking.write(folder, pruned, pictures)
+        looking.write(folder, compared.loaded, picked, pruned, pictures)
         write_changed(folder, compared.loaded, compared.images, before, after, pictures)
     write_report(folder)
 
@@ -243,8 +250,12 @@ def _prices(loaded: o.Loaded, example: Tensor, work: Workplace) -> dict[str, flo
     from niwaki.runs import identified, open_run
 
     def identity() -> dict[str, Any]:
-        shape = [list(example.shape), str(example.dtype), str(example.device)]
-        return {"measured": "seconds per MAC", "model": identified(loaded.model), "data": shape}
+        return {
+            "measured": "seconds per MAC",
+            "model": identified(loaded.model),
+            "data": [list(example.shape), str(example.dtype)],
+            "machine": machine(str(example.device)),
+        }
 
     with open_run(work, identity) as kept:
         found = kept.read("seconds")

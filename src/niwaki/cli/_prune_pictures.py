@@ -50,12 +50,11 @@ class Photographs:
     """
 
     def __init__(self, loaded: Loaded, picked: Picked, example: Tensor, batch_size: int) -> None:
-        self._picked, self._example, self._size = picked, example, batch_size
+        self._example, self._size = example, batch_size
         place = models.home(loaded.model)
         self._inputs = []
         if picked.indices:
             self._inputs = [inputs for inputs, _ in batches(picked.subset, batch_size, place)]
-        self._loaded = loaded
         self.method = self._choose(loaded.model)
         self.layers = [layer.name for layer in trace(loaded.model, example[:1])]
 
@@ -100,7 +99,9 @@ class Photographs:
             "lost": torch.full((len(inputs),), lost),
         }
 
-    def write(self, folder: Path, pruned: Pruned, pictures: Pictures) -> None:
+    def write(
+        self, folder: Path, loaded: Loaded, picked: Picked, pruned: Pruned, pictures: Pictures
+    ) -> None:
         """Write ``steps.json``, and the photographs with their heatmaps into the pictures."""
         rows = {row.step: row for row in pruned.trajectory if row.step in pruned.observed}
         numbers = _spaced(sorted(rows))
@@ -111,13 +112,13 @@ class Photographs:
             {
                 "layers": self.layers,
                 "method": self.method,
-                "side": self._picked.data.preprocessing.size,
+                "side": picked.data.preprocessing.size,
                 "lost": max(
                     (float(s["lost"].max()) for s in seen.values() if "lost" in s), default=0.0
                 ),
                 "steps": [self._row(rows[number], seen[number]) for number in numbers],
                 "photos": [
-                    self._photo(place, list(seen.values()), pictures)
+                    _photo(loaded, picked, place, list(seen.values()), pictures)
                     for place in range(len(first.get("heat", ())))
                 ],
             },
@@ -135,26 +136,31 @@ class Photographs:
             "units": dict(units),
         }
 
-    def _photo(
-        self, place: int, seen: list[Mapping[str, Tensor]], pictures: Pictures
-    ) -> dict[str, Any]:
-        data, index = self._picked.data, self._picked.indices[place]
-        image = data.preprocessing.denormalise(data[index][0])
-        strip, limit = heat_strip(torch.stack([step["heat"][place] for step in seen]))
-        return {
-            "name": self._picked.file_name(place),
-            "class": self._loaded.class_name(data.targets[index]) if data.labelled else None,
-            "photo": pictures.add(f"steps/{place:03}-photograph.webp", photograph(image)),
-            "heat": pictures.add(f"steps/{place:03}-heatmaps.webp", strip),
-            "limit": limit,
-            "answers": [
-                [
-                    self._loaded.class_name(int(step["said"][place])),
-                    round(float(step["sure"][place]), 4),
-                ]
-                for step in seen
-            ],
-        }
+
+def _photo(
+    loaded: Loaded,
+    picked: Picked,
+    place: int,
+    seen: list[Mapping[str, Tensor]],
+    pictures: Pictures,
+) -> dict[str, Any]:
+    data, index = picked.data, picked.indices[place]
+    image = data.preprocessing.denormalise(data[index][0])
+    strip, limit = heat_strip(torch.stack([step["heat"][place] for step in seen]))
+    return {
+        "name": picked.file_name(place),
+        "class": loaded.class_name(data.targets[index]) if data.labelled else None,
+        "photo": pictures.add(f"steps/{place:03}-photograph.webp", photograph(image)),
+        "heat": pictures.add(f"steps/{place:03}-heatmaps.webp", strip),
+        "limit": limit,
+        "answers": [
+            [
+                loaded.class_name(int(step["said"][place])),
+                round(float(step["sure"][place]), 4),
+            ]
+            for step in seen
+        ],
+    }
 
 
 def _spaced(numbers: list[int]) -> list[int]:

@@ -157,7 +157,7 @@ def prune(
     if criterion is None:  # and the repair may have turned out to be another
         job = replace(job, criterion=create(usual_criterion(job.repair)))
     settings = _settings(job)
-    with open_run(run.folder, lambda: _identity(job, settings)) as kept:
+    with open_run(run.folder, lambda: _identity(job, settings, run)) as kept:
         seen = Observed(run, kept)
 
         def record(state: State) -> None:
@@ -270,7 +270,7 @@ def _settings(job: Job) -> dict[str, Any]:
     }
 
 
-def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(job: Job, settings: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Say what a run is recognised by."""
     tune, measure = job.tune, job.measure
     training = None if tune is None else tune.training
@@ -284,6 +284,7 @@ def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         **settings,
         "criterion": described(job.criterion),
         "tune": settings["tune"] if tune is None or tune.loop is None else described(tune.loop),
+        "observe": described(run.observe),
     }
 
 
