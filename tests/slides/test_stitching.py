@@ -191,3 +191,26 @@ def test_what_is_finished_is_not_looked_at_again(slide, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="another setting"):
         run(tiling=Tiling(0.25, whole=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "run"]
+
+
+def test_a_slide_that_differs_in_its_finest_level_alone_is_another(tmp_path):
+    from niwaki.errors import DataError
+
+    rng = np.random.default_rng(2)
+    pixels = rng.integers(40, 220, (512, 512, 3)).astype(np.uint8)
+    other = pixels.reshape(256, 2, 256, 2, 3)[:, ::-1, :, ::-1].reshape(pixels.shape)
+    model = Whole(convolutional()).eval()
+
+    def rows(pixels, folder):
+        slide = open_slide(write_slide(tmp_path / "a.tif", pixels, mpp=1.0, levels=2))
+        tiling = Tiling(1.0, whole=True)
+        options = {"classes": {1: "b"}, "methods": ["gradient"], "tiling": tiling}
+        with explain_slide(model, slide, PLAIN, folder=folder, **options) as found:
+            return slide.overview(8.0), found.rows
+
+    coarse, first = rows(pixels, tmp_path / "run")
+    with pytest.raises(DataError, match="another data"):
+        rows(other, tmp_path / "run")
+    same, fresh = rows(other, None)
+    np.testing.assert_array_equal(same, coarse)
+    assert fresh != first

@@ -163,7 +163,7 @@ def explain_slide(
         return {
             "explained": [told_apart(method) for method in methods],
             "model": {name: identified(one) for name, one in given.items()},
-            "data": [slide.path.name, *slide.size, *slide.mpp, _hash(tissue)],
+            "data": [slide.path.name, *slide.size, *slide.mpp, slide.digest(), _hash(tissue)],
             "classes": {str(number): name for number, name in classes.items()},
             "preprocessing": preprocessing.to_json(),
             "grid": [grid.side, grid.margin, grid.step, grid.mpp],
@@ -208,7 +208,7 @@ def _grid(
 
 
 def _hash(tissue: Tissue) -> str:
-    return hashlib.sha256(tissue.overview.tobytes() + tissue.mask.tobytes()).hexdigest()[:16]
+    return hashlib.sha256(tissue.mask.tobytes()).hexdigest()[:16]
 
 
 _LOST = "share lost, "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from glob import escape
+from hashlib import sha256
 from math import ceil, floor
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from niwaki.errors import DataError
+from niwaki.hashing import sha256_of
 from niwaki.ranges import Range, checked
 from niwaki.slides._sources import Pixels, Source, open_source
 
@@ -133,6 +136,20 @@ class Slide:
     def overview(self, mpp: float) -> Pixels:
         """Read the whole slide at a coarse resolution."""
         return self.read(0, 0, *self.canvas(mpp), mpp)
+
+    def digest(self) -> str:
+        """Return a checksum of all that the slide is made of: its file, and those that go with it.
+
+        A slide of Mirax has a folder of its name, one of DICOM the files of its folder, and one of
+        Hamamatsu (VMS) those whose names begin as its own does.
+        """
+        home, kind = self.path.parent, self.path.suffix.lower()
+        files = {self.path, *(home / self.path.stem).glob("*")}
+        if kind in (".vms", ".vmu", ".dcm"):
+            beside = f"*{self.path.suffix}" if kind == ".dcm" else f"{escape(self.path.stem)}*"
+            files |= set(home.glob(beside))
+        known = [f"{file.name} {sha256_of(file)}" for file in sorted(files) if file.is_file()]
+        return sha256("\n".join(known).encode()).hexdigest()[:16]
 
     def _opened(self) -> Source:
         if self._source is None:  # in another process
