@@ -1,4 +1,4 @@
-"""What a caller's context does to numbers, and how niwaki stays out of it.
+"""What a caller's context does to numbers, and how niwaki stays out of it and leaves it alone.
 
 Within ``torch.autocast`` a network computes in half precision, and torch keeps halved copies of
 weights that no longer follow when these change. Within ``torch.inference_mode`` no derivative can
@@ -8,13 +8,14 @@ single filters are small differences of large numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+import random
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import wraps
 from inspect import isgenerator
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["undisturbed"]
+__all__ = ["seeded", "undisturbed"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,6 +47,32 @@ def _each(steps: Generator[Any, Any, Any]) -> Iterator[Any]:
                 except StopIteration:
                     return
             yield value
+
+
+@contextmanager
+def seeded(seed: int, gpus: Sequence[int] = ()) -> Iterator[None]:
+    """Seed the generators that anybody may draw from; afterwards they are as they were before.
+
+    Parameters
+    ----------
+    seed : int
+        For torch, NumPy and Python.
+    gpus : sequence of int
+        The devices whose generators count as well.
+    """
+    import numpy as np
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(gpus):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextmanager

@@ -94,6 +94,17 @@ def test_another_way_of_learning_is_another_run(data, tmp_path, first, then):
         assert torch.equal(value, resumed.model.state_dict()[name])
 
 
+def test_another_precision_is_another_run(data, tmp_path, monkeypatch):
+    from niwaki.pruning import _prune
+
+    with pytest.raises(Stopped):
+        pruned(data, tmp_path, tuned(), stop=2)
+    # As on a device that has it.
+    monkeypatch.setattr(_prune, "precision_on", lambda device, wanted: "bf16")
+    with pytest.raises(DataError, match=r"'precision': 'no'.*'precision': 'bf16'"):
+        pruned(data, tmp_path, tuned())
+
+
 def test_the_batches_of_reference_samples_count_where_they_are_learned_from(data, tmp_path):
     with pytest.raises(Stopped):
         pruned(shuffled(data, 6), tmp_path / "tuned", tuned(), stop=2)

@@ -2,10 +2,12 @@
 
 import copy
 import json
+import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from bundles import bundled
 from pruning_networks import assert_same, chain, data_for, randomise, snapshot
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from niwaki import pruning
 from niwaki.errors import DataError, ModelError
@@ -137,27 +139,55 @@ class Dropping(nn.Module):
         return self.fc(self.drop(self.body(x)))
 
 
-@pytest.mark.parametrize("kind", ["tensors", "loader", "loader with generator"])
+class Shifted(TensorDataset):
+    """Augmentation by one of the generators that anybody may draw from."""
+
+    def __init__(self, draw):
+        super().__init__(*blobs())
+        self.draw = draw
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image + self.draw(), label
+
+
+KINDS = {
+    "tensors": lambda own: blobs(),
+    "loader": lambda own: DataLoader(TensorDataset(*blobs()), 16, shuffle=True),
+    "loader with generator": lambda own: DataLoader(
+        TensorDataset(*blobs()), 16, shuffle=True, generator=own
+    ),
+    "sampler with generator": lambda own: DataLoader(
+        data := TensorDataset(*blobs()), 16, sampler=RandomSampler(data, generator=own)
+    ),
+    "batch sampler with generator": lambda own: DataLoader(
+        data := TensorDataset(*blobs()),
+        batch_sampler=BatchSampler(RandomSampler(data, generator=own), 16, drop_last=False),
+    ),
+    "augmented by torch": lambda own: Shifted(lambda: torch.rand(())),
+    "augmented by Python": lambda own: Shifted(random.random),
+    "augmented by NumPy": lambda own: Shifted(lambda: float(np.random.rand())),  # noqa: NPY002
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_gives_the_same_weights(kind):
     torch.manual_seed(1)
-    start, dataset = Dropping().eval(), TensorDataset(*blobs())
-    generator = torch.Generator()
+    start, own = Dropping().eval(), torch.Generator()
 
     def run(seed):
         model = copy.deepcopy(start)
-        data = {
-            "tensors": dataset.tensors,
-            "loader": DataLoader(dataset, batch_size=16, shuffle=True),
-            "loader with generator": DataLoader(
-                dataset, batch_size=16, shuffle=True, generator=generator
-            ),
-        }[kind]
-        fine_tune(model, data, FineTune(epochs=2, batch_size=16, seed=seed))
+        fine_tune(model, KINDS[kind](own), FineTune(epochs=2, batch_size=16, seed=seed))
         return model.fc.weight
 
     first = run(0)
-    torch.rand(7)  # what others draw does not matter
+    # What others draw does not matter, and they draw what they would have drawn.
+    torch.rand(7), random.random(), np.random.rand()  # noqa: NPY002
+    state = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     assert torch.equal(first, run(0))
+    assert torch.equal(state[0], torch.get_rng_state())
+    assert state[1] == random.getstate()
+    np.testing.assert_equal(state[2], np.random.get_state())  # noqa: NPY002
     assert not torch.equal(first, run(1))
 
 
@@ -165,11 +195,11 @@ def test_nothing_else_changes(model):
     model.register_forward_hook(lambda *_: None)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in ("0.weight", "4.bias"))
-    before, random = snapshot(model), torch.random.get_rng_state()
+    before, drawn = snapshot(model), torch.random.get_rng_state()
     with torch.no_grad():
         fine_tune(model, blobs(), QUICK)
     after = snapshot(model)
-    assert torch.equal(random, torch.random.get_rng_state())
+    assert torch.equal(drawn, torch.random.get_rng_state())
     for what in ("identity", "requires_grad", "training", "hooks", "attributes"):
         assert before[what] == after[what], what
     assert torch.equal(before["state"]["0.weight"], after["state"]["0.weight"])

@@ -106,8 +106,9 @@ def greedy(
         Measures the accuracy after each step on images that the search does not see. The accuracy
         on `data` says little of others, as every unit was chosen for it.
     tune : callable, optional
-        Called with the network and the number of the step after each removal, torch's generators
-        being seeded by that number; trains the network in place. As for `niwaki.prune`.
+        Called with the network and the number of the step after each removal, the generators of
+        torch, NumPy and Python being seeded by that number; trains the network in place. As for
+        `niwaki.prune`.
     folder : str or Path, optional
         Keeps the network after each step; the same call resumes from there, also with another
         `stop`.

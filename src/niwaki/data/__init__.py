@@ -15,6 +15,7 @@ from niwaki.data._batches import (
     batches,
     check_labels,
     count,
+    generators,
     in_memory,
 )
 from niwaki.data._beside import Described, Masks, groups_by_name
@@ -55,6 +56,7 @@ __all__ = [
     "cut_patches",
     "decoded",
     "distinct",
+    "generators",
     "groups_by_name",
     "groups_from_table",
     "groups_named",

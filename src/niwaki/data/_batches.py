@@ -233,6 +233,15 @@ def count(data: Data) -> int | None:
     return samples - samples % data.batch_size if data.drop_last else samples
 
 
+def generators(data: Any) -> list[torch.Generator]:
+    """Return the generators of its own that a loader draws from."""
+    if not isinstance(data, DataLoader):
+        return []
+    places = (data, data.sampler, data.batch_sampler, getattr(data.batch_sampler, "sampler", None))
+    found = [getattr(place, "generator", None) for place in places]
+    return [generator for generator in found if isinstance(generator, torch.Generator)]
+
+
 def check_labels(labels: Tensor, outputs: int, of: object = None) -> None:
     """Refuse labels that are no outputs of the network, or that are not known to be the right ones.
 

@@ -24,7 +24,7 @@ from niwaki.pruning._pruned import Pruned
 from niwaki.pruning._resume import Observed, keep_state, latest_state
 from niwaki.pruning._saved import shapes
 from niwaki.pruning._trajectory import Trajectory
-from niwaki.pruning.repair._fine_tune import FineTune, check_precision
+from niwaki.pruning.repair._fine_tune import FineTune, check_precision, precision_on
 from niwaki.pruning.repair._norms_and_biases import has_batch_norms
 from niwaki.pruning.repair._rebuild import unlisted
 from niwaki.pruning.steps import Measure, Structure
@@ -283,9 +283,18 @@ def _identity(job: Job, settings: Mapping[str, Any], run: Run) -> dict[str, Any]
         "test": None if measure.test is None else digest(measure.test),
         **settings,
         "criterion": described(job.criterion),
-        "tune": settings["tune"] if tune is None or tune.loop is None else described(tune.loop),
+        "tune": _learning(job),
         "observe": described(run.observe),
     }
+
+
+def _learning(job: Job) -> Any:
+    """Describe how the network is trained on this device."""
+    tune = job.tune
+    if tune is None or tune.loop is not None:
+        return None if tune is None else described(tune.loop)
+    device = models.device_of(job.original)
+    return {**tune.settings(), "precision": precision_on(device, tune.precision)}
 
 
 def _check_start(job: Job, state: State) -> None:

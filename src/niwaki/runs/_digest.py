@@ -9,14 +9,14 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from niwaki.data import Data, Images, batches
+from niwaki.data import Data, Images, batches, generators
 from niwaki.hashing import content
 from niwaki.stages import stage
 
@@ -104,7 +104,7 @@ def _first(samples: Samples) -> Tensor:
 def _read(data: Data, *, seeded: bool) -> Samples:
     with _no_trace(data):
         if seeded:
-            for generator in (torch.default_generator, *_generators(data)):
+            for generator in (torch.default_generator, *generators(data)):
                 generator.manual_seed(0)
             random.seed(0)
             np.random.seed(0)  # noqa: NPY002
@@ -114,25 +114,16 @@ def _read(data: Data, *, seeded: bool) -> Samples:
 @contextmanager
 def _no_trace(data: Data) -> Iterator[None]:
     """Put all generators back to where they were."""
-    generators = [torch.default_generator, *_generators(data)]
-    states = [generator.get_state() for generator in generators]
+    drawn = [torch.default_generator, *generators(data)]
+    states = [generator.get_state() for generator in drawn]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         yield
     finally:
-        for generator, state in zip(generators, states, strict=True):
+        for generator, state in zip(drawn, states, strict=True):
             generator.set_state(state)
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _generators(data: Any) -> list[torch.Generator]:
-    """Return the generators that a loader draws from."""
-    if not isinstance(data, DataLoader):
-        return []
-    places = (data, data.sampler, data.batch_sampler)
-    found = [getattr(place, "generator", None) for place in places]
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 
 def _lengths(sizes: list[int]) -> str:

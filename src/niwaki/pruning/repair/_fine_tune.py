@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from niwaki import models
-from niwaki.contexts import undisturbed
-from niwaki.data import Data, batches, check_labels, count
+from niwaki.contexts import seeded, undisturbed
+from niwaki.data import Data, batches, check_labels, count, generators
 from niwaki.errors import DataError, ModelError
 from niwaki.evaluation import accuracy
 from niwaki.machine import check_alone
@@ -38,7 +38,7 @@ from niwaki.ranges import (
 )
 from niwaki.stages import stage
 
-__all__ = ["FineTune", "check_precision", "fine_tune", "run_loop"]
+__all__ = ["FineTune", "check_precision", "fine_tune", "precision_on", "run_loop"]
 
 
 #: From a network in training and a batch of inputs to what is added to the loss.
@@ -87,15 +87,16 @@ class FineTune:
         Precision of the forward pass; "auto" takes bf16 or fp16 on a GPU that has it, and "no" on
         a CPU.
     seed : int
-        Seed of shuffling and dropout; the same seed gives the same weights on the same machine.
+        Seed of shuffling, dropout, and augmentation by the generators of torch, NumPy and Python;
+        the same seed gives the same weights on the same machine.
     training : DataLoader, Dataset or pair of tensors, optional
         What `niwaki.prune` lets a network learn from; default: the reference samples.
     each : bool
         Whether `niwaki.prune` fine-tunes after each step, or once at the end.
     loop : callable, optional
         A training loop of your own in place of all that is set above, called with the network (in
-        evaluation mode, to be trained in place) and the number of the step. Its random numbers come
-        from torch's generators, which are seeded by that number.
+        evaluation mode, to be trained in place) and the number of the step, by which the generators
+        of torch, NumPy and Python are seeded.
     """
 
     epochs: int = 10
@@ -147,8 +148,8 @@ def fine_tune(
     model : nn.Module
         In evaluation mode, before and after. Frozen parameters stay as they are.
     data : DataLoader, Dataset or pair of tensors
-        The training data; augmentation is left to the data set. A loader's own generator, if
-        it has one, is seeded anew.
+        The training data; augmentation is left to the data set. Own generators of a loader and its
+        samplers, if they have some, are seeded anew.
     settings : FineTune, optional
         Default: `FineTune`'s.
     teacher : nn.Module, optional
@@ -181,20 +182,18 @@ def fine_tune(
     models.check(model)
     device = models.device_of(model)
     gpus = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(gpus), torch.enable_grad():
-        torch.manual_seed(settings.seed)
+    with seeded(settings.seed, gpus), torch.enable_grad():
         loader = share_of(_loader(data, settings))
         return _train(model, loader, settings, teacher, validation, device, penalty)
 
 
 def run_loop(loop: Callable[[nn.Module, int], object], model: nn.Module, step: int) -> None:
-    """Call a training loop of the user's, with torch's generators seeded by the step."""
+    """Call a training loop of the user's, with the common generators seeded by the step."""
     check_alone("a training loop of your own")
     flags = [(p, p.requires_grad) for p in model.parameters()]
     device = models.device_of(model)
     gpus = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(gpus), torch.enable_grad():
-        torch.manual_seed(step)
+    with seeded(step, gpus), torch.enable_grad():
         loop(model, step)
     model.eval()
     for parameter, wanted in flags:
@@ -341,10 +340,10 @@ def _loss(
 
 
 def _loader(data: Data, settings: FineTune) -> DataLoader[Any]:
-    """Shuffle data by a generator of our own; of a loader, only its generator is seeded."""
+    """Shuffle data by a generator of our own; of a loader, only its generators are seeded."""
     if isinstance(data, DataLoader):
-        if data.generator is not None:
-            data.generator.manual_seed(settings.seed)
+        for generator in generators(data):
+            generator.manual_seed(settings.seed)
         return data
     dataset: Dataset[Any] = data if isinstance(data, Dataset) else TensorDataset(*data)
     samples = count(data)
@@ -377,8 +376,7 @@ class _Precision:
     """The forward pass in fewer bits where a GPU has them; gradients of fp16 are scaled."""
 
     def __init__(self, wanted: str, device: torch.device) -> None:
-        if wanted == "auto" and device.type == "cuda":
-            wanted = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        wanted = precision_on(device, wanted)
         check_precision(wanted, device)
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(wanted)
         self._device = device.type
@@ -402,6 +400,15 @@ def _optimizer(trained: list[nn.Parameter], settings: FineTune) -> torch.optim.O
     return torch.optim.SGD(
         trained, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
+
+
+def precision_on(device: torch.device, wanted: str) -> str:
+    """Return what "auto" means on a device, and any other precision as it is."""
+    if wanted != "auto":
+        return wanted
+    if device.type != "cuda":
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
 def check_precision(wanted: str, device: torch.device | None) -> None:
