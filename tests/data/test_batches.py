@@ -100,3 +100,27 @@ def test_check_labels_names_the_first_wrong_one():
         check_labels(LABELS, 7)
     with pytest.raises(DataError, match=r"label -1 \(sample 1 .*no labels, give some"):
         check_labels(torch.tensor([0, -1]), 7)
+
+
+class Spent(IterableDataset):
+    """Goes on where it has stopped, as a generator does."""
+
+    def __init__(self):
+        self.rest = iter([(torch.zeros(3), 0)] * 5)
+
+    def __iter__(self):
+        return self.rest
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Spent,
+        lambda: DataLoader(Spent(), 2),
+        lambda: DataLoader(TensorDataset(*PAIR), 2, sampler=iter(range(10))),
+        lambda: DataLoader(TensorDataset(*PAIR), batch_sampler=iter([[0, 1], [2]])),
+    ],
+)
+def test_data_that_can_be_gone_through_only_once_are_refused(make):
+    with pytest.raises(DataError, match="goes on where it has stopped"):
+        batches(make())

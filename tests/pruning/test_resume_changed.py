@@ -94,6 +94,32 @@ def test_another_way_of_learning_is_another_run(data, tmp_path, first, then):
         assert torch.equal(value, resumed.model.state_dict()[name])
 
 
+def test_the_order_of_what_layers_are_fitted_to_counts(data, tmp_path):
+    other = data[0].flip(0), data[1].flip(0)
+
+    def run(data, folder, **options):
+        options = {"schedule": Schedule(steps=3), "keep": 0.5, **options}
+
+        def stop(step):
+            if step.step == 2 and data is not other:
+                raise Stopped
+
+        return niwaki.prune(network(), data, run=Run(tmp_path / folder, callback=stop), **options)
+
+    for folder, options in {
+        "fitted": {"criterion": "weight"},
+        "chosen by fits": {"repair": None, "criterion": "lrp.rebuilt"},
+        "neither": {"repair": None, "criterion": "lrp"},
+    }.items():
+        with pytest.raises(Stopped):
+            run(data, folder, **options)
+        if folder == "neither":
+            run(other, folder, **options)
+        else:
+            with pytest.raises(DataError, match="data: there"):
+                run(other, folder, **options)
+
+
 def test_another_precision_is_another_run(data, tmp_path, monkeypatch):
     from niwaki.pruning import _prune
 

@@ -181,6 +181,7 @@ def batches(
             raise DataError("there are no data: the length is 0")
         # Its own generator: a loader draws a seed for its workers from the global one otherwise.
         loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator())
+    _check_again(loader)
     total = None if description is None else count(loader)
     if not shared or processes.size() == 1:
         whole = _checked(_shown(loader, description, total), place)
@@ -188,6 +189,21 @@ def batches(
     total = None if total is None else total // processes.size()
     first = processes.rank() * (loader.batch_size or 1)
     return _checked(_shown(_part(loader), description, total), place, first)
+
+
+def _check_again(loader: DataLoader[Any]) -> None:
+    """Refuse what can be gone through only once: whoever looks at it twice misses samples."""
+    data = loader.dataset
+    samplers = (loader.sampler, loader.batch_sampler)
+    parts: list[Any] = [part for part in samplers if isinstance(part, Iterator)]
+    if isinstance(data, IterableDataset) and not loader.num_workers and iter(data) is iter(data):
+        parts.append(data)
+    if parts:
+        raise DataError(
+            f"{_kind(parts[0])} goes on where it has stopped each time that it is gone through, so "
+            "that samples would be missing without a word: let its __iter__ begin anew, or pass "
+            "a data set that holds the samples, or tensors"
+        )
 
 
 def _part(loader: DataLoader[Any]) -> Iterable[Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from niwaki import models
 from niwaki.contexts import undisturbed
-from niwaki.criteria import Criterion, create
+from niwaki.criteria import Criterion, RebuiltError, create
 from niwaki.data import Data, batches, check_same_classes
 from niwaki.errors import FallbackWarning, KeptWarning, NiwakiError, NothingToPruneError
 from niwaki.evaluation import warn_near_chance
@@ -275,9 +275,10 @@ def _identity(job: Job, settings: Mapping[str, Any], run: Run) -> dict[str, Any]
     tune, measure = job.tune, job.measure
     training = None if tune is None else tune.training
     learned = tune is not None and tune.loop is None and training is None
+    fitted = rebuilds(job.repair) or isinstance(job.criterion, RebuiltError)
     return {
         "model": identified(job.original),
-        "data": digest(job.data, seeded=learned),
+        "data": digest(job.data, seeded=learned or fitted),
         "validation": None if measure.validation is None else digest(measure.validation),
         "training": None if training is None else digest(training, seeded=True),
         "test": None if measure.test is None else digest(measure.test),

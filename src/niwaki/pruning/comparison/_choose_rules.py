@@ -126,8 +126,7 @@ def choose_rules(
     }
 
     def identity() -> dict[str, Any]:
-        learned = options.get("tune") is not None
-        known = {"model": identified(model), "data": digest(data, seeded=learned)}
+        known = {"model": identified(model), "data": digest(data, seeded=True)}
         return {**known, "validation": digest(validation), **settings}
 
     def measure(criterion: Criterion, exponent: float) -> float:

@@ -117,7 +117,7 @@ def prune_weights(
     def identity() -> dict[str, Any]:
         return {
             "model": identified(model),
-            "data": digest(data),
+            "data": digest(data, seeded=repair is not None),
             "test": None if test is None else digest(test),
             "criterion": described(made),
             "keep": keep,
