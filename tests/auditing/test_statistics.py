@@ -72,6 +72,18 @@ def test_group_test_finds_a_group_and_no_group_is_no_finding():
     assert group_test(values, np.zeros(40, bool), rng()) == 1.0
 
 
+@pytest.mark.parametrize("scale", [1e-13, 1.0, 1e8])
+def test_the_unit_of_what_is_exchanged_makes_no_difference(scale):
+    values = np.random.default_rng(7).choice([0.1, 0.3, 0.7, 0.123], 40)
+    members = np.arange(40) % 4 == 0
+    expected = group_test(values, members, rng(), 999)
+    assert 0.01 < expected < 0.99
+    assert group_test(values * scale, members, rng(), 999) == expected
+    assert sign_test(values * scale - 0.3 * scale, rng(), 999) == sign_test(
+        values - 0.3, rng(), 999
+    )
+
+
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.5]) == pytest.approx([1.0, 1.0])

@@ -35,6 +35,11 @@ def test_orientation_of_gratings(bars):
 
 def test_orientation_of_single_pixels_does_not_exist():
     assert filters.orientation(torch.ones(2, 3, 1, 1))[0].isnan().all()
+    # All of a large kernel counts: weak vertical bars above strong horizontal ones.
+    wave = torch.cos(torch.arange(40) * torch.pi / 4)
+    large = torch.cat([wave.expand(32, 40), 5 * wave[:32, None].expand(32, 40)])[None, None]
+    _, angle = filters.orientation(large)
+    assert min(angle.item(), 180 - angle.item()) == pytest.approx(0, abs=1)
 
 
 def test_diversity_of_copies_and_of_independent_filters():

@@ -10,7 +10,7 @@ from torch import Tensor
 from niwaki.arrays import Shaped, shaped
 
 _LUMA = (0.299, 0.587, 0.114)
-_GRID = 32  # frequencies per axis
+_GRID = 32  # frequencies per axis, at the least
 
 
 @shaped(means=Shaped("units classes", low=0))
@@ -66,12 +66,11 @@ def orientation(weights: Tensor) -> tuple[Tensor, Tensor]:
     if max(weights.shape[2:]) == 1:
         nothing = torch.full((len(weights),), torch.nan, dtype=torch.float64)
         return nothing, nothing
-    power = torch.fft.fft2(weights.double(), s=(_GRID, _GRID)).abs().square().sum(1)
+    sides = [max(_GRID, side) for side in weights.shape[2:]]  # a smaller grid would cut them off
+    power = torch.fft.fft2(weights.double(), s=sides).abs().square().sum(1)
     vertical, horizontal = (
         axis.to(power.device)
-        for axis in torch.meshgrid(
-            torch.fft.fftfreq(_GRID), torch.fft.fftfreq(_GRID), indexing="ij"
-        )
+        for axis in torch.meshgrid(*map(torch.fft.fftfreq, sides), indexing="ij")
     )
     radius = (vertical.square() + horizontal.square()).sqrt()
     power = power * ((radius > 0) & (radius < 0.5))
