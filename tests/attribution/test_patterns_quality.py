@@ -85,6 +85,16 @@ def test_every_patch_of_a_grouped_convolution_is_a_sample() -> None:
     assert not torch.equal(one["0"], other["0"])
 
 
+def test_weights_lie_in_memory_as_they_like() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
+    images = unlabelled(torch.randn(30, 3, 6, 6))
+    plain = signal_quality(model, images, "weight")
+    other = signal_quality(model.to(memory_format=torch.channels_last), images, "weight")
+    for layer, rho in plain.items():
+        torch.testing.assert_close(other[layer], rho)
+
+
 def test_the_signal_is_told_from_the_distractor() -> None:
     """x = signal * y + distractor * e: only the signal's direction leaves nothing of y."""
     generator = torch.Generator().manual_seed(0)

@@ -12,6 +12,7 @@ from niwaki.accumulation import Totals
 from niwaki.criteria import create, describe, names, score
 from niwaki.errors import DataError, ModelError, NothingToPruneError
 from niwaki.propagation import Assign, Maps, ZPlus, epsilon, epsilon_plus, propagate
+from niwaki.runs import described
 
 WITHOUT_DATA = ["bn_scale", "fpgm", "lamp", "random", "weight", "weight.l2"]
 LOOKING_BACK = [
@@ -367,3 +368,22 @@ class TestWhatCannotBeScored:
         if criterion in WITH_DATA:
             with pytest.raises(ModelError, match=r"\(N, classes\)"):
                 score(model, (torch.randn(2, 1, 6, 6), torch.tensor([0, 1])), criterion)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_criterion_that_was_used_is_as_good_as_new(name):
+    def network(factor):
+        torch.manual_seed(0)
+        layers = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU()
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(20, 3))
+        # Equal weights, another network.
+        model[2].register_forward_hook(lambda *given: given[-1] * factor)
+        return model.double().eval()
+
+    data = torch.randn(9, 2, 8, 8, dtype=torch.float64), torch.arange(9) % 3
+    used, new = create(name), create(name)
+    before = described(used)
+    score(network(1.0), data, used)
+    assert described(used) == before
+    other = network(torch.linspace(-1, 1, 6).view(6, 1, 1))
+    close(score(other, data, used), dict(score(other, data, new)))

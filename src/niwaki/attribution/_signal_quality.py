@@ -164,7 +164,7 @@ class _Moments(LayerInputs):
 
     def _add(self, name: str, drawn: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         drawn = drawn.double()
-        y = weight.double().view(len(drawn), -1, drawn.shape[1]) @ drawn
+        y = weight.double().reshape(len(drawn), -1, drawn.shape[1]) @ drawn
         shift = 0 if bias is None else bias.double().view(len(drawn), -1, 1)
         active = y * (y + shift > 0)
         self.add(f"{name}/patches", drawn.new_tensor(drawn.shape[-1]))
@@ -237,7 +237,7 @@ def _rho(
 ) -> Tensor:
     """Compute the quality of one layer's units, see `signal_quality`."""
     groups, size = totals.sums[f"{layer}/{SPLITS[0]}/x"].shape
-    w = weight.double().view(groups, -1, size)
+    w = weight.double().reshape(groups, -1, size)
     fit, held_out = (_Second.of(totals, f"{layer}/{split}", w) for split in SPLITS)
     a, b = _scaled(above.to(w).view_as(w), below.to(w).view_as(w), w)
     v = _readout(fit, w, a, b, ridge)

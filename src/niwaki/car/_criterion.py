@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -16,9 +17,10 @@ from niwaki.car._units import checked_copy, list_units, name_of
 from niwaki.criteria import Criterion, register
 from niwaki.data import Data, batches
 from niwaki.machine import parse_bytes
-from niwaki.models import fingerprint, home
+from niwaki.models import home
 from niwaki.processes import size
 from niwaki.propagation import Layer
+from niwaki.runs import identified
 
 
 @register("car")
@@ -47,11 +49,16 @@ class Car(Criterion):
         self._prepared: tuple[str, Evaluator] | None = None
 
     def prepared(self, model: nn.Module, data: Data, batch_size: int) -> Criterion:
-        """Look at the first images: a process of several may get none in `batch`."""
+        """Begin anew for a network, and look at the first images.
+
+        A process of several may get none in `batch`.
+        """
+        ready = copy.copy(self)
+        ready._prepared = None
         if size() > 1:
             example = next(batches(data, 8, home(model)))[0][:8]
-            self._evaluator(self.network(model, example), example)
-        return self
+            ready._evaluator(ready.network(model, example), example)
+        return ready
 
     def batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """See `Criterion.batch`."""
@@ -77,7 +84,7 @@ class Car(Criterion):
 
     def _evaluator(self, model: nn.Module, inputs: Tensor) -> Evaluator:
         """Prepare once for a network: pruning changes it from step to step."""
-        mark = fingerprint(model)
+        mark = identified(model)
         if self._prepared is None or self._prepared[0] != mark:
             own = checked_copy(model)
             example = inputs[:8] if len(inputs) > 1 else torch.cat([inputs, inputs])
