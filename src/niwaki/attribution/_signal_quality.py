@@ -239,7 +239,7 @@ def _rho(
     groups, size = totals.sums[f"{layer}/{SPLITS[0]}/x"].shape
     w = weight.double().reshape(groups, -1, size)
     fit, held_out = (_Second.of(totals, f"{layer}/{split}", w) for split in SPLITS)
-    a, b = _scaled(above.to(w).view_as(w), below.to(w).view_as(w), w)
+    a, b = _scaled(above.to(w).reshape(w.shape), below.to(w).reshape(w.shape), w)
     v = _readout(fit, w, a, b, ridge)
 
     # The readout v^T d is v^T x less the active and inactive part of y, times these:
