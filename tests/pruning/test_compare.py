@@ -77,6 +77,10 @@ def test_area_of_a_line_and_of_steps():
 
 
 def test_area_needs_a_curve_that_is_long_enough():
+    unknown = trajectory((1.0, None), (0.8, 0.7), (0.5, 0.5))
+    for asked in (lambda: area(unknown, "macs", (0.6, 1.0)), lambda: accuracy_at(unknown, 0.99)):
+        with pytest.raises(ValueError, match="has its first accuracy at"):
+            asked()
     with pytest.raises(ValueError, match=r"ends at 0\.5, above the share 0\.3"):
         area(trajectory((1.0, 1.0), (0.5, 0.5)), "macs", (0.3, 1.0))
     with pytest.raises(ValueError, match="lower one first"):

@@ -144,13 +144,14 @@ def area(
     Raises
     ------
     ValueError
-        If the trajectory ends before the lower share, has no accuracies, or the shares are none.
+        If the accuracies of the trajectory end before the lower share, begin after the upper one,
+        or are none, or the shares are none.
     """
     low, high = between
     if not 0 <= low < high <= 1:
         raise ValueError(f"between = {between}: two shares from 0 to 1, the lower one first")
     x, y = _points(trajectory, of)
-    _check_reach(x, low)
+    _check_reach(x, low, high)
     inner = (x > low) & (x < high)
     at = np.concatenate([[low], x[inner], [high]])
     accuracies = np.interp(at, x, y)
@@ -164,10 +165,10 @@ def accuracy_at(trajectory: Trajectory, share: float, of: Of = "macs") -> float:
     Raises
     ------
     ValueError
-        If the trajectory ends before it, or has no accuracies.
+        If the accuracies of the trajectory end before it, begin after it, or are none.
     """
     x, y = _points(trajectory, of)
-    _check_reach(x, share)
+    _check_reach(x, share, share)
     return float(np.interp(share, x, y))
 
 
@@ -187,6 +188,10 @@ def _points(trajectory: Trajectory, of: Of) -> tuple[NDArray[np.float64], NDArra
     return np.array(shares), np.array([points[share] for share in shares])
 
 
-def _check_reach(shares: NDArray[np.float64], share: float) -> None:
-    if shares[0] > share * (1 + 1e-3) + 1e-9:  # costs are whole numbers
-        raise ValueError(f"the trajectory ends at {shares[0]:.3g}, above the share {share:.3g}")
+def _check_reach(shares: NDArray[np.float64], low: float, high: float) -> None:
+    if shares[0] > low * (1 + 1e-3) + 1e-9:  # costs are whole numbers
+        raise ValueError(f"the trajectory ends at {shares[0]:.3g}, above the share {low:.3g}")
+    if shares[-1] < high * (1 - 1e-3):
+        raise ValueError(
+            f"the trajectory has its first accuracy at {shares[-1]:.3g}, below the share {high:.3g}"
+        )

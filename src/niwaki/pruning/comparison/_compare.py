@@ -112,7 +112,8 @@ def compare(
         return {**known, "test": digest(test), **settings}
 
     with open_run(run.folder, identity) as kept:
-        for size, seed, due in _jobs(entries, sizes, draws, options):
+        abouts = {entry.label: entry.describe() for entry in entries}  # which may read much data
+        for size, seed, due in _jobs(entries, sizes, draws, options, abouts):
             few: Data | None = None
             for entry, planned in due:
                 found = _finished(kept, planned)
@@ -152,6 +153,7 @@ def _jobs(
     sizes: Sequence[int],
     seeds: Sequence[int],
     options: Mapping[str, Any],
+    abouts: Mapping[str, dict[str, Any]],
 ) -> Iterable[tuple[int, int, list[tuple[Contender, Outcome]]]]:
     """List, for each draw, the runs that are due; draw by draw, so that all advance alike."""
     for seed in seeds:
@@ -166,7 +168,7 @@ def _jobs(
                     size if looks else None,
                     seed if looks or seeded else None,
                     Trajectory(),
-                    about=entry.describe(),
+                    about=abouts[entry.label],
                 )
                 due.append((entry, empty))
             yield size, seed, due

@@ -142,7 +142,8 @@ def contenders_of(given: Contenders) -> list[Contender]:
         twice = next(label for label in labels if labels.count(label) > 1)
         raise ValueError(f"two contenders are called {twice!r}: give a mapping with other labels")
     for contender in found:  # wrong names and options are refused before any work
-        contender.describe()
+        if isinstance(contender.criterion, (str, Criterion)):
+            create(contender.criterion, **contender.options)
     return found
 
 
