@@ -120,6 +120,25 @@ def test_the_order_of_what_layers_are_fitted_to_counts(data, tmp_path):
                 run(other, folder, **options)
 
 
+def test_an_option_that_turns_a_default_off_is_another_comparison(data, tmp_path):
+    def compare(stop=None, **options):
+        def callback(outcome):
+            if outcome.label == stop:
+                raise Stopped
+
+        schedule = Schedule(steps=1)
+        run = Run(tmp_path, callback=callback)
+        niwaki.pruning.compare(
+            network(), data, ["lrp", "taylor"], test=data, references=4, schedule=schedule,
+            run=run, **options,
+        )  # fmt: skip
+
+    with pytest.raises(Stopped):
+        compare(stop="lrp")
+    with pytest.raises(DataError, match="repair: there left out, now None"):
+        compare(repair=None)
+
+
 def test_another_precision_is_another_run(data, tmp_path, monkeypatch):
     from niwaki.pruning import _prune
 

@@ -87,6 +87,16 @@ def test_another_identity_is_refused_and_named(tmp_path):
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
+def test_what_is_left_out_is_not_none(tmp_path):
+    for number, (there, here, says) in enumerate(
+        [({}, {"repair": None}, "left out, now None"), ({"repair": None}, {}, "None, now left out")]
+    ):
+        with open_run(tmp_path / str(number), identity(**there)) as run:
+            run.write("a")
+        with pytest.raises(DataError, match=f"repair: there {says}"):
+            open_run(tmp_path / str(number), identity(**here)).__enter__()
+
+
 def test_foreign_folders_stay(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(DataError, match=r"holds 'thesis\.tex'"), open_run(tmp_path, identity()):

@@ -334,10 +334,18 @@ _RECORD = Record(
 )
 
 
+_NOTHING = object()
+
+
 def _check_same(path: Path, saved: Identity, now: Identity) -> None:
-    different = [n for n in {**saved, **now} if saved.get(n) != now.get(n)]
+    # What is left out is not None, but whatever the default is.
+    there, here = ({n: repr(one[n]) for n in one} for one in (saved, now))
+    different = [n for n in {**there, **here} if n not in here or saved.get(n, _NOTHING) != now[n]]
     if different:
-        lines = [f"  {n}: there {saved.get(n)!r}, now {now.get(n)!r}" for n in different]
+        left_out = "left out"
+        lines = [
+            f"  {n}: there {there.get(n, left_out)}, now {here.get(n, left_out)}" for n in different
+        ]
         raise DataError(
             f"{path} holds a run of another {_kind(different)}:\n"
             + "\n".join(lines)
