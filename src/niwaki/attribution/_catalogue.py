@@ -63,9 +63,10 @@ def create(name: str, model: nn.Module, **options: Any) -> Method:
     return make_with(f"method {plain!r}", _lookup(plain), model, **{**told, **options})
 
 
-def told_apart(name: str) -> list[Any]:
-    """Name a method as plain data that differ from those of another registered by its name."""
-    return [name, described(_lookup(split_options(name)[0]))]
+def told_apart(name: str) -> str:
+    """Name a method so that another one that is registered by its name has another."""
+    mark = str(described(_lookup(split_options(name)[0]))).rpartition(" ")[2]
+    return f"{name} {mark}"
 
 
 def _lookup(name: str) -> Factory:

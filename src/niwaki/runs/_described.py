@@ -71,7 +71,7 @@ def identified(model: nn.Module) -> str:
         Its `niwaki.models.fingerprint`, and a hash of the code of its classes, of its hooks, and of
         tensors and functions that are attributes.
     """
-    return f"{models.fingerprint(model)}-{_hash(model)}"
+    return f"{models.fingerprint(model)}-{_hash(_beside_weights(model))}"
 
 
 def _hash(value: Any) -> str:
@@ -176,8 +176,12 @@ def _(value: Any) -> list[Any]:
 
 @_parts.register
 def _(value: nn.Module) -> list[Any]:
-    found: list[Any] = [models.fingerprint(value)]
-    for module in value.modules():
+    return [models.fingerprint(value), *_beside_weights(value)]
+
+
+def _beside_weights(model: nn.Module) -> list[Any]:
+    found: list[Any] = []
+    for module in model.modules():
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         own = {name: _Read(one) for name, one in models.own_attributes(module).items()}
         found += [type(module), *map(_Read, hooks), own]
