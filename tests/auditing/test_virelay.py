@@ -176,7 +176,7 @@ class Changed(torch.utils.data.Dataset):
 def test_another_run_does_not_go_on_with_it(model, tiles, tmp_path):
     images = tiles.select(range(30)).images()
     unfinished(model, images, tmp_path)
-    with pytest.raises(DataError, match=r"another setting:\n  method: there 'gradient'"):
+    with pytest.raises(DataError, match=r"another setting:\n  method: there 'gradient \["):
         collect(model, images, tmp_path / "cut", method="lrp.epsilon", batch_size=10)
     with pytest.raises(DataError, match="another data"):
         collect(model, Changed(images), tmp_path / "cut", method="gradient", batch_size=10)
