@@ -121,7 +121,7 @@ class Fitting:
             offset = layer.bias.detach().view(len(start), -1)
         elif norm is not None:
             offset = start.new_zeros(start.shape[:2])
-        free = _mask_matrix(layer, self._masks[name]) if name in self._masks else None
+        free = matrix_of(layer, self._masks[name]) if name in self._masks else None
         rows = reading.kept()
         halves = _merged(self._halves(name, rows), self._later.get(name, _NOTHING))
         strength = self._pull / (halves[0].samples + halves[1].samples)
@@ -193,13 +193,3 @@ def _tied(modules: Mapping[str, nn.Module]) -> set[str]:
 def width_of(layer: Any) -> int:
     """Count the outputs of a layer."""
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
-
-
-def _mask_matrix(layer: Any, mask: Tensor) -> Tensor:
-    """Order a mask as `matrix_of` orders the weight."""
-    weight = layer.weight
-    try:
-        layer.weight = nn.Parameter(mask.to(weight), requires_grad=False)
-        return matrix_of(layer) != 0
-    finally:
-        layer.weight = weight

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from niwaki.processes import add_up, agreed
-from niwaki.pruning.repair._lockstep import Lockstep
+from niwaki.processes import add_up, agreed, is_mine
+from niwaki.pruning.repair._kronecker import OFFSET, WEIGHT, Kronecker, Theta
+from niwaki.pruning.repair._lockstep import BLOCK, Lockstep
 from niwaki.pruning.repair._readings import Goal, Reading
-from niwaki.pruning.repair._rows import outputs_at
+from niwaki.pruning.repair._rows import (
+    FEWEST_ROWS,
+    ROWS,
+    Linear,
+    Places,
+    inputs_at,
+    matrix_of,
+    outputs_at,
+)
 from niwaki.pruning.repair._targets import norm_behind
 from niwaki.pruning.repair._windows import Window
 
 __all__ = ["Joint"]
 
-#: By layer, its weight and what its outputs are raised by.
-Theta: TypeAlias = dict[str, Tensor]
-_WEIGHT, _OFFSET = ".weight", ".offset"
-
-_ROUNDS, _STEPS = 2, 10
+_ROUNDS, _STEPS = 2, 4
 _SMALLEST = 0.1  # share of a step that is still tried
 _TINY = 1e-9  # share of the targets' variance that is left as it is
 
@@ -81,23 +87,27 @@ class Joint:
             return [], 1.0
         return self._write(theta), error / before
 
+    @property
+    def _layers(self) -> dict[str, Linear]:
+        return {node.name: self.walk.small.module(node) for node in self.window.layers}
+
     def _theta(self) -> Theta:
         theta: Theta = {}
         for node in self.window.layers:
             layer: Any = self.walk.small.module(node)
-            theta[node.name + _WEIGHT] = layer.weight.detach().clone()
+            theta[node.name + WEIGHT] = layer.weight.detach().clone()
             if layer.bias is not None or norm_behind(self.walk, node) is not None:
                 width = len(layer.bias) if layer.bias is not None else _width(layer)
-                theta[node.name + _OFFSET] = layer.weight.new_zeros(width)
+                theta[node.name + OFFSET] = layer.weight.new_zeros(width)
         return theta
 
     def _write(self, theta: Theta) -> list[str]:
         changed = []
         for node in self.window.layers:
             layer: Any = self.walk.small.module(node)
-            layer.weight.copy_(theta[node.name + _WEIGHT])
+            layer.weight.copy_(theta[node.name + WEIGHT])
             changed.append(str(node.target))
-            offset = theta.get(node.name + _OFFSET)
+            offset = theta.get(node.name + OFFSET)
             if offset is None:
                 continue
             if layer.bias is not None:
@@ -125,26 +135,30 @@ class Joint:
 
         In units of what the norm behind it hands on.
         """
-        env = self._sources(goal.block)
         scale = self.reading.target.scale
 
         def outputs(theta: Theta) -> Tensor:
-            values = dict(env)
-            for node in self.window.nodes:
-                if node.name + _WEIGHT in theta:
-                    values[node] = self._call(node, values, theta)
-                else:
-                    values[node] = self.walk.small.call(node, values)
+            values = self._values(theta, goal.block)
             given = outputs_at(self.reading.layer, values[self.window.nodes[-1]], goal.places)
             return given if scale is None else given * scale
 
         return outputs
 
+    def _values(self, theta: Theta, block: int) -> dict[fx.Node, Any]:
+        """Compute what all of the window's operations give with other weights."""
+        values = self._sources(block)
+        for node in self.window.nodes:
+            if node.name + WEIGHT in theta:
+                values[node] = self._call(node, values, theta)
+            else:
+                values[node] = self.walk.small.call(node, values)
+        return values
+
     def _call(self, node: fx.Node, values: Mapping[fx.Node, Any], theta: Theta) -> Tensor:
         layer: Any = self.walk.small.module(node)
         args = fx.node.map_arg(node.args, values.__getitem__)
         kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
-        weight, offset = theta[node.name + _WEIGHT], theta.get(node.name + _OFFSET)
+        weight, offset = theta[node.name + WEIGHT], theta.get(node.name + OFFSET)
         given: Tensor = functional_call(layer, {"weight": weight}, args, kwargs)
         if offset is None:
             return given
@@ -188,10 +202,12 @@ class Joint:
 
     def _solved(self, theta: Theta, start: Theta) -> Theta:
         """Solve the least squares around the weights, by conjugate gradients."""
-        down, pulls = self._downhill(theta)
-        right = {n: down[n] - pulls[n] * (theta[n] - start[n]).double() for n in theta}
-        found = {name: torch.zeros_like(value) for name, value in right.items()}
-        way, rest, length = right, right, _dot(right, right)
+        down, diagonals, pulls = self._downhill(theta)
+        nearer = Kronecker.of(self._layers, self._grams(theta), diagonals, pulls)
+        rest = {n: down[n] - pulls[n] * (theta[n] - start[n]).double() for n in theta}
+        found = {name: torch.zeros_like(value) for name, value in rest.items()}
+        way = nearer(rest)
+        length = _dot(rest, way)
         for _ in range(_STEPS):
             if not length > 0:
                 break
@@ -200,14 +216,16 @@ class Joint:
             along = length / _dot(way, curved)
             found = {name: found[name] + along * way[name] for name in way}
             rest = {name: rest[name] - along * curved[name] for name in way}
-            before, length = length, _dot(rest, rest)
-            way = {name: rest[name] + length / before * way[name] for name in way}
+            turned = nearer(rest)
+            before, length = length, _dot(rest, turned)
+            way = {name: turned[name] + length / before * way[name] for name in way}
         return {name: value.to(theta[name]) for name, value in found.items()}
 
-    def _downhill(self, theta: Theta) -> tuple[Theta, dict[str, float]]:
-        """Return where the error falls, and the strength of the pull of each tensor.
+    def _downhill(self, theta: Theta) -> tuple[Theta, dict[str, Tensor], dict[str, float]]:
+        """Return where the error falls, the diagonal of the Gram matrix, and the pull.
 
-        The pull is measured by the mean diagonal of the Gram matrix, which random signs estimate.
+        The diagonal is estimated by random signs, and summed over what an output reads. The pull
+        on each tensor is measured by its mean.
         """
 
         def sums() -> Iterator[Theta]:
@@ -220,16 +238,51 @@ class Joint:
                 generator = torch.Generator().manual_seed(number)
                 signs = torch.randint(0, 2, given.shape, generator=generator) * 2.0 - 1
                 probe = back(signs.to(given) * (missed != 0))
-                yield {**down, **{"²" + name: p.square().mean() for name, p in probe.items()}}
+                squares = {
+                    name: matrix_of(layer, probe[name + WEIGHT]).square().sum(2)
+                    for name, layer in self._layers.items()
+                }
+                yield {**down, **squares}
 
-        total = _added(
-            sums(), {**theta, **{"²" + name: theta[name].new_zeros(()) for name in theta}}
-        )
-        pulls = {
-            name: self.pull / self.samples * float(total["²" + name]) if _WEIGHT in name else 0.0
-            for name in theta
+        outputs = {
+            name: matrix_of(layer, theta[name + WEIGHT]).sum(2)
+            for name, layer in self._layers.items()
         }
-        return {name: total[name] for name in theta}, pulls
+        total = _added(sums(), {**theta, **outputs})
+        pulls = dict.fromkeys(theta, 0.0)
+        for name in self._layers:
+            mean = float(total[name].sum()) / theta[name + WEIGHT].numel()
+            pulls[name + WEIGHT] = self.pull / self.samples * mean
+        return {n: total[n] for n in theta}, {n: total[n] for n in self._layers}, pulls
+
+    def _grams(self, theta: Theta) -> dict[str, Tensor]:
+        """Return the mean Gram matrix of what each layer reads, and of ones, which come last."""
+
+        def sums() -> Iterator[Theta]:
+            for block, number in enumerate(self.walk.numbers):
+                if is_mine(number):
+                    values = self._values(theta, block)
+                    yield {
+                        node.name: self._gram(node, values, number) for node in self.window.layers
+                    }
+
+        like = {}
+        for name, layer in self._layers.items():
+            groups, _, features = matrix_of(layer).shape
+            like[name] = layer.weight.new_zeros(groups, features + 1, features + 1)
+        total = _added(sums(), like)
+        return {name: gram / gram[:, -1:, -1:].clamp(min=1.0) for name, gram in total.items()}
+
+    def _gram(self, node: fx.Node, values: Mapping[fx.Node, Any], number: int) -> Tensor:
+        layer: Any = self.walk.small.module(node)
+        (source,), shape = node.all_input_nodes, values[node].shape
+        count = prod(shape[1:-1] if isinstance(layer, nn.Linear) else shape[2:])
+        rows = max(FEWEST_ROWS, ROWS * matrix_of(layer).shape[-1])
+        places = Places(count, -(-rows // self.samples))
+        read = values[source]
+        x = inputs_at(layer, read, shape, places.of(BLOCK * number, len(read)))
+        x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)
+        return x.transpose(1, 2) @ x
 
     def _curvature(self, theta: Theta, way: Theta) -> Theta:
         """Multiply by the Gram matrix of all weights."""

@@ -28,6 +28,7 @@ __all__ = [
     "mirrored",
     "outputs_at",
     "set_matrix",
+    "weight_of",
 ]
 ROWS = 20  # for each feature of a regression: beyond that, places are left out
 FEWEST_ROWS = 5_000
@@ -55,12 +56,14 @@ def is_linear(module: nn.Module | None) -> bool:
     return isinstance(module, _KINDS) and type(module).forward in [k.forward for k in _KINDS]
 
 
-def matrix_of(layer: Linear) -> Tensor:
+def matrix_of(layer: Linear, weight: Tensor | None = None) -> Tensor:
     """Return a layer's weight as a matrix per group, shape (groups, outputs, features).
 
-    Features are ordered as `inputs_at` has them: by place in the kernel, then by channel.
+    Features are ordered as `inputs_at` has them: by place in the kernel, then by channel. Another
+    tensor in the shape of the weight may take its place.
     """
-    weight: Tensor = layer.weight.detach()
+    if weight is None:
+        weight = layer.weight.detach()
     if isinstance(layer, nn.Linear):
         return weight[None]
     groups = int(layer.groups)
@@ -71,8 +74,8 @@ def matrix_of(layer: Linear) -> Tensor:
     return weight.transpose(2, 3).flatten(2)
 
 
-def set_matrix(layer: Linear, matrix: Tensor) -> None:
-    """Write a matrix per group, as `matrix_of` returns it, into a layer's weight."""
+def weight_of(layer: Linear, matrix: Tensor) -> Tensor:
+    """Return a matrix per group, as `matrix_of` returns it, in the shape of a layer's weight."""
     shape = layer.weight.shape
     weight = matrix
     if not isinstance(layer, nn.Linear):
@@ -81,8 +84,13 @@ def set_matrix(layer: Linear, matrix: Tensor) -> None:
             weight = weight.permute(0, 3, 1, 2).flip(3)
         else:
             weight = weight.transpose(2, 3)
+    return weight.reshape(shape)
+
+
+def set_matrix(layer: Linear, matrix: Tensor) -> None:
+    """Write a matrix per group, as `matrix_of` returns it, into a layer's weight."""
     with torch.no_grad():
-        layer.weight.copy_(weight.reshape(shape))
+        layer.weight.copy_(weight_of(layer, matrix))
 
 
 class Places:
