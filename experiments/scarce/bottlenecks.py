@@ -20,7 +20,6 @@ from statistics import fmean
 
 import timm
 import torch
-from run import IMAGENETTE
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -36,6 +35,8 @@ WAYS = (
     "taylor_gates+rebuild", "taylor_gates.rebuilt+rebuild", "weight+rebuild", "random+rebuild",
 )  # fmt: skip
 TESTED, LEFT_OUT = 20, 10  # images of each class in train
+#: The classes of Imagenette among those of ImageNet.
+IMAGENETTE = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
 
 
 def main() -> None:

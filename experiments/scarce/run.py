@@ -2,6 +2,7 @@
 
     python experiments/scarce/run.py resnet20 --data CIFAR10 --weights resnet20.safetensors
     python experiments/scarce/run.py squeezenet --data IMAGENETTE --weights squeezenet.safetensors
+    python experiments/scarce/run.py efficientnet --data IMAGENETTE --weights lite0.safetensors
     python experiments/scarce/run.py resnet20 --table repairs choices own ...
 
 DATA is a folder with train and test (or val), each with a folder per class. Finished runs are kept
@@ -16,7 +17,9 @@ import json
 import platform
 from pathlib import Path
 
+import bottlenecks
 import torch
+from bottlenecks import IMAGENETTE
 from contenders import STEPS, TABLES, contenders, repairing
 from recipes import means
 from torch import Tensor, nn
@@ -28,7 +31,6 @@ from niwaki.pruning import Comparison, Outcome, Run, Schedule, compare
 from niwaki.report import plot_comparison
 
 HERE = Path(__file__).parent
-IMAGENETTE = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
 IMAGENET_NORM = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 NETWORKS = {
     "resnet20": ("niwaki.models.zoo:resnet20", data.Preprocessing(32, **IMAGENET_NORM)),
@@ -44,7 +46,7 @@ NETWORKS = {
 def main() -> None:
     """Run one network."""
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("network", choices=NETWORKS)
+    ask.add_argument("network", choices=[*NETWORKS, "efficientnet"])
     ask.add_argument("--data", required=True, type=Path)
     ask.add_argument("--weights", required=True, type=Path)
     ask.add_argument("--references", type=int, nargs="+", default=[1, 2, 5, 10, 50])
@@ -68,14 +70,21 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     repaired = "-recalibrated" if asked.recalibrate else "-repairs" if asked.table else ""
     out = asked.out or HERE / "results" / f"{asked.network}{repaired}"
-    spec, preprocessing = NETWORKS[asked.network]
-    model = models.build(spec, weights=asked.weights)
-    training, test = (load(asked.data, split, preprocessing) for split in ("train", "test"))
-    if asked.network == "squeezenet":
-        found = restricted(model, training, test, asked, out)
+    report(found_by(asked, out), asked, out)
+
+
+def found_by(asked: argparse.Namespace, out: Path) -> Comparison:
+    """Build the network, read the images, and compare."""
+    if asked.network == "efficientnet":
+        model = bottlenecks.network(asked.weights)
+        training, test = bottlenecks.images(asked.data, 160)
     else:
-        found = play(model, training, subset(test, asked.test), asked.seeds, asked, out / "runs")
-    report(found, asked, out)
+        spec, preprocessing = NETWORKS[asked.network]
+        model = models.build(spec, weights=asked.weights)
+        training, test = (load(asked.data, split, preprocessing) for split in ("train", "test"))
+    if asked.network == "squeezenet":
+        return restricted(model, training, test, asked, out)
+    return play(model, training, subset(test, asked.test), asked.seeds, asked, out / "runs")
 
 
 def play(
