@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,17 @@ SCORED: Mapping[str, tuple[str, float]] = {
     "lamp per cost": ("lamp", 0.6),
     "random per cost": ("random", 0.6),
 }
+#: The choices that come nearest to ours, with our repair.
+JOINT: Mapping[str, Recipe] = {
+    name: Recipe(choose, repairs.rebuilt_jointly)
+    for name, choose in {
+        "lrp": ranked,
+        "taylor_gates per cost": partial(ranked, criterion="taylor_gates"),
+        "OSSCAR, widths by lrp": CHOICES["OSSCAR, widths by lrp"],
+        "AsymInChange, widths by lrp": CHOICES["AsymInChange, widths by lrp"],
+        "random": partial(ranked, criterion="random", per_cost=0.0),
+    }.items()
+}
 #: Each with its own choice and its own repair.
 OWN = {
     "AsymInChange": ("AsymInChange, equal shares", "least squares (He et al.)"),
@@ -123,6 +135,9 @@ def repairing(model: nn.Module, tables: tuple[str, ...] = TABLES) -> list[Conten
         rows += [
             Contender(f"{name}{SPLIT}rebuild", Recipe(choose, repairs.rebuilt))
             for name, choose in CHOICES.items()
+        ]
+        rows += [
+            Contender(f"{name}{SPLIT}rebuild jointly", recipe) for name, recipe in JOINT.items()
         ]
     if "own" in tables:
         rows += [

@@ -39,6 +39,7 @@ __all__ = [
     "osscar",
     "osscar_recalibrated",
     "rebuilt",
+    "rebuilt_jointly",
     "recalibrated",
     "symmetric",
 ]
@@ -54,8 +55,13 @@ def recalibrated(scene: Scene) -> None:
 
 
 def rebuilt(scene: Scene) -> None:
-    """Rebuild as niwaki does by default."""
+    """Rebuild each layer by itself."""
     rebuild(_smaller(scene), scene.original, scene.references, scene.plan)
+
+
+def rebuilt_jointly(scene: Scene) -> None:
+    """Rebuild as niwaki does by default: layers together with those that feed them alone."""
+    rebuild(_smaller(scene), scene.original, scene.references, scene.plan, jointly=True)
 
 
 def least_squares(scene: Scene) -> None:

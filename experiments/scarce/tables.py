@@ -41,6 +41,7 @@ QUESTIONS: dict[str, Callable[[str], bool]] = {
         label in (OURS, JOINTLY) or label.startswith(f"lrp{SPLIT}")
     ),
     "Each choice, rebuilt": lambda label: label.endswith(f"{SPLIT}rebuild"),
+    "Each choice, rebuilt jointly": lambda label: label.endswith(f"{SPLIT}rebuild jointly"),
     "Each method with its own choice and repair": lambda label: (
         label in (OURS, JOINTLY) or label.endswith(f"{SPLIT}its own")
     ),
