@@ -4,7 +4,7 @@
     python benchmarks/rebuild_cost.py --images 50 --threads 2
 
 A tenth of the multiply-accumulates is removed by the weights alone; then the smaller network is
-scored with `lrp` and rebuilt, in turns. Choosing is what a step by `lrp.rebuilt` takes beyond one
+scored with `lrp` and rebuilt, layer by layer and jointly, in turns. Choosing is what a step by `lrp.rebuilt` takes beyond one
 by `lrp`; how long that is depends on how many units go. Times are those of the processor, which
 others on the machine disturb less. Images are noise and weights are random. Each network is
 measured in a process of its own, for its peak memory.
@@ -54,16 +54,17 @@ def main() -> None:
     print(f"{asked.images} images, {asked.threads} threads, {platform.machine()}, ", end="")
     print(f"torch {torch.__version__}, medians of {asked.rounds}\n")
     print(
-        "| network | scoring, s | choosing, s | rebuilding, s | peak GB, scoring | peak GB, all |"
+        "| network | scoring, s | choosing, s | rebuilding, s | jointly, s | peak GB, scoring "
+        "| peak GB, all |"
     )
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| --- |" + " ---: |" * 6)
     for name in asked.networks:
         given = ["--images", asked.images, "--rounds", asked.rounds, "--threads", asked.threads]
         command = [sys.executable, __file__, "--alone", name, *map(str, given)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         print(
             f"| {name} | {found['scoring']:.1f} | {found['choosing']:.1f} "
-            f"| {found['rebuilding']:.1f} "
+            f"| {found['rebuilding']:.1f} | {found['jointly']:.1f} "
             f"| {found['memory'][0]:.1f} | {found['memory'][1]:.1f} |",
             flush=True,
         )
@@ -81,7 +82,8 @@ def measure(name: str, images: int, rounds: int) -> dict[str, object]:
     pruned = niwaki.prune(
         model, few, "weight", keep=0.9, repair=None, schedule=niwaki.pruning.Schedule(steps=1)
     )
-    seconds: dict[str, list[float]] = {"scoring": [], "choosing": [], "rebuilding": []}
+    kinds = ("scoring", "choosing", "rebuilding", "jointly")
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     memory = []
     for _ in range(rounds):
         smaller: nn.Module = copy.deepcopy(pruned.model)
@@ -89,9 +91,11 @@ def measure(name: str, images: int, rounds: int) -> dict[str, object]:
         niwaki.score(smaller, given, "lrp")
         seconds["scoring"].append(time.process_time() - started)
         memory.append(_peak())
-        started = time.process_time()
-        niwaki.pruning.rebuild(smaller, model, given, pruned.plan)
-        seconds["rebuilding"].append(time.process_time() - started)
+        for kind in ("rebuilding", "jointly"):
+            rebuilt = copy.deepcopy(smaller)
+            started = time.process_time()
+            niwaki.pruning.rebuild(rebuilt, model, given, pruned.plan, jointly=kind == "jointly")
+            seconds[kind].append(time.process_time() - started)
         steps = [_step(model, given, criterion) for criterion in ("lrp", "lrp.rebuilt")]
         seconds["choosing"].append(steps[1] - steps[0])
         memory.append(_peak())

@@ -33,7 +33,9 @@ def test_every_criterion(name, criterion, sizes):
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("criterion", ["taylor", "gradient", "lrp"])
 @pytest.mark.parametrize(
-    "repairs", [{"repair": "rebuild"}, {"repair": "recalibrate"}, {"repair": "compensate"}], ids=str
+    "repairs",
+    [{"repair": name} for name in ("rebuild", "rebuild_jointly", "recalibrate", "compensate")],
+    ids=str,
 )
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_repair(name, repairs, criterion, sizes):

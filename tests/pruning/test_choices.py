@@ -70,7 +70,7 @@ WAYS = ["truth", "item", "index", "equal", "close", "mask", "places", "list", "n
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("repair", [None, "rebuild"])
+@pytest.mark.parametrize("repair", [None, "rebuild", "rebuild_jointly"])
 def test_a_choice_is_named_when_the_network_is_pruned(way, repair, data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackWarning)

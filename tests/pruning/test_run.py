@@ -180,7 +180,7 @@ def test_a_step_of_another_version_is_passed_over(whole, tmp_path):
         ({"keep": 0.5}, "another setting:\n  keep: there 0.4, now 0.5"),
         ({"criterion": "weight"}, "another setting:\n  criterion: there .Taylor.*, now .Weight"),
         ({"steps": 5}, "steps: there 4, now 5"),
-        ({"repair": "recalibrate"}, "repair: there 'rebuild', now 'recalibrate'"),
+        ({"repair": "recalibrate"}, "repair: there 'rebuild_jointly', now 'recalibrate'"),
         ({"tune": TUNE}, "tune: there None, now {'epochs': 1"),
         ({"ignore": ["inner"], "keep": 0.7}, r"ignore: there \[\], now \['inner'\]"),
         ({"ceilings": 0.9}, "ceilings: there {}, now"),

@@ -81,7 +81,7 @@ def compare_criteria(
             show_default=False,
         ),
     ] = None,
-    repair: Repair = "rebuild",
+    repair: Repair = "rebuild_jointly",
     limit: Annotated[
         int | None,
         r.SOME,

@@ -33,7 +33,7 @@ __all__ = ["REPAIR", "Job", "Repair", "State", "begin", "rebuilds", "run"]
 
 #: What is done for a network after each removal, without training.
 Repair = Literal["rebuild", "rebuild_jointly", "recalibrate", "compensate"]
-REPAIR: Repair = "rebuild"
+REPAIR: Repair = "rebuild_jointly"
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,9 @@ class Joint:
     With the gates of the activations in between held where they are, and to first order, what the
     last layer gives is linear in all weights of the window. The least squares over them, pulled
     toward the weights there are, are solved by conjugate gradients, which never make the Gram
-    matrix. A second round starts from the gates that the first one leaves (Gauss and Newton). A
-    round that does not lower the error changes nothing.
+    matrix, and need only a few steps where what each layer reads is allowed for (`Kronecker`). A
+    second round starts from the gates that the first one leaves (Gauss and Newton). A round that
+    does not lower the error changes nothing.
 
     Parameters
     ----------
