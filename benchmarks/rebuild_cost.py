@@ -4,10 +4,10 @@
     python benchmarks/rebuild_cost.py --images 50 --threads 2
 
 A tenth of the multiply-accumulates is removed by the weights alone; then the smaller network is
-scored with `lrp` and rebuilt, layer by layer and jointly, in turns. Choosing is what a step by `lrp.rebuilt` takes beyond one
-by `lrp`; how long that is depends on how many units go. Times are those of the processor, which
-others on the machine disturb less. Images are noise and weights are random. Each network is
-measured in a process of its own, for its peak memory.
+scored with `lrp` and rebuilt, layer by layer and jointly, in turns. Choosing is what a step by
+`lrp.rebuilt` takes beyond one by `lrp`; how long that is depends on how many units go. Times are
+those of the processor, which others on the machine disturb less. Images are noise and weights are
+random. Each network is measured in a process of its own, for its peak memory.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from niwaki.processes import add_up, agreed, is_mine
 from niwaki.pruning.repair._kronecker import OFFSET, WEIGHT, Kronecker, Theta
+from niwaki.pruning.repair._linearised import Linearised
 from niwaki.pruning.repair._lockstep import BLOCK, Lockstep
 from niwaki.pruning.repair._readings import Goal, Reading
 from niwaki.pruning.repair._rows import (
@@ -31,7 +32,12 @@ __all__ = ["Joint"]
 
 _ROUNDS, _STEPS = 2, 4
 _SMALLEST = 0.1  # share of a step that is still tried
+_KEPT = 2**28  # bytes of what a window computes, up to which its derivatives are kept
 _TINY = 1e-9  # share of the targets' variance that is left as it is
+
+
+#: A goal, what is given for it around some weights, and how far that is from it.
+Around: TypeAlias = tuple[Goal, Linearised, Tensor]
 
 
 @dataclass(frozen=True)
@@ -203,7 +209,8 @@ class Joint:
 
     def _solved(self, theta: Theta, start: Theta) -> Theta:
         """Solve the least squares around the weights, by conjugate gradients."""
-        down, diagonals, pulls = self._downhill(theta)
+        around = self._around(theta)
+        down, diagonals, pulls = self._downhill(around, theta)
         nearer = Kronecker.of(self._layers, self._grams(theta), diagonals, pulls)
         rest = {n: down[n] - pulls[n] * (theta[n] - start[n]).double() for n in theta}
         found = {name: torch.zeros_like(value) for name, value in rest.items()}
@@ -212,7 +219,7 @@ class Joint:
         for _ in range(_STEPS):
             if not length > 0:
                 break
-            curved = self._curvature(theta, way)
+            curved = self._curvature(around, way, theta)
             curved = {name: curved[name] + pulls[name] * way[name] for name in way}
             along = length / _dot(way, curved)
             found = {name: found[name] + along * way[name] for name in way}
@@ -222,7 +229,9 @@ class Joint:
             way = {name: turned[name] + length / before * way[name] for name in way}
         return {name: value.to(theta[name]) for name, value in found.items()}
 
-    def _downhill(self, theta: Theta) -> tuple[Theta, dict[str, Tensor], dict[str, float]]:
+    def _downhill(
+        self, around: Iterable[Around], theta: Theta
+    ) -> tuple[Theta, dict[str, Tensor], dict[str, float]]:
         """Return where the error falls, the diagonal of the Gram matrix, and the pull.
 
         The diagonal is estimated by random signs, and summed over what an output reads. The pull
@@ -230,20 +239,17 @@ class Joint:
         """
 
         def sums() -> Iterator[Theta]:
-            for goal in self.reading.goals():
-                given, back = _differentiable(self._outputs(goal), theta)
-                missed = self._missed(given.detach(), goal)
-                down = back(missed)
+            for goal, one, missed in around:
                 # The same signs, whichever process has the block.
                 number = self.walk.numbers[goal.block]
                 generator = torch.Generator().manual_seed(number)
-                signs = torch.randint(0, 2, given.shape, generator=generator) * 2.0 - 1
-                probe = back(signs.to(given) * (missed != 0))
+                signs = torch.randint(0, 2, missed.shape, generator=generator) * 2.0 - 1
+                probe = one.back(signs.to(missed) * (missed != 0))
                 squares = {
                     name: matrix_of(layer, probe[name + WEIGHT]).square().sum(2)
                     for name, layer in self._layers.items()
                 }
-                yield {**down, **squares}
+                yield {**one.back(missed), **squares}
 
         outputs = {
             name: matrix_of(layer, theta[name + WEIGHT]).sum(2)
@@ -285,43 +291,35 @@ class Joint:
         x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)
         return x.transpose(1, 2) @ x
 
-    def _curvature(self, theta: Theta, way: Theta) -> Theta:
+    def _curvature(self, around: Iterable[Around], way: Theta, theta: Theta) -> Theta:
         """Multiply by the Gram matrix of all weights."""
+        return _added(
+            (one.back(one.moved(way) * (missed != 0)) for _, one, missed in around), theta
+        )
 
-        def sums() -> Iterator[Theta]:
+    def _around(self, theta: Theta) -> Iterable[Around]:
+        """Linearise what is given for each goal; kept in memory where they are few enough."""
+
+        def made() -> Iterator[Around]:
             for goal in self.reading.goals():
-                given, back = _differentiable(self._outputs(goal), theta)
-                # What is propagated back is linear in the signal; its own derivative by the
-                # signal is how the outputs move with the weights.
-                signal = torch.zeros_like(given, requires_grad=True)
-                swept = back(signal, create_graph=True)
-                (moved,) = torch.autograd.grad(
-                    [*swept.values()],
-                    signal,
-                    [way[name].to(value) for name, value in swept.items()],
-                    retain_graph=True,
-                )
-                yield back(moved * (self._missed(given.detach(), goal) != 0))
+                one = Linearised(self._outputs(goal), theta)
+                yield goal, one, self._missed(one.given, goal)
 
-        return _added(sums(), theta)
+        images = sum(len(self.reading.before[block]) for block in range(len(self.walk.numbers)))
+        numbers = sum(prod(self.walk.small.shapes[node]) for node in self.window.nodes)
+        size = images * numbers * self.reading.before[0].element_size()
+        return list(made()) if size <= _KEPT else _Anew(made)
 
 
-def _differentiable(
-    function: Callable[[Theta], Tensor], theta: Theta
-) -> tuple[Tensor, Callable[..., Theta]]:
-    """Compute outputs, and return a function that propagates a signal back to the weights."""
-    leaves = {name: value.detach().clone().requires_grad_() for name, value in theta.items()}
-    with torch.enable_grad():
-        given = function(leaves)
+@dataclass(frozen=True)
+class _Anew:
+    """What is made anew each time that it is gone through."""
 
-    def back(signal: Tensor, *, create_graph: bool = False) -> Theta:
-        with torch.enable_grad():
-            found = torch.autograd.grad(
-                given, [*leaves.values()], signal, retain_graph=True, create_graph=create_graph
-            )
-        return dict(zip(leaves, found, strict=True))
+    made: Callable[[], Iterator[Around]]
 
-    return given, back
+    def __iter__(self) -> Iterator[Around]:
+        """Make it."""
+        return self.made()
 
 
 def _width(layer: Any) -> int:
