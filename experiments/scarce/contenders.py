@@ -19,7 +19,7 @@ from niwaki.data import Data, in_memory
 from niwaki.evaluation import cost
 from niwaki.pruning import CUSTOMIZED_PRUNERS, Choice, Contender, Schedule, recalibrate
 
-__all__ = ["JOINTLY", "OURS", "SPLIT", "STEPS", "TABLES", "contenders", "repairing"]
+__all__ = ["ALONE", "OURS", "SPLIT", "STEPS", "TABLES", "contenders", "repairing"]
 
 STEPS = 7
 PLAIN = {"schedule": Schedule(STEPS, per_cost=0.0)}
@@ -44,8 +44,8 @@ COSTLY = ("taylor_gates", "activation", "weight")
 
 #: Between the choice and the repair in a label.
 SPLIT = " + "
-OURS = f"lrp.rebuilt{SPLIT}rebuild"
-JOINTLY = f"lrp.rebuilt{SPLIT}rebuild jointly"
+OURS = f"lrp.rebuilt{SPLIT}rebuild jointly"
+ALONE = f"lrp.rebuilt{SPLIT}rebuild"
 TABLES = ("repairs", "choices", "own")
 #: What can be done after the removal, in the order in which it is run.
 REPAIRS: Mapping[str, Repair] = {
@@ -120,8 +120,8 @@ def repairing(model: nn.Module, tables: tuple[str, ...] = TABLES) -> list[Conten
     """
     norms = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     rows = [
-        Contender(OURS, "lrp.rebuilt", prune_options={"repair": "rebuild"}),
-        Contender(JOINTLY, "lrp.rebuilt", prune_options={"repair": "rebuild_jointly"}),
+        Contender(OURS, "lrp.rebuilt", prune_options={"repair": "rebuild_jointly"}),
+        Contender(ALONE, "lrp.rebuilt", prune_options={"repair": "rebuild"}),
         _built_in("lrp", "lrp", 0.6, "rebuild"),
     ]
     if "repairs" in tables:

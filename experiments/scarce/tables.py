@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
 
-from contenders import JOINTLY, OURS, SPLIT
+from contenders import ALONE, OURS, SPLIT
 from recipes import SHARES, means
 
 from niwaki.files import write_text
@@ -35,15 +35,23 @@ KINDS = {
     "best torch-pruning": lambda label: label.startswith("torch-pruning"),
     "best other criterion per cost": lambda label: label.endswith("per cost"),
 }
-#: What tables.md answers: title, and which contenders belong to it.
-QUESTIONS: dict[str, Callable[[str], bool]] = {
-    "Choice by `lrp`, and each repair": lambda label: (
-        label in (OURS, JOINTLY) or label.startswith(f"lrp{SPLIT}")
+#: What tables.md answers: title, which contenders belong to it, and beside which they are put.
+QUESTIONS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "Choice by `lrp`, and each repair": (
+        lambda label: label in (OURS, ALONE) or label.startswith(f"lrp{SPLIT}"),
+        OURS,
     ),
-    "Each choice, rebuilt": lambda label: label.endswith(f"{SPLIT}rebuild"),
-    "Each choice, rebuilt jointly": lambda label: label.endswith(f"{SPLIT}rebuild jointly"),
-    "Each method with its own choice and repair": lambda label: (
-        label in (OURS, JOINTLY) or label.endswith(f"{SPLIT}its own")
+    "Each choice, rebuilt layer by layer": (
+        lambda label: label.endswith(f"{SPLIT}rebuild"),
+        ALONE,
+    ),
+    "Each choice, rebuilt jointly": (
+        lambda label: label.endswith(f"{SPLIT}rebuild jointly"),
+        OURS,
+    ),
+    "Each method with its own choice and repair": (
+        lambda label: label in (OURS, ALONE) or label.endswith(f"{SPLIT}its own"),
+        OURS,
     ),
 }
 Means = dict[tuple[str, int], Summary]
@@ -56,10 +64,11 @@ def main() -> None:
     plain = {n: summed(c) for n, c in found.items() if n not in repaired}
     if repaired:
         parts = [ABOUT]
-        for title, fits in QUESTIONS.items():
+        for title, (fits, ours) in QUESTIONS.items():
             parts.append(f"## {title}")
             for name, comparison in repaired.items():
-                parts.append(f"### {name.removesuffix(ENDING)}\n\n{beside_ours(comparison, fits)}")
+                table_of = beside(comparison, fits, ours)
+                parts.append(f"### {name.removesuffix(ENDING)}\n\n{table_of}")
         write_text(HERE / "tables.md", "\n\n".join(parts) + "\n")
     if plain:
         parts = [overview(plain)]
@@ -69,8 +78,9 @@ def main() -> None:
 
 ABOUT = """Accuracy in % at 90, 80, ... 30 % of the MACs and, in bold where it is the best, the mean
 over these seven steps with the standard deviation over the draws of reference images. *Beside
-ours*: the mean difference to `lrp.rebuilt + rebuild` on the same draws (and in how many of them it
-is ahead), so that a positive number is a loss for niwaki."""
+ours*: the mean difference to `lrp.rebuilt + rebuild jointly`, the default, on the same draws (and
+in how many of them it is ahead), so that a positive number is a loss for niwaki; where each layer
+is rebuilt by itself, to `lrp.rebuilt + rebuild`."""
 
 
 def gathered(folder: Path) -> dict[str, Comparison]:
@@ -89,7 +99,7 @@ def summed(found: Comparison) -> Means:
     return {(row.label, row.references): row for row in means(found)}
 
 
-def beside_ours(found: Comparison, fits: Callable[[str], bool]) -> str:
+def beside(found: Comparison, fits: Callable[[str], bool], ours: str) -> str:
     """All contenders of a question, for each number of references the best first."""
     heads = [f"{100 * share:.0f} %" for share in SHARES]
     lines = [
@@ -105,22 +115,22 @@ def beside_ours(found: Comparison, fits: Callable[[str], bool]) -> str:
             shown = [f"{100 * step:.1f}" for step in steps]
             text = f"**{cell(row)}**" if row is here[0] else cell(row)
             first = [str(size), row.label, str(len(runs)), *shown, text]
-            lines.append(f"| {' | '.join([*first, paired(found, row.label, size)])} |")
+            lines.append(f"| {' | '.join([*first, paired(found, row.label, ours, size)])} |")
     return "\n".join(lines)
 
 
-def paired(found: Comparison, label: str, size: int) -> str:
+def paired(found: Comparison, label: str, ours: str, size: int) -> str:
     """Write how far a contender is ahead of ours, over the draws that both have."""
-    if label == OURS:
+    if label == ours:
         return ""
-    ours, theirs = (
+    known, theirs = (
         {run.seed: fmean(accuracy_at(run.trajectory, share) for share in SHARES) for run in runs}
-        for runs in (found.select(OURS, size), found.select(label, size))
+        for runs in (found.select(ours, size), found.select(label, size))
     )
     apart = [
-        100 * (mean - ours[draw])
+        100 * (mean - known[draw])
         for seed, mean in theirs.items()
-        for draw in (ours if seed is None else {seed} & set(ours))
+        for draw in (known if seed is None else {seed} & set(known))
     ]
     if not apart:
         return "-"
