@@ -141,12 +141,13 @@ def test_weights_score_as_with_two_outputs(name: str, reduce: str) -> None:
 
 def test_pruning_keeps_the_single_output_and_measures_it(model: Network) -> None:
     data = images(), labels(model)
-    pruned = niwaki.prune(model, data, keep=0.5, test=data)
+    options = {"keep": 0.5, "repair": "rebuild", "test": data}
+    pruned = niwaki.prune(model, data, **options)
     assert pruned.model(images()).shape == model(images()).shape
     first, last = pruned.trajectory.steps[0], pruned.trajectory.steps[-1]
     assert first.accuracy == pytest.approx(evaluation.accuracy(model, data))
     assert last.accuracy == pytest.approx(evaluation.accuracy(pruned.model, data))
-    twin = niwaki.prune(by_hand(model), data, keep=0.5, test=data)
+    twin = niwaki.prune(by_hand(model), data, **options)
     assert pruned.plan == twin.plan
 
 

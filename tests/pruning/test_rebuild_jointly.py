@@ -13,6 +13,7 @@ import niwaki
 from niwaki.errors import FewSamplesWarning
 from niwaki.pruning import Plan, Removal, rebuild, replay
 from niwaki.pruning.repair import _jointly
+from niwaki.pruning.repair._linearised import Linearised
 
 
 def fitted(kind, *, seed=0, **options):
@@ -206,3 +207,58 @@ def test_few_samples_are_told():
     smaller, plan = cut(model, x)
     with pytest.warns(FewSamplesWarning):
         rebuild(smaller, model, (x, torch.zeros(3)), plan, jointly=True)
+
+
+class Rounded(nn.Module):
+    """Steps, which have no slope."""
+
+    def forward(self, x):
+        return torch.round(4 * x) / 4
+
+
+BETWEEN = [
+    nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardswish(), nn.Hardsigmoid(), nn.Hardtanh(), nn.SiLU(),
+    nn.Mish(), nn.GELU(), nn.Softplus(), nn.ELU(), nn.PReLU(), nn.LeakyReLU(), nn.Sigmoid(),
+    nn.Threshold(0.1, 0.0), nn.MaxPool2d(2), nn.LPPool2d(2, 2), nn.AdaptiveMaxPool2d(3),
+    nn.Upsample(scale_factor=2), nn.InstanceNorm2d(8), nn.GroupNorm(2, 8), nn.Dropout(), Rounded(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("between", BETWEEN, ids=str)
+def test_any_operation_may_lie_between(between):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), between, nn.Conv2d(8, 8, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    ).eval()  # fmt: skip
+    x = torch.randn(20, 3, 12, 12)
+    smaller, plan = copy.deepcopy(model), Plan(((Removal("0", (0, 3, 5)),),))
+    replay(smaller, x[:2], plan)
+    alone = copy.deepcopy(smaller)
+    rebuild(alone, model, (x, torch.zeros(20)), plan)
+    rebuild(smaller, model, (x, torch.zeros(20)), plan, jointly=True)
+    assert missed(model, smaller, x) < 1.2 * missed(model, alone, x)
+    assert all(bool(value.isfinite().all()) for value in smaller.state_dict().values())
+
+
+@pytest.mark.parametrize("between", [nn.ReLU6(), nn.Hardsigmoid(), nn.Mish(), Rounded()], ids=str)
+def test_outputs_move_as_small_steps_say(between):
+    torch.manual_seed(0)
+    x = torch.randn(20, 3).double()
+    theta = {"a": torch.randn(4, 3).double(), "b": torch.randn(2, 4).double()}
+    way = {name: torch.randn_like(value) for name, value in theta.items()}
+
+    def function(weights):
+        return between(x @ weights["a"].T) @ weights["b"].T
+
+    small = 1e-7
+    ahead, behind = (
+        function({name: theta[name] + sign * small * way[name] for name in theta})
+        for sign in (1, -1)
+    )
+    one = Linearised(function, theta)
+    assert torch.allclose(one.moved(way), (ahead - behind) / (2 * small), atol=1e-5)
+    signal = torch.randn_like(one.given)
+    back = one.back(signal)
+    by_back = sum(float((back[name] * way[name]).sum()) for name in theta)
+    assert by_back == pytest.approx(float((one.moved(way) * signal).sum()), rel=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import prod
@@ -10,7 +11,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, fx, nn
 
 from niwaki.accumulation import Totals
-from niwaki.errors import DataError
+from niwaki.errors import DataError, FallbackWarning
 from niwaki.processes import agreed, decided
 from niwaki.pruning._plan import Plan
 from niwaki.pruning.repair._behind_activations import within
@@ -144,7 +145,16 @@ class Fitting:
         """Fit a layer again, together with those that feed it alone."""
         every = replace(reading, places=Places(reading.places.count, reading.places.count))
         joint = Joint(self._walk, window, every, self._pull, self._images)
-        changed, left = joint.run()
+        try:
+            changed, left = joint.run()
+        except NotImplementedError as error:
+            warnings.warn(
+                f"rebuild: {window.nodes[-1].target!r} is fitted by itself, and not together with "
+                f"the layers that feed it, as what lies between cannot be linearised ({error})",
+                FallbackWarning,
+                stacklevel=2,
+            )
+            return
         if not changed:
             return
         self.changed += changed
