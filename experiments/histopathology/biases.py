@@ -157,7 +157,8 @@ def artefact(
 ) -> Row:
     """Bias 2: an artefact on a share of the tumour images."""
     train, test = source.draw("train", seed), source.draw("test", seed)
-    learned = marked(train, kind, share, seed)
+    plantings = planted(train, kind, share, seed)
+    learned = replace(train, pixels=plantings.pixels)
     found = planted(test, kind, share, seed + 50)
     biased = replace(test, pixels=found.pixels)
     attacked = marked(test, kind, 0.0, seed + 60, elsewhere=1.0)
@@ -173,12 +174,16 @@ def artefact(
     if kind in LOCAL:
         row["overlap"] = overlap(said, found.chosen, found.mask)
     if repair:
+        if kind in LOCAL:
+            repaired = remedies(learner, model, learned, seed)
+        else:
+            repaired = remedies_everywhere(learner, model, learned, plantings.chosen, kind, seed)
         row["repaired"] = {
             name: {
                 **harm(learner, network, test, attacked),
                 "audit": asked(learner, network, biased, seed),
             }
-            for name, network in remedies(learner, model, learned, kind, seed).items()
+            for name, network in repaired.items()
         }
     return row
 
@@ -211,14 +216,8 @@ def harm(learner: Learner, model: nn.Module, test: Set, attacked: Set) -> Row:
     }
 
 
-def remedies(
-    learner: Learner, model: nn.Module, learned: Set, kind: str, seed: int
-) -> dict[str, nn.Module]:
-    """Repair by what an audit can see: the pixels of foreign colours, or the property's name."""
-    if kind not in LOCAL:
-        varied = varied_at_random(learned.pixels, kind, seed)
-        pair = learner.tensors(replace(learned, pixels=varied))
-        return {"varied at random, trained again": learner.train(pair, seed)}
+def remedies(learner: Learner, model: nn.Module, learned: Set, seed: int) -> dict[str, nn.Module]:
+    """Repair by what an audit can see of a mark: the pixels of foreign colours."""
     inputs, labels = learner.tensors(learned)
     pixels = torch.from_numpy(learned.pixels).permute(0, 3, 1, 2).float() / 255
     masks = np.zeros(learned.pixels.shape[:3], bool)
@@ -251,14 +250,52 @@ def remedies(
         "filters pruned": pruned.model,
         "filters pruned, rebuilt": rebuilt.model,
         "told where not to look": told,
-        "reactive P-ClArC at relu2": project_out(
-            model, "relu2", (donors, where), repaired[:300], reactive=True
-        ),
-        "reactive P-ClArC at relu4": project_out(
-            model, "relu4", (donors, where), repaired[:300], reactive=True
-        ),
-        "P-ClArC at relu2": project_out(model, "relu2", (donors, where), repaired[:300]),
-        "P-ClArC at relu4": project_out(model, "relu4", (donors, where), repaired[:300]),
+        **projected(model, (donors, where), repaired[:300]),
+    }
+
+
+def remedies_everywhere(
+    learner: Learner, model: nn.Module, learned: Set, has: Array, kind: str, seed: int
+) -> dict[str, nn.Module]:
+    """Repair what is all over an image by the property's name and the images that have it.
+
+    Training again needs the name alone. The others look at tumour patches without the artefact, as
+    they are and with the property varied at random; the strength that was planted is not used.
+    """
+    varied = varied_at_random(learned.pixels, kind, seed)
+    retrained = learner.train(learner.tensors(replace(learned, pixels=varied)), seed)
+    inputs, labels = learner.tensors(learned)
+    changed, _ = learner.tensors(replace(learned, pixels=varied))
+    lacks = torch.as_tensor(~has)
+    shown = (lacks & (labels == 1)).nonzero()[:128, 0]
+    clean = inputs[lacks][:300], labels[lacks][:300]
+    everywhere = np.ones((len(shown), *learned.pixels.shape[1:3]), bool)
+    pruned, rebuilt = (
+        prune_artefact(
+            model,
+            (changed[shown], labels[shown], everywhere),
+            inputs[shown],
+            clean,
+            rebuilt=again,
+        )
+        for again in (False, True)
+    )
+    return {
+        "varied at random, trained again": retrained,
+        "filters pruned": pruned.model,
+        "filters pruned, rebuilt": rebuilt.model,
+        **projected(model, (changed[shown], everywhere), inputs[shown]),
+    }
+
+
+def projected(
+    model: nn.Module, artefact: tuple[Tensor, Array], clean: Tensor
+) -> dict[str, nn.Module]:
+    """Project the artefact's direction out, at an early and at a late layer."""
+    return {
+        f"{name} at {layer}": project_out(model, layer, artefact, clean, reactive=reactive)
+        for name, reactive in (("reactive P-ClArC", True), ("P-ClArC", False))
+        for layer in ("relu2", "relu4")
     }
 
 
