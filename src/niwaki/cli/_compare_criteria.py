@@ -81,7 +81,7 @@ def compare_criteria(
             show_default=False,
         ),
     ] = None,
-    repair: Repair = "rebuild_jointly",
+    repair: Repair = "rebuild",
     limit: Annotated[
         int | None,
         r.SOME,

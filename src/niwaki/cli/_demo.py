@@ -84,7 +84,7 @@ def demo(
         options: dict[str, Any] = {"seed": seed} if name == "random" else {}
         made = criteria.create(name, **options)
         runs[name] = pruning.prune(
-            model, few, made, keep=0.2, schedule=schedule, test=test, run=run
+            model, few, made, keep=0.2, schedule=schedule, repair="rebuild", test=test, run=run
         )
     runs["lrp, not rebuilt"] = pruning.prune(
         model, few, "lrp", keep=0.2, schedule=schedule, repair=None, test=test, run=run
