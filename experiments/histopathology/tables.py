@@ -187,6 +187,32 @@ def repaired(groups: Groups) -> list[str]:
     return lines if len(lines) > 2 else []
 
 
+def repaired_in_short(groups: Groups) -> list[str]:
+    """The AUC under attack after each remedy, a column for each artefact."""
+    having = {
+        name: rows
+        for name, group in groups.items()
+        if name.split("/")[0] != "centre" and (rows := [row for row in group if "repaired" in row])
+    }
+    if len(having) < 2:
+        return []
+    lines = [
+        f"| AUC clean / attacked; still flagged | {' | '.join(having)} |",
+        f"| --- |{' --- |' * len(having)}",
+    ]
+    remedies = dict.fromkeys(name for rows in having.values() for name in rows[0]["repaired"])
+    for remedy in (None, *remedies):
+        cells = []
+        for name, rows in having.items():
+            after = [row if remedy is None else row["repaired"].get(remedy) for row in rows]
+            known = [row for row in after if row is not None]
+            still = sum(hit(name.split("/")[0], row["audit"]["flagged"]) for row in known)
+            pair = [f"{np.mean([row[f'auc {w}'] for row in known]):.3f}" for w in _TESTS if known]
+            cells.append(f"{' / '.join(pair)}; {still} of {len(known)}" if known else "-")
+        lines.append(f"| {remedy or 'none'} | {' | '.join(cells)} |")
+    return lines
+
+
 def _repaired(kind: str, rows: Sequence[Row]) -> str:
     still = sum(hit(kind, row["audit"]["flagged"]) for row in rows)
     moves = mean(row.get("artefact moves") for row in rows)
@@ -289,6 +315,7 @@ def main() -> None:
         retrieved(groups),
         false_alarms(groups),
         repaired(groups),
+        repaired_in_short(groups),
         centred(groups),
         absent(groups),
         methods(groups.get("cells", []), "small network"),
