@@ -198,6 +198,7 @@ def test_lrp_as_a_recipe_is_what_prune_does():
         "lrp",
         keep=0.3,
         schedule=niwaki.pruning.Schedule(steps=7),
+        repair="rebuild",
         run=niwaki.pruning.Run(batch_size=recipes.BATCH),
     )
     there = pruned.model.state_dict()

@@ -209,6 +209,14 @@ def test_few_samples_are_told():
         rebuild(smaller, model, (x, torch.zeros(3)), plan, jointly=True)
 
 
+class Gated(nn.Module):
+    """Parts and shapes, which are no tensors, on the way."""
+
+    def forward(self, x):
+        one, other = x.chunk(2, 1)
+        return torch.cat([one * other.sigmoid(), other], 1).view(x.shape[0], 8, -1, x.shape[3])
+
+
 class Rounded(nn.Module):
     """Steps, which have no slope."""
 
@@ -221,6 +229,7 @@ BETWEEN = [
     nn.Mish(), nn.GELU(), nn.Softplus(), nn.ELU(), nn.PReLU(), nn.LeakyReLU(), nn.Sigmoid(),
     nn.Threshold(0.1, 0.0), nn.MaxPool2d(2), nn.LPPool2d(2, 2), nn.AdaptiveMaxPool2d(3),
     nn.Upsample(scale_factor=2), nn.InstanceNorm2d(8), nn.GroupNorm(2, 8), nn.Dropout(), Rounded(),
+    Gated(),
 ]  # fmt: skip
 
 

@@ -306,7 +306,7 @@ class Joint:
                 yield goal, one, self._missed(one.given, goal)
 
         images = sum(len(self.reading.before[block]) for block in range(len(self.walk.numbers)))
-        numbers = sum(prod(self.walk.small.shapes[node]) for node in self.window.nodes)
+        numbers = sum(prod(self.walk.small.shapes.get(node, ())) for node in self.window.nodes)
         size = images * numbers * self.reading.before[0].element_size()
         return list(made()) if size <= _KEPT else _Anew(made)
 
