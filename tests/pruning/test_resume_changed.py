@@ -135,7 +135,7 @@ def test_an_option_that_turns_a_default_off_is_another_comparison(data, tmp_path
 
     with pytest.raises(Stopped):
         compare(stop="lrp")
-    with pytest.raises(DataError, match="repair: there left out, now None"):
+    with pytest.raises(DataError, match="repair: there 'rebuild', now None"):
         compare(repair=None)
 
 
