@@ -10,9 +10,10 @@ from torch.func import functional_call, jacrev
 from torch.utils.data import DataLoader, TensorDataset
 
 import niwaki
-from niwaki.errors import FewSamplesWarning
+from niwaki.errors import FallbackWarning, FewSamplesWarning
 from niwaki.pruning import Plan, Removal, rebuild, replay
 from niwaki.pruning.repair import _jointly
+from niwaki.pruning.repair._kronecker import Kronecker
 from niwaki.pruning.repair._linearised import Linearised
 
 
@@ -271,3 +272,43 @@ def test_outputs_move_as_small_steps_say(between):
     back = one.back(signal)
     by_back = sum(float((back[name] * way[name]).sum()) for name in theta)
     assert by_back == pytest.approx(float((one.moved(way) * signal).sum()), rel=1e-9)
+
+
+class Attending(nn.Module):
+    """Fused attention between linear layers, which torch differentiates once."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.query, self.reader = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        query = self.query(self.first(x).relu())[:, None]
+        return self.reader(nn.functional.scaled_dot_product_attention(query, query, query)[:, 0])
+
+
+def test_what_cannot_be_linearised_is_fitted_by_itself_and_named():
+    torch.manual_seed(0)
+    model, x = Attending().eval(), torch.randn(20, 5, 6)
+    smaller, plan = copy.deepcopy(model), Plan(((Removal("first", (0, 3)),),))
+    replay(smaller, x[:2], plan)
+    bare = copy.deepcopy(smaller)
+    with pytest.warns(FallbackWarning, match="'reader' is fitted by itself.*attention"):
+        report = rebuild(smaller, model, (x, torch.zeros(20)), plan, jointly=True)
+    before, after = report.errors["reader"]
+    assert after < before
+    assert missed(model, smaller, x) < missed(model, bare, x)
+
+
+@pytest.mark.parametrize("below", [1e-5, 1e-3, 1.0])
+def test_rounding_may_leave_a_gram_matrix_indefinite(below):
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 3)
+    read = torch.randn(40, 2) @ torch.randn(2, 5)
+    read = torch.cat([read, torch.ones(40, 1)], 1).double()
+    gram = (read.T @ read / 40)[None] - below * torch.eye(6).double()
+    counts, pulls = torch.ones(1, 3).double(), {"a.weight": 0.0, "a.offset": 0.0}
+    nearer = Kronecker.of({"a": layer}, {"a": gram}, {"a": counts}, pulls)
+    slope = {"a.weight": torch.randn(3, 5).double(), "a.offset": torch.randn(3).double()}
+    found = nearer(slope)
+    assert sum(float((found[name] * slope[name]).sum()) for name in slope) > 0
+    assert all(bool(value.isfinite().all()) for value in found.values())

@@ -17,6 +17,7 @@ from niwaki.pruning._plan import Plan
 from niwaki.pruning.repair._behind_activations import within
 from niwaki.pruning.repair._jointly import Joint
 from niwaki.pruning.repair._least_squares import Regression, fit, moments
+from niwaki.pruning.repair._linearised import NotLinearisedError
 from niwaki.pruning.repair._lockstep import Lockstep, Values
 from niwaki.pruning.repair._readings import Reading, Rows
 from niwaki.pruning.repair._rows import FEWEST_ROWS, ROWS, Places, is_linear, matrix_of, set_matrix
@@ -147,7 +148,7 @@ class Fitting:
         joint = Joint(self._walk, window, every, self._pull, self._images)
         try:
             changed, left = joint.run()
-        except NotImplementedError as error:
+        except NotLinearisedError as error:
             warnings.warn(
                 f"rebuild: {window.nodes[-1].target!r} is fitted by itself, and not together with "
                 f"the layers that feed it, as what lies between cannot be linearised ({error})",

@@ -18,6 +18,7 @@ Theta: TypeAlias = dict[str, Tensor]
 WEIGHT, OFFSET = ".weight", ".offset"
 
 _SMALLEST = 1e-6  # share of the largest diagonal entry that is added to all
+_TRIES = 6
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Kronecker:
             added = gram.new_full(gram.shape[-1:], pulls[name + WEIGHT] / float(count.mean()))
             added[-1] = 0.0  # offsets are not pulled
             added += _SMALLEST * float(gram.diagonal(dim1=1, dim2=2).max())
-            roots[name] = torch.linalg.cholesky(gram + added.diag())
+            roots[name] = _root(gram, added)
             counts[name] = count[..., None]
         return cls(layers, roots, counts)
 
@@ -95,3 +96,15 @@ class Kronecker:
             if offset is not None:
                 found[name + OFFSET] = rows[..., -1].reshape(offset.shape)
         return found
+
+
+def _root(gram: Tensor, added: Tensor) -> Tensor:
+    """Return the Cholesky factor with as much more on the diagonal as rounding asks for."""
+    for _ in range(_TRIES):
+        root: Tensor
+        root, failed = torch.linalg.cholesky_ex(gram + added.diag())
+        if not bool(failed.any()):
+            return root
+        added = added + 10 * added.max()
+    # The diagonal alone is steps that need no matrix to be inverted.
+    return gram.diagonal(dim1=1, dim2=2).abs().add(added).sqrt().diag_embed()

@@ -8,9 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from niwaki.errors import NiwakiError
 from niwaki.pruning.repair._kronecker import Theta
 
-__all__ = ["Linearised"]
+__all__ = ["Linearised", "NotLinearisedError"]
+
+
+class NotLinearisedError(NiwakiError):
+    """An operation can be differentiated neither twice nor forward."""
 
 
 class Linearised:
@@ -46,8 +51,9 @@ class Linearised:
 
         Raises
         ------
-        NotImplementedError
-            If an operation can be differentiated neither twice nor forward.
+        NotLinearisedError
+            If an operation can be differentiated neither twice nor forward, such as torch's fused
+            attention.
         """
         try:
             return self._back_and_back(way)
@@ -58,7 +64,10 @@ class Linearised:
         ways = {name: way[name].to(value) for name, value in weights.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch warns of what it uses itself
-            moved: Tensor = torch.func.jvp(self._function, (weights,), (ways,))[1]
+            try:
+                moved: Tensor = torch.func.jvp(self._function, (weights,), (ways,))[1]
+            except NotImplementedError as error:
+                raise NotLinearisedError(str(error).strip()) from error
         return moved
 
     def _back_and_back(self, way: Theta) -> Tensor:
