@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import prod
@@ -17,7 +16,7 @@ from niwaki.car._images import ForwardPass
 from niwaki.car._splice import Pairs, Splice
 from niwaki.car._units import outputs, single_channels, uncovered_channels
 from niwaki.errors import ModelError, NothingToPruneError
-from niwaki.models import respond
+from niwaki.models import deep_copy, respond
 from niwaki.models.network import Network, UntraceableError
 from niwaki.pruning import Group, Removal, operate
 
@@ -76,7 +75,7 @@ class Evaluator:
         masks: Mapping[str, int] | None = None,
     ) -> None:
         self._memory = memory
-        self._model = copy.deepcopy(model).requires_grad_(False)
+        self._model = deep_copy(model).requires_grad_(False)
         self._example = example[:2]
         self._network: Network | None = None
         if known_paths is None or Splice.path in known_paths:
@@ -260,7 +259,7 @@ class Evaluator:
             for node in path.readers:
                 silent.setdefault(node, []).extend(path.channels(node, unit) for unit in some)
         removals = [Removal(root, tuple(sorted(gone))) for root, gone in doomed.items()]
-        smaller = copy.deepcopy(self._model)
+        smaller = deep_copy(self._model)
         try:
             operate(smaller, self._example, removals)
         except (ModelError, LookupError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -262,7 +261,7 @@ def seconds_per_mac(
         module is not called, such as functional ones, are left out.
     """
     macs = {layer.name: layer.macs for layer in trace(model, inputs[:1])}
-    own = copy.deepcopy(model)
+    own = models.deep_copy(model)
     begun: list[tuple[str, float]] = []
     for name, module in own.named_modules():
         if name in macs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from niwaki.evaluation._explainers import (
     tolerant,
     with_classes,
 )
+from niwaki.models import deep_copy
 from niwaki.processes import agreed, gathered, is_mine
 from niwaki.progress import bar
 from niwaki.ranges import BATCH, SEED, SOME, checked
@@ -202,7 +202,7 @@ def randomisation_test(
     made = factories(methods)
     with agreed():
         held = _Held(images)
-    twin = copy.deepcopy(model)
+    twin = deep_copy(model)
     groups = _layers(twin, held.example)
     wanted = _selected(list(groups), layers)
     found: dict[str, list[tuple[Tensor, Tensor | None]]] = {name: [] for name in made}

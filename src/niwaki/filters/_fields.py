@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from niwaki.errors import DataError, PropagationError
 from niwaki.filters._partial_pass import reach
+from niwaki.models import deep_copy
 from niwaki.propagation import Operation
 from niwaki.ranges import SIDE, checked
 
@@ -105,7 +105,7 @@ def receptive_fields(
         raise DataError(f"one input has the shape {tuple(shape)}; an image has (C, H, W)")
     # In double precision, because fast convolutions in single precision mix neighbouring positions
     # within a tile, where NaN would spread.
-    probed = copy.deepcopy(model).cpu().double()
+    probed = deep_copy(model).cpu().double()
     seen = [_probe(probed, shape, layers, axis) for axis in (1, 2)]
     return {
         name: Field(*(_spans(seen[axis][name], name, shape[axis + 1]) for axis in (0, 1)))

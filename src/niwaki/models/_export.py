@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from niwaki.errors import ModelError, NiwakiError
 from niwaki.files import write_atomically
 from niwaki.models._outputs import check
+from niwaki.models._plain_copy import deep_copy
 from niwaki.ownership import SIGNATURE
 from niwaki.ranges import LENGTH, SEED, TOLERANCE, checked
 
@@ -76,7 +76,7 @@ def export(
     if format == "onnx":
         _need_onnx()
     check(model)
-    working = copy.deepcopy(model).cpu()  # exporting sets hooks and flags for a moment
+    working = deep_copy(model).cpu()  # exporting sets hooks and flags for a moment
     batches = _batches(working, input_shape, seed)
     with torch.no_grad():
         expected = [working(batch.clone()) for batch in batches]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
                 "torch.nn.utils.prune, so that its channels cannot be removed. Make it permanent "
                 "first: torch.nn.utils.prune.remove"
             )
-    copied = deep_copy(model, _computed(model))
+    copied = deep_copy(model)
     for module in list(copied.modules()):
         if is_parametrized(module):
             _make_permanent(module)
@@ -57,8 +58,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def deep_copy(model: nn.Module, copied: dict[int, Any] | None = None) -> nn.Module:
-    """Copy a network as it is, but for what has been `copied` already, by its id.
+def deep_copy(model: nn.Module) -> nn.Module:
+    """Copy a network as it is; of what it has kept of a pass, the values without their history.
 
     Raises
     ------
@@ -66,7 +67,7 @@ def deep_copy(model: nn.Module, copied: dict[int, Any] | None = None) -> nn.Modu
         If it cannot be copied.
     """
     try:
-        return copy.deepcopy(model, copied)
+        return copy.deepcopy(model, _kept(model))
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} cannot be copied ({error}). Remove what it holds of a pass, "
@@ -86,11 +87,25 @@ def _make_permanent(module: nn.Module) -> None:
         module.register_parameter(name, nn.Parameter(value, requires_grad=trained[name]))
 
 
-def _computed(model: nn.Module) -> dict[int, Any]:
-    """Copy the tensors that a pass has left on a network, as hooks leave weights: no leaves."""
-    return {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
+def _kept(model: nn.Module) -> dict[int, Any]:
+    """Copy the tensors that a pass has left on a network, by their ids: they are no leaves.
+
+    Such are weights that hooks compute, and activations that a network's code keeps, alone or in
+    lists and dictionaries. torch refuses to copy them.
+    """
+    copied: dict[int, Any] = {}
+    for module in model.modules():
+        for value in _tensors(vars(module), set()):
+            if not value.is_leaf:
+                copied[id(value)] = value.detach().clone()
+    return copied
+
+
+def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Find the tensors in nested containers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
+        seen.add(id(value))
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part, seen)

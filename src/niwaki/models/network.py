@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from niwaki.models._plain_copy import deep_copy
 from niwaki.models._steady import varied
 from niwaki.models.zoo import ShortcutA
 
@@ -170,7 +170,7 @@ class Network:
     """
 
     def __init__(self, model: nn.Module, example: Tensor, *, fold: bool = False) -> None:
-        own = copy.deepcopy(model)
+        own = deep_copy(model)
         _drop_hooks(own)
         try:
             graph = list_operations(own)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any, cast
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.errors import ModelError, SoftmaxOutputWarning
-from niwaki.models import respond
+from niwaki.models import deep_copy, respond
 from niwaki.propagation.trace import trace
 
 __all__ = ["check_logit", "per_class"]
@@ -58,7 +57,7 @@ def per_class(model: nn.Module, inputs: Tensor) -> nn.Module:
             f"the network has one output, which comes from {names} and not from one layer with "
             f"one unit: it cannot be given one output per class. To do so, {_WAY_OUT}"
         )
-    twin = copy.deepcopy(model)
+    twin = deep_copy(model)
     _double(twin, last[0].name)
     _check(twin, inputs, output.view(-1, 1), last[0].name)
     return twin

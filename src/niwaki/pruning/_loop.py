@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from niwaki.criteria import Criterion, RebuiltError, Scores, score
 from niwaki.data import Data
-from niwaki.models import check_same_network
+from niwaki.models import check_same_network, deep_copy
 from niwaki.processes import decided
 from niwaki.pruning._bundles import LayerLimits, Schedule
 from niwaki.pruning._plan import Plan, Removal
@@ -129,7 +128,7 @@ def run(job: Job, state: State, record: Callable[[State], None]) -> State:
 def _advance(job: Job, state: State, share: float) -> State:
     """Take one step, on a copy: whatever happens, the state before stays good."""
     started, number = time.perf_counter(), len(state.rows)
-    seen, scores, working = state.structure, state.scores, copy.deepcopy(state.model)
+    seen, scores, working = state.structure, state.scores, deep_copy(state.model)
     size = job.measure.batch_size
     if scores is None:
         scores = score(state.model, job.data, job.criterion, layers=seen.hidden, batch_size=size)
@@ -201,7 +200,7 @@ def _finish(job: Job, state: State) -> State:
     """Fine-tune the network that is kept, if that is to be done at the end."""
     if job.tune is None or job.tune.each or not state.plan.steps:
         return replace(state, done=True)
-    started, working = time.perf_counter(), copy.deepcopy(state.model)
+    started, working = time.perf_counter(), deep_copy(state.model)
     place = max(i for i, row in enumerate(state.rows) if not row.rejected)
     row = _tune(job, job.tune, working, state.rows[place], started)
     row = replace(row, seconds=state.rows[place].seconds + row.seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from niwaki.criteria import Scores
 from niwaki.errors import DataError, ModelError
+from niwaki.models import deep_copy
 from niwaki.pruning._bundles import Run
 from niwaki.pruning._loop import State
 from niwaki.pruning._plan import Plan
@@ -48,7 +48,7 @@ def latest_state(run: Kept, original: nn.Module, example: Tensor) -> State | Non
     for name in reversed(_steps(run)):
         part = run.read(name)
         if part is not None:
-            return _restore(part, copy.deepcopy(original), example)
+            return _restore(part, deep_copy(original), example)
     return None
 
 

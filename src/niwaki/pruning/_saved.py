@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Mapping
@@ -255,7 +254,7 @@ def probe(model: nn.Module, input_shape: tuple[int, ...]) -> list[float] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            ours = copy.deepcopy(model)  # it may note what it has seen
+            ours = models.deep_copy(model)  # it may note what it has seen
             with torch.no_grad(), torch.random.fork_rng(gpus):
                 answers = [ours(inputs.clone()) for _ in range(2)]
         # The network is the user's: saving does not need it to take this input.

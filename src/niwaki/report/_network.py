@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -159,7 +158,7 @@ def _coupling(
     """Find what may be removed; where nothing can be followed, the reason becomes a remark."""
     try:
         hidden = [layer.name for layer in layers if not layer.last]
-        return couple(copy.deepcopy(model), inputs, hidden)
+        return couple(models.deep_copy(model), inputs, hidden)
     except NiwakiError as error:
         remarks.append(f"Units of this network cannot be pruned: {error}")
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from niwaki.arrays import Array
 from niwaki.errors import DataError
+from niwaki.models import deep_copy
 from niwaki.ranges import FRACTION, SIDE, checked
 from niwaki.slides._slide import MPP, Slide
 from niwaki.slides._tissue import Tissue
@@ -89,7 +89,7 @@ def reach_of(model: nn.Module, channels: int, side: int) -> Reach | None:
         None where each output sees the whole tile, as with an operation over all positions.
     """
     # In double precision: fast convolutions in single precision mix neighbouring positions.
-    probed = copy.deepcopy(model).cpu().double()
+    probed = deep_copy(model).cpu().double()
     found = [_along(probed, channels, side, axis) for axis in (2, 3)]
     if None in found:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -57,7 +56,7 @@ def project_out(
     """
     models.check(model)
     direction, mean = artefact_direction(model, layer, artefact, clean)
-    changed = copy.deepcopy(model)
+    changed = models.deep_copy(model)
     usual = _outputs(model, layer, clean)
     size = len(direction)
     device = models.device_of(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -158,7 +157,7 @@ def prune_artefact(
         )
     models.check(model)
     scores = scores or specificity(model, artefact, clean)
-    order = _order(copy.deepcopy(model), inputs[:1], scores)
+    order = _order(models.deep_copy(model), inputs[:1], scores)
     if not order:
         raise NothingToPruneError(
             "no unit that sees the artefact more than other images may be removed"
@@ -166,12 +165,12 @@ def prune_artefact(
     total = sum(len(value) for value in scores.values())
     counts = sorted({max(1, round(step * total)) for step in _STEPS})
     trials = [_try(model, 0, inputs, without, labels, clean)]
-    networks: list[tuple[nn.Module, tuple[Removal, ...]]] = [(copy.deepcopy(model), ())]
+    networks: list[tuple[nn.Module, tuple[Removal, ...]]] = [(models.deep_copy(model), ())]
     for count in counts:
         removals = _removals(order[:count], scores)
         if not removals or count > len(order):
             break
-        smaller = copy.deepcopy(model)
+        smaller = models.deep_copy(model)
         pruning.operate(smaller, inputs[:2], removals)
         # What cannot be rebuilt after one trial cannot after the others.
         rebuilt = rebuilt and _rebuild(smaller, model, clean, removals)

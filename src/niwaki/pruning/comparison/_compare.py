@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -202,7 +201,7 @@ class _Match:
             run_ = Run(batch_size=self.measure.batch_size)
             result = prune(self.model, few, made, test=self.measure.test, **{"run": run_, **chosen})
         else:
-            result = entry.criterion(copy.deepcopy(self.model), few, seed)
+            result = entry.criterion(models.deep_copy(self.model), few, seed)
         trajectory, last = self._watch(result, example)
         removed = {} if last is None else _removed(self.model, last, example)
         return replace(run, trajectory=trajectory, removed=removed, ranks=ranks)

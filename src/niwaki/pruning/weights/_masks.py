@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Literal
 
@@ -12,6 +11,7 @@ from torch.nn.utils import prune as torch_prune
 
 from niwaki.criteria import Scores
 from niwaki.errors import ModelError
+from niwaki.models import deep_copy
 from niwaki.ranges import INSIDE, UNITS, checked
 
 __all__ = ["Over", "mask_weights", "masked", "place", "select_weights"]
@@ -124,7 +124,7 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
                 f"the mask of {layer!r} has shape {tuple(mask.shape)}, its weight {tuple(shape)}"
             )
         check_mask(layer, mask)
-    copied: nn.Module = copy.deepcopy(model)
+    copied: nn.Module = deep_copy(model)
     for layer, mask in masks.items():
         owner, name = place(model, layer)
         holder = copied.get_submodule(owner)
