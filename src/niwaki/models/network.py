@@ -178,6 +178,7 @@ class Network:
             raise UntraceableError(f"{type(error).__name__}: {error}") from error
         self.modules = dict(own.named_modules())
         _out_of_place(graph, self.modules)
+        _of_any_layout(graph)
         if fold:
             fold_norms(graph, self.modules)
         _drop_unused(graph)
@@ -360,3 +361,17 @@ def _out_of_place(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
         name = str(node.target)
         if node.op == "call_method" and name.endswith("_") and hasattr(Tensor, name[:-1]):
             node.target = name[:-1]
+
+
+_VIEWS = {"view": "reshape", "view_as": "reshape_as"}
+
+
+def _of_any_layout(graph: fx.Graph) -> None:
+    """Let values be shaped anew however they lie in memory, which is not as in the network.
+
+    There, `view` may rely on convolutions that keep channels first.
+    """
+    for node in graph.nodes:
+        kind = any(isinstance(arg, torch.dtype) for arg in (*node.args, *node.kwargs.values()))
+        if node.op == "call_method" and node.target in _VIEWS and not kind:
+            node.target = _VIEWS[node.target]
