@@ -15,6 +15,7 @@ from niwaki.pruning import Plan, Removal, rebuild, replay
 from niwaki.pruning.repair import _jointly
 from niwaki.pruning.repair._kronecker import Kronecker
 from niwaki.pruning.repair._linearised import Linearised
+from niwaki.pruning.repair._rows import places_of
 
 
 def fitted(kind, *, seed=0, **options):
@@ -312,3 +313,79 @@ def test_rounding_may_leave_a_gram_matrix_indefinite(below):
     found = nearer(slope)
     assert sum(float((found[name] * slope[name]).sum()) for name in slope) > 0
     assert all(bool(value.isfinite().all()) for value in found.values())
+
+
+class Folding(nn.Module):
+    """Reads the number of samples from the input, and folds by it later."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 6, 3), nn.Conv2d(6, 6, 3)
+        self.reader = nn.Linear(24, 4)
+
+    def forward(self, x):
+        samples = x.shape[0]
+        x = self.second(self.first(x).relu()).relu()
+        return self.reader(x.view(samples, 24))
+
+
+def test_of_large_images_some_samples_do(monkeypatch):
+    """Where each sample is there five times, every fifth tells as much as all."""
+    monkeypatch.setattr(_jointly, "_ROUNDS", 1)
+    monkeypatch.setattr(_jointly, "_STEPS", 300)
+    torch.manual_seed(0)
+    model = READERS["plain"]().double().eval()
+    x = example(model, 40)
+    smaller, plan = cut(model, x)
+    few, many, all_of_them = (copy.deepcopy(smaller) for _ in range(3))
+    options = {"pull": 1e-9, "mirror": False, "jointly": True}
+    rebuild(few, model, (x, torch.zeros(40)), plan, **options)
+    repeated = x.repeat_interleave(5, 0), torch.zeros(200)
+    rebuild(all_of_them, model, repeated, plan, **options)
+    used = []
+    monkeypatch.setattr(_jointly, "Linearised", counting(used))
+    monkeypatch.setattr(_jointly, "_KEPT", 200 * 8 * 144)
+    rebuild(many, model, repeated, plan, **options)
+    assert sum(used) == 40
+    # Where weights may be chosen freely, they may differ, and with them the gates of the ReLU.
+    alone = copy.deepcopy(smaller)
+    rebuild(alone, model, repeated, plan, pull=1e-9, mirror=False)
+    gain = missed(model, alone, x) - missed(model, few, x)
+    for net in (all_of_them, many):
+        assert missed(model, alone, x) - missed(model, net, x) == pytest.approx(gain, rel=0.05)
+
+
+def counting(used):
+    """Linearise, and note how many samples that was for."""
+
+    def made(function, theta):
+        one = Linearised(function, theta)
+        used.append(len(one.given) // 36)  # positions
+        return one
+
+    return made
+
+
+def test_a_network_that_folds_by_the_number_of_samples_needs_them_all(monkeypatch):
+    torch.manual_seed(0)
+    model, x = Folding().eval(), torch.randn(30, 2, 6, 6)
+    smaller, plan = copy.deepcopy(model), Plan(((Removal("first", (0, 3)),),))
+    replay(smaller, x[:2], plan)
+    alone, jointly = copy.deepcopy(smaller), copy.deepcopy(smaller)
+    data = x, torch.zeros(30)
+    rebuild(alone, model, data, plan)
+    rebuild(jointly, model, data, plan, jointly=True)
+    assert missed(model, jointly, x) < 0.99 * missed(model, alone, x)
+    monkeypatch.setattr(_jointly, "_KEPT", 1000)
+    with pytest.warns(FallbackWarning, match="'reader' is fitted by itself.*number of samples"):
+        rebuild(smaller, model, data, plan, jointly=True)
+    assert torch.equal(smaller(x), alone(x))
+
+
+def test_depthwise_layers_need_fewer_positions():
+    shape = torch.Size((25, 64, 40, 40))
+    dense, depthwise = nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1, groups=64)
+    assert places_of(dense, shape, 200).each == 20 * 576 // 200 + 1
+    assert places_of(depthwise, shape, 200).each == 1000 // 200
+    assert places_of(depthwise, shape, 1).each == 1000
+    assert places_of(depthwise, torch.Size((25, 64, 2, 2)), 200).each == 4

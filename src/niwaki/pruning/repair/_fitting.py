@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from math import prod
 from typing import Any, TypeAlias
 
 from torch import Tensor, fx, nn
@@ -20,7 +19,7 @@ from niwaki.pruning.repair._least_squares import Regression, fit, moments
 from niwaki.pruning.repair._linearised import NotLinearisedError
 from niwaki.pruning.repair._lockstep import Lockstep, Values
 from niwaki.pruning.repair._readings import Reading, Rows
-from niwaki.pruning.repair._rows import FEWEST_ROWS, ROWS, Places, is_linear, matrix_of, set_matrix
+from niwaki.pruning.repair._rows import Places, is_linear, matrix_of, places_of, set_matrix
 from niwaki.pruning.repair._targets import Target, kept_outputs, norm_behind
 from niwaki.pruning.repair._windows import Window, windows
 
@@ -106,8 +105,7 @@ class Fitting:
         layer: Any = self._walk.small.modules[name]
         linear = isinstance(layer, nn.Linear)
         shape = before[0].shape
-        rows = max(FEWEST_ROWS, ROWS * matrix_of(layer).shape[-1])
-        places = Places(prod(shape[1:-1] if linear else shape[2:]), -(-rows // self._images))
+        places = places_of(layer, shape, self._images)
         kept = kept_outputs(self._plan, name, shape[-1 if linear else 1], width_of(layer))
         target = Target(self._walk, node, kept.to(layer.weight.device))
         inputs = self._walk.values[source][1]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
 from typing import Any, TypeAlias
 
 import torch
@@ -13,17 +13,15 @@ from torch.func import functional_call
 
 from niwaki.processes import add_up, agreed, is_mine
 from niwaki.pruning.repair._kronecker import OFFSET, WEIGHT, Kronecker, Theta
-from niwaki.pruning.repair._linearised import Linearised
+from niwaki.pruning.repair._linearised import Linearised, NotLinearisedError
 from niwaki.pruning.repair._lockstep import BLOCK, Lockstep
 from niwaki.pruning.repair._readings import Goal, Reading
 from niwaki.pruning.repair._rows import (
-    FEWEST_ROWS,
-    ROWS,
     Linear,
-    Places,
     inputs_at,
     matrix_of,
     outputs_at,
+    places_of,
 )
 from niwaki.pruning.repair._targets import norm_behind
 from niwaki.pruning.repair._windows import Window
@@ -32,7 +30,7 @@ __all__ = ["Joint"]
 
 _ROUNDS, _STEPS = 2, 4
 _SMALLEST = 0.1  # share of a step that is still tried
-_KEPT = 2**28  # bytes of what a window computes, up to which its derivatives are kept
+_KEPT = 2**27  # bytes of what a window computes; beyond that, only some samples count
 _TINY = 1e-9  # share of the targets' variance that is left as it is
 
 
@@ -50,6 +48,10 @@ class Joint:
     matrix, and need only a few steps where what each layer reads is allowed for (`Kronecker`). A
     second round starts from the gates that the first one leaves (Gauss and Newton). A round that
     does not lower the error changes nothing.
+
+    Large images have more positions than are needed. There, every second sample counts, or every
+    third and so on, as many as can be held in memory with all that the window computes. Whether
+    the error is lower is then asked of as many others.
 
     Parameters
     ----------
@@ -80,19 +82,55 @@ class Joint:
             The modules that have changed.
         float
             The squared error that is left, as a share of that before.
+
+        Raises
+        ------
+        NotLinearisedError
+            If what the window computes cannot be linearised, or is too large to be.
         """
-        start = theta = self._theta()
-        before, power = self._error(theta)
+        start, some = self._theta(), self._thinned()
+        theta, before, after = some._fitted(start)
+        if theta is not start and some is not self:
+            others = replace(some, reading=replace(some.reading, first=some.reading.step // 2))
+            before, after = others._errors(others._goals(), start, theta)
+        if after >= before:
+            return [], 1.0
+        return self._write(theta), after / before
+
+    def _thinned(self) -> Joint:
+        """Return the same with as many samples as can be held in memory."""
+        network = self.walk.small
+        numbers = sum(prod(network.shapes.get(node, ())) for node in self.window.nodes)
+        size = self.samples * numbers * self.reading.before[0].element_size()
+        step = min(BLOCK, ceil(size / _KEPT))
+        if step <= 1:
+            return self
+        if not all(
+            node in network.shapes or node in network.constants for node in self.window.sources
+        ):
+            raise NotLinearisedError("it is too large, and depends on the number of samples")
+        blocks, rest = divmod(self.samples, BLOCK)
+        left = blocks * ceil(BLOCK / step) + ceil(rest / step)
+        return replace(self, reading=replace(self.reading, step=step), samples=left)
+
+    def _fitted(self, start: Theta) -> tuple[Theta, float, float]:
+        """Return the weights after the rounds, and the squared error before and after."""
+        power = torch.zeros((), dtype=torch.float64)
+        with agreed():
+            goals = list(self._goals())
+            for goal in goals:
+                power += goal.target.square().sum(dtype=torch.float64).cpu()
+        add_up(power)
+        theta = start
+        (before,) = self._errors(goals, theta)
         error = before
-        for _ in range(_ROUNDS if error > _TINY * power else 0):
-            step = self._solved(theta, start)
-            taken, found = self._shortened(theta, step, error)
+        for _ in range(_ROUNDS if error > _TINY * float(power) else 0):
+            step = self._solved(goals, theta, start)
+            taken, found = self._shortened(goals, theta, step, error)
             if taken is None:
                 break
             theta, error = taken, found
-        if error >= before:
-            return [], 1.0
-        return self._write(theta), error / before
+        return theta, before, error
 
     @property
     def _layers(self) -> dict[str, Linear]:
@@ -135,7 +173,12 @@ class Joint:
         return env
 
     def _sources(self, block: int) -> dict[fx.Node, Any]:
-        return {node: self.walk.values[node][1][block] for node in self.window.sources}
+        found = {}
+        for node in self.window.sources:
+            value = self.walk.values[node][1][block]
+            one_each = node in self.walk.small.shapes
+            found[node] = self.reading.some(value) if one_each else value
+        return found
 
     def _outputs(self, goal: Goal) -> Callable[[Theta], Tensor]:
         """Return what the last layer gives at the places of a goal, as a function of the weights.
@@ -173,43 +216,46 @@ class Joint:
             return given + offset
         return given + offset.view(-1, *[1] * (given.dim() - 2))
 
-    def _missed(self, given: Tensor, goal: Goal) -> Tensor:
-        """Return how far outputs are from where they come to the same, in the same units."""
+    def _goals(self) -> Iterator[Goal]:
+        """Say what is to be given, in units of what the norm behind hands on."""
         scale = self.reading.target.scale
-        if scale is None:
-            return torch.clamp(given, goal.least, goal.largest) - given
-        ends = goal.least * scale, goal.largest * scale
-        return torch.clamp(given, torch.minimum(*ends), torch.maximum(*ends)) - given
+        for goal in self.reading.goals():
+            if scale is None:
+                yield goal
+            else:
+                ends = goal.least * scale, goal.largest * scale
+                least, largest = torch.minimum(*ends), torch.maximum(*ends)
+                yield replace(goal, target=goal.target * scale, least=least, largest=largest)
 
-    def _error(self, theta: Theta) -> tuple[float, float]:
-        """Sum up the squared distances, and the squares of what was to be given."""
-        sums = torch.zeros(2, dtype=torch.float64)
-        scale = self.reading.target.scale
+    def _errors(self, goals: Iterable[Goal], *thetas: Theta) -> list[float]:
+        """Sum up the squared distances, for each of several weights."""
+        sums = torch.zeros(len(thetas), dtype=torch.float64)
         with agreed():
-            for goal in self.reading.goals():
-                missed = self._missed(self._outputs(goal)(theta), goal)
-                target = goal.target if scale is None else goal.target * scale
-                sums += torch.stack(
-                    [missed.double().square().sum(), target.double().square().sum()]
-                ).cpu()
+            for goal in goals:
+                outputs = self._outputs(goal)
+                for place, theta in enumerate(thetas):
+                    missed = _missed(outputs(theta), goal)
+                    sums[place] += missed.square().sum(dtype=torch.float64).cpu()
         add_up(sums)
-        error, power = sums.tolist()
-        return error, power
+        found: list[float] = sums.tolist()
+        return found
 
-    def _shortened(self, theta: Theta, step: Theta, error: float) -> tuple[Theta | None, float]:
+    def _shortened(
+        self, goals: Sequence[Goal], theta: Theta, step: Theta, error: float
+    ) -> tuple[Theta | None, float]:
         """Take the largest part of a step that lowers the error; None where none does."""
         share = 1.0
         while share > _SMALLEST:
             tried = {name: theta[name] + share * step[name] for name in theta}
-            found, _ = self._error(tried)
+            (found,) = self._errors(goals, tried)
             if found < error:
                 return tried, found
             share /= 2
         return None, error
 
-    def _solved(self, theta: Theta, start: Theta) -> Theta:
+    def _solved(self, goals: Sequence[Goal], theta: Theta, start: Theta) -> Theta:
         """Solve the least squares around the weights, by conjugate gradients."""
-        around = self._around(theta)
+        around = self._around(goals, theta)
         down, diagonals, pulls = self._downhill(around, theta)
         nearer = Kronecker.of(self._layers, self._grams(theta), diagonals, pulls)
         rest = {n: down[n] - pulls[n] * (theta[n] - start[n]).double() for n in theta}
@@ -230,7 +276,7 @@ class Joint:
         return {name: value.to(theta[name]) for name, value in found.items()}
 
     def _downhill(
-        self, around: Iterable[Around], theta: Theta
+        self, around: Sequence[Around], theta: Theta
     ) -> tuple[Theta, dict[str, Tensor], dict[str, float]]:
         """Return where the error falls, the diagonal of the Gram matrix, and the pull.
 
@@ -283,43 +329,30 @@ class Joint:
     def _gram(self, node: fx.Node, values: Mapping[fx.Node, Any], number: int) -> Tensor:
         layer: Any = self.walk.small.module(node)
         (source,), shape = node.all_input_nodes, values[node].shape
-        count = prod(shape[1:-1] if isinstance(layer, nn.Linear) else shape[2:])
-        rows = max(FEWEST_ROWS, ROWS * matrix_of(layer).shape[-1])
-        places = Places(count, -(-rows // self.samples))
+        places = places_of(layer, shape, self.samples)
         read = values[source]
         x = inputs_at(layer, read, shape, places.of(BLOCK * number, len(read)))
         x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)
         return x.transpose(1, 2) @ x
 
-    def _curvature(self, around: Iterable[Around], way: Theta, theta: Theta) -> Theta:
+    def _curvature(self, around: Sequence[Around], way: Theta, theta: Theta) -> Theta:
         """Multiply by the Gram matrix of all weights."""
         return _added(
             (one.back(one.moved(way) * (missed != 0)) for _, one, missed in around), theta
         )
 
-    def _around(self, theta: Theta) -> Iterable[Around]:
-        """Linearise what is given for each goal; kept in memory where they are few enough."""
-
-        def made() -> Iterator[Around]:
-            for goal in self.reading.goals():
-                one = Linearised(self._outputs(goal), theta)
-                yield goal, one, self._missed(one.given, goal)
-
-        images = sum(len(self.reading.before[block]) for block in range(len(self.walk.numbers)))
-        numbers = sum(prod(self.walk.small.shapes.get(node, ())) for node in self.window.nodes)
-        size = images * numbers * self.reading.before[0].element_size()
-        return list(made()) if size <= _KEPT else _Anew(made)
+    def _around(self, goals: Iterable[Goal], theta: Theta) -> list[Around]:
+        """Linearise what is given for each goal."""
+        around = []
+        for goal in goals:
+            one = Linearised(self._outputs(goal), theta)
+            around.append((goal, one, _missed(one.given, goal)))
+        return around
 
 
-@dataclass(frozen=True)
-class _Anew:
-    """What is made anew each time that it is gone through."""
-
-    made: Callable[[], Iterator[Around]]
-
-    def __iter__(self) -> Iterator[Around]:
-        """Make it."""
-        return self.made()
+def _missed(given: Tensor, goal: Goal) -> Tensor:
+    """Return how far outputs are from where they come to the same."""
+    return torch.clamp(given, goal.least, goal.largest) - given
 
 
 def _width(layer: Any) -> int:

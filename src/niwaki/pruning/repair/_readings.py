@@ -70,7 +70,8 @@ class Goal:
 class Reading:
     """What a layer reads in the smaller network, beside what it gave in the whole one.
 
-    Of several processes, each goes through its own blocks, which have numbers.
+    Of several processes, each goes through its own blocks, which have numbers. From the
+    first on, every so many samples of a block count, which is all of them by default.
     """
 
     layer: Any
@@ -79,26 +80,34 @@ class Reading:
     target: Target
     places: Places
     numbers: Sequence[int]
+    first: int = 0
+    step: int = 1
 
     def __iter__(self) -> Iterator[Rows]:
         for goal in self.goals():
-            before = self.before[goal.block]
+            read, before = (self.some(values[goal.block]) for values in (self.inputs, self.before))
             yield Rows(
-                inputs_at(self.layer, self.inputs[goal.block], before.shape, goal.places),
+                inputs_at(self.layer, read, before.shape, goal.places),
                 by_group(self.layer, goal.target),
                 by_group(self.layer, goal.least),
                 by_group(self.layer, goal.largest),
                 len(before),
             )
 
+    def some(self, block: Tensor) -> Tensor:
+        """Pick the samples of a block that count."""
+        if self.step == 1:
+            return block
+        return block[min(self.first, len(block) - 1) :: self.step]
+
     def goals(self) -> Iterator[Goal]:
         """Say what the layer should give in each block, whatever it reads."""
         for block, number in enumerate(self.numbers):
             if not is_mine(number):
                 continue
-            before = self.before[block]
+            before = self.some(self.before[block])
             at = self.places.of(BLOCK * number, len(before))
-            beside = [outputs_at(self.layer, v[block], at) for v in self.target.beside]
+            beside = [outputs_at(self.layer, self.some(v[block]), at) for v in self.target.beside]
             target = self.target.of(outputs_at(self.layer, before, at), beside)
             yield Goal(block, at, target, *self.target.range_of(target, beside))
 

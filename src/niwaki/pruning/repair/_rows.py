@@ -27,11 +27,13 @@ __all__ = [
     "matrix_of",
     "mirrored",
     "outputs_at",
+    "places_of",
     "set_matrix",
     "weight_of",
 ]
 ROWS = 20  # for each feature of a regression: beyond that, places are left out
 FEWEST_ROWS = 5_000
+_FEWEST_IN_GROUPS = 1_000  # the groups of a depthwise convolution are as many regressions
 _MOST = 1_000  # samples; beyond these, places would be left out anyway
 
 #: Convolutions and linear layers: one matrix per group, applied at every place.
@@ -116,6 +118,14 @@ class Places:
         """Return the positions for some images, from the number of the first; shape (N, places)."""
         turns = torch.arange(first, first + images)[:, None] * self.each
         return self._order[(turns + torch.arange(self.each)) % self.count]
+
+
+def places_of(layer: Linear, shape: torch.Size, samples: int) -> Places:
+    """Say which positions a layer's regressions take, where its output has this shape."""
+    count = prod(shape[1:-1] if isinstance(layer, nn.Linear) else shape[2:])
+    groups, _, features = matrix_of(layer).shape
+    fewest = FEWEST_ROWS if groups == 1 else _FEWEST_IN_GROUPS
+    return Places(count, -(-max(fewest, ROWS * features) // samples))
 
 
 def inputs_at(layer: Linear, inputs: Tensor, shape: torch.Size, places: Tensor) -> Tensor:
