@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from niwaki.models._plain_copy import deep_copy
 from niwaki.models._steady import varied
-from niwaki.models.zoo import ShortcutA
+from niwaki.models._tracing import list_operations
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _MAKE_WEIGHTS = (WeightNorm, SpectralNorm, BasePruningMethod)
@@ -48,82 +47,6 @@ def fold_norms(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
         graph.erase_node(node)
 
 
-_LAYERS = (ShortcutA, nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
-
-
-def list_operations(model: nn.Module) -> fx.Graph:
-    """List what a network does with its first argument; the others have their defaults.
-
-    `torch.fx` patches `nn.Module` for the whole process while it traces, which breaks every other
-    thread. Here only the classes of this network's own modules are replaced for a moment.
-
-    Parameters
-    ----------
-    model : nn.Module
-        A copy that is ours: no other thread may use it meanwhile.
-
-    Raises
-    ------
-    Exception
-        Whatever the network's own code does with a stand-in for a tensor.
-    """
-    return _Tracer().listed(model)
-
-
-class _Tracer(fx.Tracer):
-    """Sees torch's own modules as operations, and those of ours that pruning knows."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _LAYERS) or super().is_leaf_module(m, module_qualified_name)
-
-    def path_of_module(self, mod: nn.Module) -> str:
-        return self.submodule_paths[mod]  # type: ignore[index]
-
-    def listed(self, root: nn.Module) -> fx.Graph:
-        """List the operations of a network that is ours."""
-        self.root = root
-        self.graph = fx.Graph(tracer_cls=type(self))
-        self.submodule_paths = {module: name for name, module in root.named_modules()}
-        self.tensor_attrs = {}
-        image = self.create_proxy("placeholder", "image", (), {})
-        with self._telling(root):
-            result = root.forward(image)
-            self.create_node("output", "output", (self.create_arg(result),), {})
-        return self.graph
-
-    @contextmanager
-    def _telling(self, root: nn.Module) -> Iterator[None]:
-        """Let the modules tell when they are called, and when their parameters are taken."""
-        proxies: dict[str, fx.Proxy] = {}
-        telling: dict[type, type] = {}
-        changed = [(module, module.__class__) for module in root.modules()]
-        try:
-            for module, kind in changed:
-                if kind not in telling:
-                    telling[kind] = self._telling_class(kind, proxies)
-                module.__class__ = telling[kind]
-            yield
-        finally:
-            for module, kind in changed:
-                module.__class__ = kind
-
-    def _telling_class(self, kind: type, proxies: dict[str, fx.Proxy]) -> type:
-        plain_call: Callable[..., Any] = kind.__call__
-        plain_get: Callable[..., Any] = kind.__getattr__  # type: ignore[attr-defined]
-
-        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                return plain_call(module, *args, **kwargs)
-
-            return self.call_module(module, forward, args, kwargs)
-
-        def get(module: nn.Module, name: str) -> Any:
-            return self.getattr(name, plain_get(module, name), proxies)
-
-        own = {"__call__": call, "__getattr__": get, "__module__": kind.__module__}
-        return type(kind.__name__, (kind,), own)
-
-
 _IN_PLACE = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -150,6 +73,10 @@ class Network:
     fold : bool
         Whether batch norms are folded into the layers before them, so that fewer operations run.
 
+    sized : bool
+        Whether code that asks for shapes may get those of the example, where it cannot be followed
+        otherwise: the operations are then those for inputs of this size alone.
+
     Attributes
     ----------
     modules : dict of str to nn.Module
@@ -169,11 +96,21 @@ class Network:
         With the reason.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, *, fold: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, example: Tensor, *, fold: bool = False, sized: bool = False
+    ) -> None:
+        try:
+            self._list(model, example, None, fold=fold)
+        except UntraceableError:
+            if not sized:
+                raise
+            self._list(model, example, _probes(example), fold=fold)
+
+    def _list(self, model: nn.Module, example: Tensor, known: Tensor | None, *, fold: bool) -> None:
         own = deep_copy(model)
         _drop_hooks(own)
         try:
-            graph = list_operations(own)
+            graph = list_operations(own, known)
         except Exception as error:  # whatever the network's own code does with a stand-in
             raise UntraceableError(f"{type(error).__name__}: {error}") from error
         self.modules = dict(own.named_modules())

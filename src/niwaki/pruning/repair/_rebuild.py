@@ -178,7 +178,7 @@ def unlisted(model: nn.Module, example: Tensor) -> str | None:
 
 def _listed(model: nn.Module, inputs: Tensor) -> Network:
     try:
-        return Network(plain_copy(model), inputs[:2])
+        return Network(plain_copy(model), inputs[:2], sized=True)
     except UntraceableError as error:
         raise ModelError(
             f"{type(model).__name__} cannot be rebuilt, because its operations cannot be listed "
