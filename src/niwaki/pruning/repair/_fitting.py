@@ -14,6 +14,7 @@ from niwaki.errors import DataError, FallbackWarning
 from niwaki.processes import agreed, decided
 from niwaki.pruning._plan import Plan
 from niwaki.pruning.repair._behind_activations import within
+from niwaki.pruning.repair._few_rows import turned
 from niwaki.pruning.repair._jointly import Joint
 from niwaki.pruning.repair._least_squares import Regression, fit, moments
 from niwaki.pruning.repair._linearised import NotLinearisedError
@@ -29,6 +30,7 @@ __all__ = ["ALIKE", "Fitting", "width_of"]
 ALIKE = (nn.modules.conv._ConvNd, nn.Linear)
 #: Sums over one half of the samples, and over the other.
 Halves: TypeAlias = tuple[Totals, Totals]
+_MOST_WEIGHTS = 2**24  # of a layer that is fitted together with others
 _NOTHING: Halves = (Totals(), Totals())
 
 
@@ -69,11 +71,15 @@ class Fitting:
         return is_linear(self._walk.small.modules[name]) and name not in self._tied
 
     def _fits_alone(self, node: fx.Node) -> bool:
-        """Whether a layer is called once, so that it can be fitted together with its neighbours."""
+        """Whether a layer is called once, so that it can be fitted together with its neighbours.
+
+        And has not so many weights that vectors of them do not fit into memory.
+        """
         name = str(node.target)
         if node.op != "call_module" or name in self._masks or not self._fits(name):
             return False
-        return len(self._walk.calls[name]) == 1
+        weights: Any = self._walk.small.modules[name].weight
+        return len(self._walk.calls[name]) == 1 and weights.numel() <= _MOST_WEIGHTS
 
     def _look_ahead(self, node: fx.Node, before: Values) -> None:
         """Take in what a layer reads and should give at its later calls."""
@@ -122,16 +128,19 @@ class Fitting:
         elif norm is not None:
             offset = start.new_zeros(start.shape[:2])
         free = matrix_of(layer, self._masks[name]) if name in self._masks else None
-        rows = reading.kept()
+        alone = free is None and name not in self._later
+        few = turned(reading, self._images) if alone else None
+        rows, begin = (reading.kept(), start) if few is None else (few.rows, few.weights(start))
         halves = _merged(self._halves(name, rows), self._later.get(name, _NOTHING))
         strength = self._pull / (halves[0].samples + halves[1].samples)
+        strength *= 1 if few is None else few.share  # the diagonal's mean is over fewer numbers
         sums = halves[0].merge(halves[1]).sums
-        regression = Regression(sums, start, offset is not None, strength, free)
+        regression = Regression(sums, begin, offset is not None, strength, free)
         found = fit(regression, halves, offset)
         if name not in self._later and reading.target.ends is not None:
             found = within(rows, regression, found, offset)
         found = decided(found.cpu)
-        set_matrix(layer, found.matrix)
+        set_matrix(layer, found.matrix if few is None else few.back(found.matrix, start))
         self.changed.append(name)
         if layer.bias is not None and found.offset is not None:
             layer.bias.copy_(found.offset.flatten())

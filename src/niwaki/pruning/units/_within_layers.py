@@ -42,7 +42,9 @@ def rechosen(
     """Choose again which units of each group are removed, as many as before, by the rebuilt error.
 
     Groups that no plain layer reads, such as those in front of grouped convolutions that keep
-    their groups apart in another way, keep the units that they are given.
+    their groups apart in another way, keep the units that they are given. So do those that only
+    linear layers of more than 10,000 features read, as the first one of VGG-16 is: the inverse of
+    what such a layer reads takes too long.
 
     Parameters
     ----------
@@ -114,6 +116,8 @@ def _readers(model: nn.Module, group: Group) -> dict[str, Tensor]:
     found = {}
     for member in group.members:
         if not member.output and is_linear(_layer(model, member.layer)):
+            if matrix_of(_layer(model, member.layer)).shape[2] > _WIDEST:
+                continue
             blocks = _blocks(_layer(model, member.layer), member)
             if blocks is not None:
                 found[member.layer] = blocks
@@ -232,6 +236,8 @@ class _Sum:
         self.gram = gram if self.gram is None else self.gram + gram
         self._read += len(inputs)
 
+
+_WIDEST = 10_000  # features of a layer
 
 #: Of the mean diagonal of a Gram matrix: what keeps its inverse within bounds.
 RIDGE = 1e-2
