@@ -16,6 +16,7 @@ from niwaki.criteria import Combination, RebuiltError, create, names, score
 from niwaki.errors import DataError, FallbackWarning, NiwakiError
 from niwaki.models.zoo import ResNet
 from niwaki.pruning import couple, prune
+from niwaki.pruning.units import _within_layers
 from niwaki.pruning.units._within_layers import RIDGE, Reader, eliminate, rechosen
 
 
@@ -343,3 +344,23 @@ def test_scores_are_those_of_the_base():
         one, other = score(model, data, base), score(model, data, f"{base}.rebuilt")
         assert all(torch.equal(one[layer], other[layer]) for layer in one)
         assert other.criterion == f"{base}.rebuilt"
+
+
+def test_of_very_many_units_several_go_at_a_time(monkeypatch):
+    """As many as it takes for the rounds, and the others are measured anew after each round."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(200, 9, dtype=torch.float64), torch.randn(4, 9, dtype=torch.float64)
+    blocks = torch.arange(9).view(1, 9, 1)
+    monkeypatch.setattr(_within_layers, "_ROUNDS", 2)
+    found = eliminate([(Reader((x.T @ x)[None], weight[None]), blocks)], 5)
+    by_hand, left = [], list(range(9))
+    for count in (3, 2):
+        mean = RIDGE * x.square().sum(0).mean()
+        gram = x.T @ x + mean * torch.eye(9, dtype=torch.float64)
+        kept = gram[left][:, left]
+        fitted = torch.linalg.solve(kept, gram[left] @ weight.T).T  # to what it gave before
+        harm = fitted.square().sum(0) / torch.linalg.inv(kept).diagonal()
+        gone = [left[i] for i in harm.argsort()[:count].tolist()]
+        by_hand += gone
+        left = [unit for unit in left if unit not in gone]
+    assert found == by_hand
