@@ -3,14 +3,15 @@ r"""How much faster a pruned network is as an ONNX file: onnxruntime before and 
 Run it from a checkout with onnx, onnxruntime and onnxscript installed (the extra `onnx`)::
 
     python benchmarks/export_latency.py --cifar10 FOLDER --resnet56 WEIGHTS \
-        --imagenette FOLDER --squeezenet WEIGHTS
+        --imagenette FOLDER --squeezenet WEIGHTS --efficientnet WEIGHTS
 
-ResNet-56 (32 pixels) and SqueezeNet 1.1 (224 pixels) lose filters by the criterion lrp until half
-of their multiply-accumulates are left, and are written as ONNX, which checks the file against the
-network. Whole and pruned network then take turns on the same random images, in onnxruntime and in
-torch, both with the same number of threads, so that whatever else the machine does hits both alike:
-medians, and the median of the ratios within each turn. A network without weights or images given
-gets random ones, and says so: its timing is of another shape than a trained network's.
+ResNet-56 (32 pixels), SqueezeNet 1.1 and EfficientNet-Lite0 (224 pixels) lose filters by the
+criterion lrp until half of their multiply-accumulates are left, and are written as ONNX, which
+checks the file against the network. They are not repaired, which would change no shape. Whole and
+pruned network then take turns on the same random images, in onnxruntime and in torch, both with the
+same number of threads, so that whatever else the machine does hits both alike: medians, and the
+median of the ratios within each turn. A network without weights or images given gets random ones,
+and says so: its timing is of another shape than a trained network's.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ def measure(case: Case, options: argparse.Namespace, folder: Path) -> dict[str, 
         of="macs",
         schedule=niwaki.pruning.Schedule(steps=options.steps),
         limits=niwaki.pruning.Limits(round_to=options.round_to),
+        repair=None,
     )
     files = folder / "whole.onnx", folder / "pruned.onnx"
     models.export(whole, files[0], pruned.input_shape)
@@ -161,6 +163,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--resnet56", type=Path, help="weights of zoo.resnet56")
     parser.add_argument("--imagenette", type=Path, help="folder of Imagenette's images, by class")
     parser.add_argument("--squeezenet", type=Path, help="weights of torchvision's squeezenet1_1")
+    parser.add_argument("--efficientnet", type=Path, help="weights of timm's efficientnet_lite0")
     parser.add_argument("--references", type=int, default=10, help="reference images per class")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--round-to", type=int, default=8, help="widths are multiples of this")
@@ -184,6 +187,14 @@ def main() -> None:
             "torchvision:squeezenet1_1",
             224,
             options.squeezenet,
+            options.imagenette,
+            IMAGENETTE if options.imagenette else None,
+        ),
+        Case(
+            "EfficientNet-Lite0",
+            "timm:efficientnet_lite0",
+            224,
+            options.efficientnet,
             options.imagenette,
             IMAGENETTE if options.imagenette else None,
         ),
