@@ -71,9 +71,9 @@ class Fitting:
         return is_linear(self._walk.small.modules[name]) and name not in self._tied
 
     def _fits_alone(self, node: fx.Node) -> bool:
-        """Whether a layer is called once, so that it can be fitted together with its neighbours.
+        """Whether a layer can be fitted together with its neighbours.
 
-        And has not so many weights that vectors of them do not fit into memory.
+        It is called once, and vectors of all its weights, which are several, fit into memory.
         """
         name = str(node.target)
         if node.op != "call_module" or name in self._masks or not self._fits(name):
