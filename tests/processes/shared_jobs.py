@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,8 @@ from niwaki import processes
 from niwaki.accumulation import Totals
 from niwaki.car import _index as car_room
 from niwaki.errors import DataError, LostRelevanceError
+from niwaki.pruning import Plan, Removal, rebuild, replay
+from niwaki.pruning.repair import _jointly
 
 SIDE = 12
 
@@ -283,3 +287,22 @@ def accuracy_alone(count: int) -> float | None:
         return None
     with processes.alone():
         return niwaki.evaluation.accuracy(network(), images(count))
+
+
+def rebuilt(images: int, kept: int) -> dict[str, Tensor]:
+    """Rebuild a network whose last layer reads more features than there are rows.
+
+    Only some of the samples count where layers are fitted jointly, if they take more bytes.
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 24, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(24 * 64, 5),
+    ).double().eval()  # fmt: skip
+    smaller, plan = copy.deepcopy(model), Plan(((Removal("0", (1, 4)), Removal("2", (0, 7))),))
+    inputs = torch.randn(images, 1, 12, 12, dtype=torch.float64)
+    replay(smaller, inputs[:2], plan)
+    with patch.object(_jointly, "_KEPT", kept):
+        data = inputs, torch.zeros(images)
+        rebuild(smaller, model, data, plan, mirror=False, jointly=True)
+    return smaller.state_dict()

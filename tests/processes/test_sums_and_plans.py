@@ -138,6 +138,15 @@ def test_plans_and_weights_are_those_of_one_process(crew, way, count):
         assert_close(found["weights"], expected["weights"])
 
 
+@pytest.mark.slow
+def test_few_rows_and_large_images_are_rebuilt_as_in_one_process(crew):
+    every, some = (jobs.rebuilt(60, kept) for kept in (2**27, 2**17))
+    assert not torch.allclose(every["2.weight"], some["2.weight"])  # fewer samples count
+    for kept, expected in ((2**27, every), (2**17, some)):
+        for found in crew(3, jobs.rebuilt, 60, kept):
+            assert_close(found, expected)
+
+
 @pytest.mark.parametrize("count", SOME)
 def test_fine_tuning_learns_what_one_process_learns(crew, count):
     expected = jobs.tuned(55, norms=False)
